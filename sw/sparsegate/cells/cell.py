@@ -1,0 +1,175 @@
+"""What a cell is: gates, states and one arithmetic program, written once and run by every level.
+
+A cell's :meth:`Cell.step` is written against :class:`Arithmetic`. Handing it different arithmetics gives the float
+evaluator, the golden model, the torch fake-quantization (``sparsegate.fake_quant``) and the RTL pipeline
+(``sparsegate_hw.lane``), so the sequence of roundings cannot differ between them; what each operation *does* is
+implemented and tested separately at each level.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from sparsegate import activation
+from sparsegate.fixed import QFormat, narrow
+
+
+class Arithmetic(Protocol):
+    """The operations a cell may use. Values are opaque to the cell; all but ``narrow`` and ``lookup`` are exact.
+
+    Format names ("pre", "gate", "c", "h", ...) are resolved by the arithmetic from the layer's formats.
+    """
+
+    def gate(self, name: str) -> Any:
+        """Exact pre-activation ``b + Wx x + Wh h`` of one gate, in format "acc"."""
+
+    def state(self, name: str) -> Any:
+        """The state before this step, in the format of the same name."""
+
+    def mul(self, a: Any, b: Any) -> Any:
+        """Exact product."""
+
+    def add(self, a: Any, b: Any) -> Any:
+        """Exact sum, binary points aligned."""
+
+    def sub(self, a: Any, b: Any) -> Any:
+        """Exact difference, binary points aligned."""
+
+    def one(self) -> Any:
+        """The constant 1, in format "gate"."""
+
+    def narrow(self, value: Any, target: str, site: str, symmetric: bool = False) -> Any:
+        """One rounding, then saturation to the format ``target``; saturations are counted under ``site``."""
+
+    def lookup(self, function: str, value: Any) -> Any:
+        """Table ``function`` of a value in "pre" (symmetrically saturated), giving "gate"."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of a cell gives: the output ``h`` and the new states."""
+
+    h: Any
+    states: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Cell(ABC):
+    """One kind of recurrent or feed-forward layer, seen from a single unit."""
+
+    kind: ClassVar[str]
+    """Name in files and messages."""
+    gates: ClassVar[tuple[str, ...]]
+    """Gate names, in the order of the rows of the weight matrices."""
+    recurrent: ClassVar[bool]
+    """Whether there is a matrix Wh over the layer's own output."""
+    states: ClassVar[tuple[str, ...]] = ()
+    """States kept beside h; each has a format of its own name."""
+    formats: ClassVar[tuple[str, ...]]
+    """Names of the formats that the arithmetic uses, beside x, h, acc, wx and wh."""
+    sites: ClassVar[tuple[str, ...]]
+    """Names of the narrowing sites in the order in which :meth:`step` reaches them."""
+    functions: ClassVar[tuple[str, ...]] = ()
+    """Activation tables that the arithmetic uses."""
+
+    @abstractmethod
+    def step(self, a: Arithmetic) -> Step:
+        """One time step of one unit."""
+
+
+class FloatArithmetic:
+    """Real numbers: narrowing does nothing. ``observe(target, site, value)`` sees each value that would be narrowed."""
+
+    def __init__(
+        self,
+        gates: Mapping[str, Any],
+        states: Mapping[str, Any],
+        observe: Callable[[str, str, Any], None] | None = None,
+    ) -> None:
+        self._gates, self._states, self._observe = gates, states, observe
+
+    def gate(self, name: str) -> Any:
+        return self._gates[name]
+
+    def state(self, name: str) -> Any:
+        return self._states[name]
+
+    def mul(self, a: Any, b: Any) -> Any:
+        return a * b
+
+    def add(self, a: Any, b: Any) -> Any:
+        return a + b
+
+    def sub(self, a: Any, b: Any) -> Any:
+        return a - b
+
+    def one(self) -> float:
+        return 1.0
+
+    def narrow(self, value: Any, target: str, site: str, symmetric: bool = False) -> Any:
+        if self._observe is not None:
+            self._observe(target, site, value)
+        return value
+
+    def lookup(self, function: str, value: Any) -> Any:
+        return activation.exact(function, value)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Integers and the position of their binary point."""
+
+    raw: Any
+    frac: int
+
+
+class IntegerArithmetic:
+    """The golden model's arithmetic on int64 arrays. ``observe(site, before, after)`` sees each narrowing."""
+
+    def __init__(
+        self,
+        formats: Mapping[str, QFormat],
+        step_bits: int,
+        gates: Mapping[str, Any],
+        states: Mapping[str, Any],
+        observe: Callable[[str, Fixed, Fixed], None] | None = None,
+    ) -> None:
+        self._formats, self._step_bits = formats, step_bits
+        self._gates, self._states, self._observe = gates, states, observe
+
+    def gate(self, name: str) -> Fixed:
+        return Fixed(self._gates[name], self._formats["acc"].frac)
+
+    def state(self, name: str) -> Fixed:
+        return Fixed(self._states[name], self._formats[name].frac)
+
+    def mul(self, a: Fixed, b: Fixed) -> Fixed:
+        return Fixed(a.raw * b.raw, a.frac + b.frac)
+
+    def add(self, a: Fixed, b: Fixed) -> Fixed:
+        frac = max(a.frac, b.frac)
+        return Fixed((a.raw << (frac - a.frac)) + (b.raw << (frac - b.frac)), frac)
+
+    def sub(self, a: Fixed, b: Fixed) -> Fixed:
+        frac = max(a.frac, b.frac)
+        return Fixed((a.raw << (frac - a.frac)) - (b.raw << (frac - b.frac)), frac)
+
+    def one(self) -> Fixed:
+        frac = self._formats["gate"].frac
+        return Fixed(np.int64(1 << frac), frac)
+
+    def narrow(self, value: Fixed, target: str, site: str, symmetric: bool = False) -> Fixed:
+        form = self._formats[target]
+        narrowed = Fixed(narrow(value.raw, value.frac, form, symmetric), form.frac)
+        if self._observe is not None:
+            self._observe(site, value, narrowed)
+        return narrowed
+
+    def lookup(self, function: str, value: Fixed) -> Fixed:
+        source, target = self._formats["pre"], self._formats["gate"]
+        table = activation.table(function, source, target, self._step_bits)
+        return Fixed(table.full[value.raw + source.max], target.frac)

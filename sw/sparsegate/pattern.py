@@ -1,0 +1,119 @@
+"""N:M sparsity along the columns of a weight matrix: which weights the hardware can keep.
+
+A matrix has ``gates * units`` rows (gate-major, as in PyTorch) and any number of columns. In every column, every block of M
+consecutive units of one gate keeps at most N nonzeros. The last block of a gate may be short.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsegate.errors import SparseGateError
+
+
+@dataclass(frozen=True, order=True)
+class NM:
+    """At most ``n`` nonzeros in every block of ``m`` units. ``NM(1, 1)`` is dense."""
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= self.m:
+            raise SparseGateError(f"an N:M pattern needs 1 <= N <= M, not {self.n}:{self.m}")
+
+    @property
+    def density(self) -> float:
+        """Kept share of a full block."""
+        return self.n / self.m
+
+    @property
+    def dense(self) -> bool:
+        return self.n == self.m
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+    @classmethod
+    def parse(cls, text: str) -> NM:
+        """``"2:16"``, or ``"dense"``."""
+        if text == "dense":
+            return DENSE
+        try:
+            n, m = (int(part) for part in text.split(":"))
+        except ValueError:
+            raise SparseGateError(f"an N:M pattern is written like '2:16' or 'dense', not {text!r}") from None
+        return cls(n, m)
+
+    @classmethod
+    def from_density(cls, density: float, m: int) -> NM:
+        """The pattern of exactly this density in blocks of ``m``; a density that N:M cannot express is refused."""
+        n = density * m
+        if not (abs(n - round(n)) < 1e-9 and 1 <= round(n) <= m):
+            raise SparseGateError(f"a density of {density:g} cannot be expressed as N:{m}: N would be {n:g}")
+        return cls(round(n), m)
+
+    def stored(self, block: int) -> int:
+        """Entries in a column of a block of ``block`` units when this pattern is stored as N:block."""
+        if self.dense:
+            return block
+        if block % self.m:
+            raise SparseGateError(f"pattern {self} does not fit blocks of {block} units: {self.m} does not divide {block}")
+        return self.n * (block // self.m)
+
+
+DENSE = NM(1, 1)
+
+
+def common_block(*patterns: NM) -> int:
+    """Block length of a layer whose matrices have these patterns: the least common multiple of their M."""
+    return math.lcm(*(pattern.m for pattern in patterns if not pattern.dense), 1)
+
+
+def blocked(matrix: NDArray, gates: int, block: int) -> NDArray:
+    """Cut a matrix into blocks: (gates * units, columns) -> (unit blocks, gates, block, columns), zero-padded."""
+    rows, columns = matrix.shape
+    if rows % gates:
+        raise SparseGateError(f"{rows} rows do not divide into {gates} gates")
+    units = rows // gates
+    unit_blocks = -(-units // block)
+    padded = np.zeros((gates, unit_blocks * block, columns), matrix.dtype)
+    padded[:, :units] = matrix.reshape(gates, units, columns)
+    return padded.reshape(gates, unit_blocks, block, columns).transpose(1, 0, 2, 3)
+
+
+def unblocked(blocks: NDArray, units: int) -> NDArray:
+    """Inverse of :func:`blocked`: (unit blocks, gates, block, columns) -> (gates * units, columns)."""
+    unit_blocks, gates, block, columns = blocks.shape
+    whole = blocks.transpose(1, 0, 2, 3).reshape(gates, unit_blocks * block, columns)
+    return whole[:, :units].reshape(gates * units, columns)
+
+
+def mask(matrix: NDArray, gates: int, pattern: NM) -> NDArray[np.bool_]:
+    """Keep the ``n`` largest magnitudes of each block and column; ties go to the lower unit. Same shape as ``matrix``."""
+    if pattern.dense:
+        return np.ones(matrix.shape, bool)
+    units = matrix.shape[0] // gates
+    magnitude = blocked(np.abs(matrix).astype(np.float64) + 0.0, gates, pattern.m)
+    order = np.argsort(-magnitude, axis=2, kind="stable")
+    keep = np.zeros(magnitude.shape, bool)
+    np.put_along_axis(keep, order[:, :, : pattern.n], True, axis=2)
+    return unblocked(keep, units)
+
+
+def violations(matrix: NDArray, gates: int, pattern: NM) -> int:
+    """Number of (block, column) pairs with more than N nonzeros."""
+    if pattern.dense:
+        return 0
+    return int(np.count_nonzero((blocked(matrix, gates, pattern.m) != 0).sum(axis=2) > pattern.n))
+
+
+def check(matrix: NDArray, gates: int, pattern: NM, name: str) -> None:
+    """Refuse a matrix that breaks its pattern."""
+    broken = violations(matrix, gates, pattern)
+    if broken:
+        raise SparseGateError(f"{name} is not {pattern}: {broken} blocks hold more than {pattern.n} nonzeros in a column")

@@ -1,0 +1,83 @@
+"""Pipeline depths of the engine, in clock cycles: the one place where cycle model and hardware agree on them.
+
+The hardware imports these numbers and asserts that its pipelines have them; the cycle model adds them up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparsegate.activation import ActivationTable
+from sparsegate.cells import Cell
+
+DISPATCH = 3
+"""From the start of a matrix-vector phase to the first entry at the weight memories."""
+MAC = 4
+"""From an entry at the weight memories to its product at the accumulator, which is written in that cycle."""
+DRAIN = 1
+"""Between a dispatcher's last entry and the first read-out address: covers MAC beyond the read-out's own path."""
+READOUT = 3
+"""From a read-out address at the sequencer to the accumulator value at the PE's output register."""
+SELECT = 1
+"""Choice of a cluster and of the rows in it."""
+BIAS = 1
+"""Addition of the bias."""
+
+MUL = 1
+ADD = 1
+NARROW = 1
+LOOKUP = 3
+INTERPOLATE = 2
+"""Of a table with ``step_bits > 0``, beside LOOKUP."""
+
+
+def group_sum(groups: int) -> int:
+    """Depth of the adder tree over the column groups."""
+    return (groups - 1).bit_length()
+
+
+def lookup(table: ActivationTable) -> int:
+    """Latency of an activation table."""
+    return LOOKUP + (INTERPOLATE if table.step_bits else 0)
+
+
+class StageArithmetic:
+    """Counts pipeline stages: every value is the cycle, after the cell's input, at which it is there."""
+
+    def __init__(self, step_bits: int) -> None:
+        self._lookup = LOOKUP + (INTERPOLATE if step_bits else 0)
+
+    def gate(self, name: str) -> int:
+        return 0
+
+    def state(self, name: str) -> int:
+        return 0
+
+    def one(self) -> int:
+        return 0
+
+    def mul(self, a: int, b: int) -> int:
+        return max(a, b) + MUL
+
+    def add(self, a: int, b: int) -> int:
+        return max(a, b) + ADD
+
+    def sub(self, a: int, b: int) -> int:
+        return max(a, b) + ADD
+
+    def narrow(self, value: int, target: str, site: str, symmetric: bool = False) -> int:
+        return value + NARROW
+
+    def lookup(self, function: str, value: int) -> int:
+        return value + self._lookup
+
+
+def cell_latency(what: Cell, step_bits: int) -> int:
+    """Cycles from a cell's gates to its output."""
+    step: Any = what.step(StageArithmetic(step_bits))
+    return int(max(step.h, *step.states.values(), 0))
+
+
+def result_latency(what: Cell, step_bits: int, groups: int) -> int:
+    """Cycles from a read-out address at the sequencer to the result leaving the lane."""
+    return READOUT + group_sum(groups) + SELECT + BIAS + cell_latency(what, step_bits)
