@@ -225,6 +225,8 @@ class Program:
                 raise SparseGateError(f"layer {layer.name!r} takes {layer.inputs} inputs, its source gives {width}")
             if layer.when == "last" and position != len(self.layers) - 1:
                 raise SparseGateError(f"layer {layer.name!r} runs on the last step only, so nothing may follow it")
+            if layer.when == "last" and position == 0:
+                raise SparseGateError(f"layer {layer.name!r} runs on the last step only, so another layer must come before it")
             source, width = layer.formats["h"], layer.units
         if len({layer.name for layer in self.layers}) != len(self.layers):
             raise SparseGateError("two layers of the Program have the same name")

@@ -5,7 +5,8 @@ The hardware imports these numbers and asserts that its pipelines have them; the
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sparsegate.activation import ActivationTable
 from sparsegate.cells import Cell
@@ -46,6 +47,7 @@ class StageArithmetic:
 
     def __init__(self, step_bits: int) -> None:
         self._lookup = LOOKUP + (INTERPOLATE if step_bits else 0)
+        self.sites: dict[str, int] = {}
 
     def gate(self, name: str) -> int:
         return 0
@@ -66,16 +68,32 @@ class StageArithmetic:
         return max(a, b) + ADD
 
     def narrow(self, value: int, target: str, site: str, symmetric: bool = False) -> int:
+        self.sites[site] = value + NARROW
         return value + NARROW
 
     def lookup(self, function: str, value: int) -> int:
         return value + self._lookup
 
 
+@dataclass(frozen=True)
+class Stages:
+    """Cycles, after a cell's gates, at which its new states are there and its narrowing sites' flags; ``latency`` is the output's."""
+
+    latency: int
+    states: Mapping[str, int]
+    sites: Mapping[str, int]
+
+
+def stages(what: Cell, step_bits: int) -> Stages:
+    """Run a cell's arithmetic for its pipeline stages."""
+    arithmetic = StageArithmetic(step_bits)
+    step = what.step(arithmetic)
+    return Stages(max(step.h, *step.states.values(), 0), dict(step.states), arithmetic.sites)
+
+
 def cell_latency(what: Cell, step_bits: int) -> int:
     """Cycles from a cell's gates to its output."""
-    step: Any = what.step(StageArithmetic(step_bits))
-    return int(max(step.h, *step.states.values(), 0))
+    return stages(what, step_bits).latency
 
 
 def result_latency(what: Cell, step_bits: int, groups: int) -> int:

@@ -1,0 +1,67 @@
+"""A cluster: neighbouring PE rows over all column groups, whose partial sums meet here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from sparsegate import timing
+from sparsegate.layout import Layout
+from sparsegate_hw.pe import Beat, ProcessingElement, Read
+
+
+class Cluster(wiring.Component):
+    """``layout.cluster`` rows x ``layout.groups`` PEs.
+
+    Members: ``beat`` of every group (:class:`Beat`), ``read`` (:class:`Read`), ``value`` of every row, summed over the groups.
+
+    Timing: ``value`` is ``READOUT - 1 + group_sum(groups)`` cycles behind ``read``: two for the PE, one for each level of the adder tree.
+    """
+
+    def __init__(self, layout: Layout, index: Any, weight: Any) -> None:
+        self._layout = layout
+        self._pes = [
+            [ProcessingElement(layout, index[row, group], weight[row, group]) for group in range(layout.groups)]
+            for row in range(layout.cluster)
+        ]
+        self.latency = timing.READOUT - 1 + timing.group_sum(layout.groups)
+        super().__init__(
+            {
+                "beat": In(Beat(layout)).array(layout.groups),
+                "read": In(Read(layout)),
+                "value": Out(signed(layout.acc_width)).array(layout.cluster),
+            }
+        )
+
+    @staticmethod
+    def model(partial: Any) -> Any:
+        """Integer model: partial sums (rows, groups) to (rows,)."""
+        return partial.sum(axis=1)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        layout = self._layout
+        for row, pes in enumerate(self._pes):
+            level: list[Value] = []
+            for group, pe in enumerate(pes):
+                m.submodules[f"pe_{row}_{group}"] = pe
+                for name in ("valid", "address", "delta", "slot"):
+                    m.d.comb += getattr(pe.beat, name).eq(getattr(self.beat[group], name))
+                for name in ("valid", "address", "clear"):
+                    m.d.comb += getattr(pe.read, name).eq(getattr(self.read, name))
+                level.append(pe.value)
+            depth = 0
+            while len(level) > 1:
+                depth += 1
+                sums = []
+                for at in range(0, len(level), 2):
+                    # the total fits acc_width by the Program's bound, and so does every partial sum
+                    register = Signal(signed(layout.acc_width), name=f"sum_{row}_{depth}_{at // 2}")
+                    m.d.sync += register.eq(sum(level[at : at + 2][1:], level[at]))
+                    sums.append(register)
+                level = sums
+            m.d.comb += self.value[row].eq(level[0])
+        return m

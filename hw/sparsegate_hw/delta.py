@@ -1,0 +1,162 @@
+"""Delta encoding: send a column only when it moved by more than a threshold since it was last sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from sparsegate.layout import Layout
+from sparsegate_hw.pe import depth_bits
+
+THRESHOLD_BITS = 16
+
+
+class DeltaCompare(wiring.Component):
+    """The rule of the delta network: moved if |value - reference| > threshold, then the reference becomes the value.
+
+    Members: ``value`` and ``reference`` signed(width), ``threshold`` unsigned(16); ``moved``, ``delta`` signed(width + 1), ``update``
+    signed(width) (the new reference).
+
+    Timing: combinational. Source: Neil et al., Delta Networks, ICML 2017, eq. 3.
+    """
+
+    latency = 0
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            {
+                "value": In(signed(width)),
+                "reference": In(signed(width)),
+                "threshold": In(THRESHOLD_BITS),
+                "moved": Out(1),
+                "delta": Out(signed(width + 1)),
+                "update": Out(signed(width)),
+            }
+        )
+
+    @staticmethod
+    def model(value: int, reference: int, threshold: int) -> tuple[bool, int, int]:
+        """Integer model: moved, delta, new reference."""
+        moved = abs(value - reference) > threshold
+        return moved, value - reference, value if moved else reference
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        limit: Value = self.threshold.as_unsigned()
+        m.d.comb += [
+            self.delta.eq(self.value - self.reference),
+            self.moved.eq((self.delta > limit) | (self.delta < -limit)),
+            self.update.eq(Mux(self.moved, self.value, self.reference)),
+        ]
+        return m
+
+
+def input_payload(layout: Layout) -> data.StructLayout:
+    """Payload of the input stream: one column's value; ``last`` with the final value of a sequence's final frame."""
+    return data.StructLayout({"data": signed(layout.program.input_format.width), "last": 1})
+
+
+class InputEncoder(wiring.Component):
+    """Takes frames of ``program.inputs`` values and lists the columns that moved, in two banks in turn.
+
+    Members: ``i`` stream of :func:`input_payload`; ``threshold`` unsigned(16); ``push`` (valid, bank, group, place, delta) to
+    the column groups' lists; ``open`` (valid, bank) pulses when a frame begins, to empty its bank; ``ready``, ``bank`` and ``last``: a
+    frame is complete in ``bank``, and whether it ends its sequence; ``release`` (in) gives that bank back.
+
+    Timing: one value a cycle; a frame's list is complete, and ``ready``, in the cycle after its last value.
+    """
+
+    latency = 1
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        width = layout.program.input_format.width
+        places = -(-layout.program.inputs // layout.groups)
+        super().__init__(
+            {
+                "i": In(stream.Signature(input_payload(layout))),
+                "threshold": In(THRESHOLD_BITS),
+                "push": Out(
+                    wiring.Signature(
+                        {
+                            "valid": Out(1),
+                            "bank": Out(1),
+                            "group": Out(depth_bits(layout.groups)),
+                            "place": Out(depth_bits(places)),
+                            "delta": Out(signed(width + 1)),
+                        }
+                    )
+                ),
+                "open": Out(wiring.Signature({"valid": Out(1), "bank": Out(1)})),
+                "ready": Out(1),
+                "bank": Out(1),
+                "last": Out(1),
+                "release": In(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        layout = self._layout
+        inputs, groups = layout.program.inputs, layout.groups
+        width = layout.program.input_format.width
+        m.submodules.sent = sent = Memory(shape=signed(width), depth=inputs, init=[])
+        m.submodules.compare = compare = DeltaCompare(width)
+        write, read = sent.write_port(), sent.read_port(domain="comb")
+
+        column = Signal(range(max(2, inputs)))
+        group = Signal(range(max(2, groups)))
+        place = Signal.like(self.push.place)
+        # the reference counts as 0 throughout a sequence's first frame, whatever the memory holds
+        first = Signal(init=1)
+        filling = Signal()
+        full, ends = Signal(2), Signal(2)
+        take = Signal()
+        final = Signal()
+        m.d.comb += [
+            self.i.ready.eq(~full.bit_select(filling, 1)),
+            take.eq(self.i.valid & self.i.ready),
+            final.eq(column == inputs - 1),
+            read.addr.eq(column),
+            compare.value.eq(self.i.payload.data),
+            compare.reference.eq(Mux(first, 0, read.data)),
+            compare.threshold.eq(self.threshold),
+            write.addr.eq(column),
+            write.data.eq(compare.update),
+            write.en.eq(take),
+            self.push.valid.eq(take & compare.moved),
+            self.push.bank.eq(filling),
+            self.push.group.eq(group),
+            self.push.place.eq(place),
+            self.push.delta.eq(compare.delta),
+            self.ready.eq(full.bit_select(self.bank, 1)),
+            self.last.eq(ends.bit_select(self.bank, 1)),
+            self.open.bank.eq(self.bank),
+            self.open.valid.eq(self.release),
+        ]
+        with m.If(take):
+            m.d.sync += column.eq(column + 1)
+            with m.If(group == groups - 1):
+                m.d.sync += [group.eq(0), place.eq(place + 1)]
+            with m.Else():
+                m.d.sync += group.eq(group + 1)
+            with m.If(final):
+                m.d.sync += [
+                    column.eq(0),
+                    group.eq(0),
+                    place.eq(0),
+                    filling.eq(~filling),
+                    first.eq(self.i.payload.last),
+                    full.bit_select(filling, 1).eq(1),
+                    ends.bit_select(filling, 1).eq(self.i.payload.last),
+                ]
+        with m.If(self.release):
+            m.d.sync += [full.bit_select(self.bank, 1).eq(0), self.bank.eq(~self.bank)]
+        return m
+
+
+__all__ = ["THRESHOLD_BITS", "DeltaCompare", "InputEncoder", "input_payload"]

@@ -1,0 +1,192 @@
+"""The dispatcher of a column group: turns listed columns into one weight entry a cycle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from sparsegate import timing
+from sparsegate.layout import Layout, MatrixLayout
+from sparsegate_hw.columns import ColumnList
+from sparsegate_hw.pe import Beat, depth_bits
+
+
+class Dispatcher(wiring.Component):
+    """Runs through the moved columns of a phase in fixed order and issues their entries without a bubble.
+
+    The order is: the phase's source vector bank by bank, then (for a recurrent layer) its own output bank by bank. While ``run`` is 0
+    the pointers rest at the lists' starts.
+
+    Members: ``run``, ``phase``, ``first`` (the sequence's first step: there is no earlier output), ``bank`` (of the
+    input's two); ``input`` and ``lanes`` the read sides of the group's lists (counts of each section, address, entry); ``beat``
+    (:class:`Beat`); ``issued`` pulses for each column; ``idle`` when nothing is left.
+
+    Timing: the first beat comes ``DISPATCH`` = 3 cycles after ``run``; a column takes its burst of slots * N beats; ``idle`` holds from
+    the cycle after the last beat, and at once where no column is listed.
+    """
+
+    latency = timing.DISPATCH
+
+    def __init__(self, layout: Layout, group: int, input_list: ColumnList, lane_lists: list[ColumnList]) -> None:
+        self._layout, self._group = layout, group
+        self._input_bases, self._lane_bases = input_list.bases, [columns.bases for columns in lane_lists]
+
+        def side(columns: ColumnList) -> wiring.Signature:
+            return wiring.Signature(
+                {
+                    "counts": In(columns.counts[0].shape()).array(len(columns.bases)),
+                    "address": Out(depth_bits(columns.depth)),
+                    "entry": In(columns.entry),
+                }
+            )
+
+        self._sides = [side(columns) for columns in lane_lists]
+        super().__init__(
+            {
+                "run": In(1),
+                "phase": In(depth_bits(len(layout.phases))),
+                "first": In(1),
+                "bank": In(1),
+                "input": Out(side(input_list)),
+                **{f"lane_{lane}": Out(signature) for lane, signature in enumerate(self._sides)},
+                "beat": Out(Beat(layout)),
+                "issued": Out(1),
+                "idle": Out(1),
+            }
+        )
+
+    def _per_phase(self, values: list[int], name: str, m: Module) -> Signal:
+        """A constant chosen by the phase."""
+        signal = Signal(range(max(2, max(values) + 1)), name=name)
+        m.d.comb += signal.eq(Array(values)[self.phase])
+        return signal
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        layout, beat = self._layout, self.beat
+        phases, lanes = layout.phases, layout.lanes
+        sides = [getattr(self, f"lane_{lane}") for lane in range(lanes)]
+
+        # -- select: the first bank with a column left -----------------------------------------------------------------
+        from_input = Signal()
+        m.d.comb += from_input.eq(Array([int(phase.x.vector == 0) for phase in phases])[self.phase])
+        recurrent = Signal()
+        m.d.comb += recurrent.eq(Array([int(phase.h is not None) for phase in phases])[self.phase] & ~self.first)
+
+        def pointer(name: str, like: Value) -> Signal:
+            return Signal.like(like, name=name)
+
+        input_pointer = pointer("input_pointer", self.input.counts[0])
+        input_left = Signal()
+        m.d.comb += input_left.eq(from_input & (input_pointer != Mux(self.bank, self.input.counts[1], self.input.counts[0])))
+        x_pointers, h_pointers, x_left, h_left = [], [], [], []
+        for lane, side in enumerate(sides):
+            for pointers, left, key in ((x_pointers, x_left, "x"), (h_pointers, h_left, "h")):
+                at = pointer(f"{key}_pointer_{lane}", side.counts[0])
+                some = Signal(name=f"{key}_left_{lane}")
+                vectors = [phase.x.vector if key == "x" else phase.h.vector if phase.h else 0 for phase in phases]
+                counts = Array(side.counts[vector - 1] if vector else Const(0) for vector in vectors)
+                enable = ~from_input if key == "x" else recurrent
+                m.d.comb += some.eq(enable & (counts[self.phase] != at))
+                pointers.append(at)
+                left.append(some)
+        from_x = Signal()
+        m.d.comb += from_x.eq(input_left | Cat(*x_left).any())
+        some_left = Signal()
+        m.d.comb += some_left.eq(from_x | Cat(*h_left).any())
+        lane_left = [Signal(name=f"lane_left_{lane}") for lane in range(lanes)]
+        for lane in range(lanes):
+            m.d.comb += lane_left[lane].eq(Mux(from_x, x_left[lane], h_left[lane]))
+
+        m.d.comb += self.input.address.eq(Mux(self.bank, self._input_bases[1], self._input_bases[0]) + input_pointer)
+        for lane, side in enumerate(sides):
+            bases = self._lane_bases[lane]
+            x_base = Array([bases[phase.x.vector - 1] if phase.x.vector else 0 for phase in phases])[self.phase]
+            h_base = Array([bases[phase.h.vector - 1] if phase.h else 0 for phase in phases])[self.phase]
+            m.d.comb += side.address.eq(Mux(from_x, x_base + x_pointers[lane], h_base + h_pointers[lane]))
+
+        # -- A: the column ---------------------------------------------------------------------------------------------
+        places = max(len(side.entry.place) for side in (self.input, *sides))
+        a_valid, a_h, a_place = Signal(), Signal(), Signal(places)
+        a_delta = Signal(signed(layout.delta_width))
+        a_bank = Signal(depth_bits(lanes))
+        b_valid, b_move, a_move = Signal(), Signal(), Signal()
+        m.d.comb += [a_move.eq(~a_valid | b_move), self.issued.eq(self.run & some_left & a_move)]
+        with m.If(a_move):
+            m.d.sync += [a_valid.eq(self.run & some_left), a_h.eq(~from_x)]
+            with m.If(input_left):
+                m.d.sync += [a_place.eq(self.input.entry.place), a_delta.eq(self.input.entry.delta), a_bank.eq(0)]
+            for lane, side in enumerate(sides):
+                before = Cat(input_left, *lane_left[:lane]).any()
+                with m.If(lane_left[lane] & ~before):
+                    m.d.sync += [a_place.eq(side.entry.place), a_delta.eq(side.entry.delta), a_bank.eq(lane)]
+        with m.If(self.issued):
+            with m.If(input_left):
+                m.d.sync += input_pointer.eq(input_pointer + 1)
+            for lane in range(lanes):
+                before = Cat(input_left, *lane_left[:lane]).any()
+                with m.If(lane_left[lane] & ~before):
+                    with m.If(from_x):
+                        m.d.sync += x_pointers[lane].eq(x_pointers[lane] + 1)
+                    with m.Else():
+                        m.d.sync += h_pointers[lane].eq(h_pointers[lane] + 1)
+        with m.If(~self.run):
+            m.d.sync += [at.eq(0) for at in (input_pointer, *x_pointers, *h_pointers)]
+
+        # -- B: its place in the weight memory, its delta at the matrix's scale -----------------------------------------
+        def matrices(phase: Any) -> list[MatrixLayout]:
+            return [phase.x, phase.h or phase.x]
+
+        def chosen(values: list[list[int]], name: str, select: Value) -> Signal:
+            flat = [value for pair in values for value in pair]
+            signal = Signal(range(max(2, max(flat) + 1)), name=name)
+            m.d.comb += signal.eq(Array(flat)[Cat(select, self.phase)])
+            return signal
+
+        burst = chosen([[x.burst for x in matrices(phase)] for phase in phases], "burst", a_h)
+        b_product = Signal(places + burst.shape().width)
+        b_base = Signal(depth_bits(layout.weight_depth))
+        b_delta = Signal(signed(layout.operand_width))
+        b_h = Signal()
+        q_load = Signal()
+        m.d.comb += b_move.eq(~b_valid | q_load)
+        with m.If(b_move):
+            m.d.sync += [b_valid.eq(a_valid), b_h.eq(a_h), b_product.eq(a_place * burst)]
+            with m.Switch(Cat(a_h, self.phase)):
+                for number, phase in enumerate(phases):
+                    for h, matrix in enumerate(phase.matrices):
+                        with m.Case(2 * number + h):
+                            bases = list(matrix.bases[self._group])
+                            bases += [0] * (lanes - len(bases))
+                            m.d.sync += [b_base.eq(Array(bases)[a_bank]), b_delta.eq(a_delta.shift_left(matrix.shift))]
+
+        # -- Q: the burst ----------------------------------------------------------------------------------------------
+        entries = chosen([[x.matrix.entries - 1 for x in matrices(phase)] for phase in phases], "entries", b_h)
+        slots = self._per_phase([phase.slots - 1 for phase in phases], "slots", m)
+        acc_base = self._per_phase([phase.acc_base for phase in phases], "acc_base", m)
+        block = self._per_phase([phase.layer.block for phase in phases], "block", m)
+        entry_left, slot_left, entry_reload = Signal.like(entries), Signal.like(slots), Signal.like(entries)
+        done = Signal()
+        m.d.comb += [done.eq((entry_left == 0) & (slot_left == 0)), q_load.eq(~beat.valid | done)]
+        with m.If(q_load):
+            m.d.sync += [
+                beat.valid.eq(b_valid),
+                beat.address.eq(b_product + b_base),
+                beat.delta.eq(b_delta),
+                beat.slot.eq(acc_base),
+                entry_left.eq(entries),
+                entry_reload.eq(entries),
+                slot_left.eq(slots),
+            ]
+        with m.Else():
+            m.d.sync += beat.address.eq(beat.address + 1)
+            with m.If(entry_left == 0):
+                m.d.sync += [entry_left.eq(entry_reload), slot_left.eq(slot_left - 1), beat.slot.eq(beat.slot + block)]
+            with m.Else():
+                m.d.sync += entry_left.eq(entry_left - 1)
+
+        m.d.comb += self.idle.eq(~(self.run & some_left) & ~a_valid & ~b_valid & ~beat.valid)
+        return m
