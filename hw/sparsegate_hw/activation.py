@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -19,7 +19,7 @@ class ActivationLookup(wiring.Component):
 
     Members: ``i`` signed(source.width), must lie in -source.max..source.max; ``o`` signed(target.width).
 
-    Timing: latency ``timing.lookup(table)`` (3 cycles, 5 with interpolation), one item per cycle, no back-pressure.
+    Timing: latency ``timing.lookup(table)`` (4 cycles, 6 with interpolation), one item per cycle, no back-pressure.
     Arithmetic: as the table's ``lookup``, to the integer.
     """
 
@@ -56,17 +56,19 @@ class ActivationLookup(wiring.Component):
             m.d.sync += after.eq(before)
         m.d.comb += port.addr.eq(magnitude[step:])
 
+        # the memory's output register, then a second one, which the block RAM of most devices has inside
+        word = Signal(entry)
+        m.d.sync += word.eq(port.data)
+        positive: Value = word.base
         if step:
-            within = Signal(step)
+            fractions = [Signal(step, name=f"within_{stage}") for stage in (1, 2)]
             base = Signal(value)
-            rise = Signal(port.data.slope.shape().width + step)
-            positive = Signal(value.width + 1)
-            m.d.sync += within.eq(magnitude[:step])
-            m.d.sync += base.eq(port.data.base)
-            m.d.sync += rise.eq(port.data.slope * within)
-            m.d.sync += positive.eq(base + round_shift(rise, step))
-        else:
-            positive = port.data.base
+            rise = Signal(len(word.slope) + step)
+            sum_ = Signal(value.width + 1)
+            m.d.sync += [fractions[0].eq(magnitude[:step]), fractions[1].eq(fractions[0])]
+            m.d.sync += [base.eq(word.base), rise.eq(word.slope * fractions[1])]
+            m.d.sync += sum_.eq(base + round_shift(rise, step))
+            positive = sum_
         mirrored = (table.one - positive) if table.function == "sigmoid" else -positive
         m.d.sync += self.o.eq(Mux(negative[-1], mirrored, positive))
         return m

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from sparsegate import timing
 from sparsegate.layout import Layout
 from sparsegate_hw.pe import depth_bits
 
@@ -21,10 +22,10 @@ class DeltaCompare(wiring.Component):
     Members: ``value`` and ``reference`` signed(width), ``threshold`` unsigned(16); ``moved``, ``delta`` signed(width + 1), ``update``
     signed(width) (the new reference).
 
-    Timing: combinational. Source: Neil et al., Delta Networks, ICML 2017, eq. 3.
+    Timing: latency 1; the threshold belongs to the outputs' cycle. Source: Neil et al., Delta Networks, ICML 2017, eq. 3.
     """
 
-    latency = 0
+    latency = 1
 
     def __init__(self, width: int) -> None:
         super().__init__(
@@ -46,11 +47,18 @@ class DeltaCompare(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        limit: Value = self.threshold.as_unsigned()
-        m.d.comb += [
+        value, reference = Signal.like(self.value), Signal.like(self.reference)
+        # both differences, so that the comparison needs no negation
+        opposite = Signal.like(self.delta)
+        m.d.sync += [
+            value.eq(self.value),
+            reference.eq(self.reference),
             self.delta.eq(self.value - self.reference),
-            self.moved.eq((self.delta > limit) | (self.delta < -limit)),
-            self.update.eq(Mux(self.moved, self.value, self.reference)),
+            opposite.eq(self.reference - self.value),
+        ]
+        m.d.comb += [
+            self.moved.eq((self.delta > self.threshold) | (opposite > self.threshold)),
+            self.update.eq(Mux(self.moved, value, reference)),
         ]
         return m
 
@@ -67,10 +75,10 @@ class InputEncoder(wiring.Component):
     the column groups' lists; ``open`` (valid, bank) pulses when a frame begins, to empty its bank; ``ready``, ``bank`` and ``last``: a
     frame is complete in ``bank``, and whether it ends its sequence; ``release`` (in) gives that bank back.
 
-    Timing: one value a cycle; a frame's list is complete, and ``ready``, in the cycle after its last value.
+    Timing: one value a cycle; a frame's list is complete, and ``ready``, ``latency`` + 1 cycles after its last value was taken.
     """
 
-    latency = 1
+    latency = timing.ENCODE
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -117,27 +125,43 @@ class InputEncoder(wiring.Component):
         full, ends = Signal(2), Signal(2)
         take = Signal()
         final = Signal()
+        reference = Signal.like(read.data)
+        taken, completes, completes_last = Signal(), Signal(), Signal()
         m.d.comb += [
             self.i.ready.eq(~full.bit_select(filling, 1)),
             take.eq(self.i.valid & self.i.ready),
             final.eq(column == inputs - 1),
             read.addr.eq(column),
+            reference.eq(read.data),
             compare.value.eq(self.i.payload.data),
-            compare.reference.eq(Mux(first, 0, read.data)),
+            compare.reference.eq(Mux(first, 0, reference)),
             compare.threshold.eq(self.threshold),
-            write.addr.eq(column),
             write.data.eq(compare.update),
-            write.en.eq(take),
-            self.push.valid.eq(take & compare.moved),
-            self.push.bank.eq(filling),
-            self.push.group.eq(group),
-            self.push.place.eq(place),
+            write.en.eq(taken),
+            self.push.valid.eq(taken & compare.moved),
             self.push.delta.eq(compare.delta),
             self.ready.eq(full.bit_select(self.bank, 1)),
             self.last.eq(ends.bit_select(self.bank, 1)),
             self.open.bank.eq(self.bank),
             self.open.valid.eq(self.release),
         ]
+        if inputs == 1:
+            # the only column may come again while its comparison is in work
+            m.d.comb += reference.eq(Mux(taken, compare.update, read.data))
+        m.d.sync += [
+            taken.eq(take),
+            completes.eq(take & final),
+            completes_last.eq(self.i.payload.last),
+            write.addr.eq(column),
+            self.push.bank.eq(filling),
+            self.push.group.eq(group),
+            self.push.place.eq(place),
+        ]
+        with m.If(completes):
+            m.d.sync += [
+                full.bit_select(self.push.bank, 1).eq(1),
+                ends.bit_select(self.push.bank, 1).eq(completes_last),
+            ]
         with m.If(take):
             m.d.sync += column.eq(column + 1)
             with m.If(group == groups - 1):
@@ -145,15 +169,7 @@ class InputEncoder(wiring.Component):
             with m.Else():
                 m.d.sync += group.eq(group + 1)
             with m.If(final):
-                m.d.sync += [
-                    column.eq(0),
-                    group.eq(0),
-                    place.eq(0),
-                    filling.eq(~filling),
-                    first.eq(self.i.payload.last),
-                    full.bit_select(filling, 1).eq(1),
-                    ends.bit_select(filling, 1).eq(self.i.payload.last),
-                ]
+                m.d.sync += [column.eq(0), group.eq(0), place.eq(0), filling.eq(~filling), first.eq(self.i.payload.last)]
         with m.If(self.release):
             m.d.sync += [full.bit_select(self.bank, 1).eq(0), self.bank.eq(~self.bank)]
         return m

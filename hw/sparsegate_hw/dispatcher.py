@@ -24,7 +24,7 @@ class Dispatcher(wiring.Component):
     input's two); ``input`` and ``lanes`` the read sides of the group's lists (counts of each section, address, entry); ``beat``
     (:class:`Beat`); ``issued`` pulses for each column; ``idle`` when nothing is left.
 
-    Timing: the first beat comes ``DISPATCH`` = 3 cycles after ``run``; a column takes its burst of slots * N beats; ``idle`` holds from
+    Timing: the first beat comes ``DISPATCH`` = 4 cycles after ``run``; a column takes its burst of slots * N beats; ``idle`` holds from
     the cycle after the last beat, and at once where no column is listed.
     """
 
@@ -101,40 +101,46 @@ class Dispatcher(wiring.Component):
         for lane in range(lanes):
             m.d.comb += lane_left[lane].eq(Mux(from_x, x_left[lane], h_left[lane]))
 
-        m.d.comb += self.input.address.eq(Mux(self.bank, self._input_bases[1], self._input_bases[0]) + input_pointer)
-        for lane, side in enumerate(sides):
-            bases = self._lane_bases[lane]
-            x_base = Array([bases[phase.x.vector - 1] if phase.x.vector else 0 for phase in phases])[self.phase]
-            h_base = Array([bases[phase.h.vector - 1] if phase.h else 0 for phase in phases])[self.phase]
-            m.d.comb += side.address.eq(Mux(from_x, x_base + x_pointers[lane], h_base + h_pointers[lane]))
+        # -- S: where the column is listed -----------------------------------------------------------------------------
+        s_valid, s_h, s_input = Signal(), Signal(), Signal()
+        s_bank = Signal(depth_bits(lanes))
+        s_address = Signal(max(len(side.address) for side in (self.input, *sides)))
+        a_valid, b_valid, s_move, a_move, b_move = Signal(), Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [s_move.eq(~s_valid | a_move), self.issued.eq(self.run & some_left & s_move)]
+        with m.If(s_move):
+            m.d.sync += [s_valid.eq(self.run & some_left), s_h.eq(~from_x), s_input.eq(input_left)]
+        with m.If(~self.run):
+            m.d.sync += [at.eq(0) for at in (input_pointer, *x_pointers, *h_pointers)]
+        with m.Elif(s_move):
+            with m.If(input_left):
+                base = Mux(self.bank, self._input_bases[1], self._input_bases[0])
+                m.d.sync += [s_bank.eq(0), s_address.eq(base + input_pointer), input_pointer.eq(input_pointer + 1)]
+            for lane in range(lanes):
+                bases = self._lane_bases[lane]
+                x_base = Array([bases[phase.x.vector - 1] if phase.x.vector else 0 for phase in phases])[self.phase]
+                h_base = Array([bases[phase.h.vector - 1] if phase.h else 0 for phase in phases])[self.phase]
+                before = Cat(input_left, *lane_left[:lane]).any()
+                with m.If(lane_left[lane] & ~before):
+                    m.d.sync += s_bank.eq(lane)
+                    with m.If(from_x):
+                        m.d.sync += [s_address.eq(x_base + x_pointers[lane]), x_pointers[lane].eq(x_pointers[lane] + 1)]
+                    with m.Else():
+                        m.d.sync += [s_address.eq(h_base + h_pointers[lane]), h_pointers[lane].eq(h_pointers[lane] + 1)]
+        m.d.comb += [side.address.eq(s_address) for side in (self.input, *sides)]
 
         # -- A: the column ---------------------------------------------------------------------------------------------
         places = max(len(side.entry.place) for side in (self.input, *sides))
-        a_valid, a_h, a_place = Signal(), Signal(), Signal(places)
-        a_delta = Signal(signed(layout.delta_width))
-        a_bank = Signal(depth_bits(lanes))
-        b_valid, b_move, a_move = Signal(), Signal(), Signal()
-        m.d.comb += [a_move.eq(~a_valid | b_move), self.issued.eq(self.run & some_left & a_move)]
+        a_h, a_place, a_delta, a_bank = Signal(), Signal(places), Signal(signed(layout.delta_width)), Signal.like(s_bank)
+        m.d.comb += a_move.eq(~a_valid | b_move)
         with m.If(a_move):
-            m.d.sync += [a_valid.eq(self.run & some_left), a_h.eq(~from_x)]
-            with m.If(input_left):
-                m.d.sync += [a_place.eq(self.input.entry.place), a_delta.eq(self.input.entry.delta), a_bank.eq(0)]
-            for lane, side in enumerate(sides):
-                before = Cat(input_left, *lane_left[:lane]).any()
-                with m.If(lane_left[lane] & ~before):
-                    m.d.sync += [a_place.eq(side.entry.place), a_delta.eq(side.entry.delta), a_bank.eq(lane)]
-        with m.If(self.issued):
-            with m.If(input_left):
-                m.d.sync += input_pointer.eq(input_pointer + 1)
-            for lane in range(lanes):
-                before = Cat(input_left, *lane_left[:lane]).any()
-                with m.If(lane_left[lane] & ~before):
-                    with m.If(from_x):
-                        m.d.sync += x_pointers[lane].eq(x_pointers[lane] + 1)
-                    with m.Else():
-                        m.d.sync += h_pointers[lane].eq(h_pointers[lane] + 1)
-        with m.If(~self.run):
-            m.d.sync += [at.eq(0) for at in (input_pointer, *x_pointers, *h_pointers)]
+            m.d.sync += [a_valid.eq(s_valid), a_h.eq(s_h), a_bank.eq(s_bank)]
+            with m.If(s_input):
+                m.d.sync += [a_place.eq(self.input.entry.place), a_delta.eq(self.input.entry.delta)]
+            with m.Else():
+                m.d.sync += [
+                    a_place.eq(Array(side.entry.place for side in sides)[s_bank]),
+                    a_delta.eq(Array(side.entry.delta for side in sides)[s_bank]),
+                ]
 
         # -- B: its place in the weight memory, its delta at the matrix's scale -----------------------------------------
         def matrices(phase: Any) -> list[MatrixLayout]:
@@ -169,8 +175,9 @@ class Dispatcher(wiring.Component):
         acc_base = self._per_phase([phase.acc_base for phase in phases], "acc_base", m)
         block = self._per_phase([phase.layer.block for phase in phases], "block", m)
         entry_left, slot_left, entry_reload = Signal.like(entries), Signal.like(slots), Signal.like(entries)
-        done = Signal()
-        m.d.comb += [done.eq((entry_left == 0) & (slot_left == 0)), q_load.eq(~beat.valid | done)]
+        # whether this beat is its burst's last: known a cycle ahead, as the whole pipeline waits for it
+        final = Signal()
+        m.d.comb += q_load.eq(~beat.valid | final)
         with m.If(q_load):
             m.d.sync += [
                 beat.valid.eq(b_valid),
@@ -180,13 +187,19 @@ class Dispatcher(wiring.Component):
                 entry_left.eq(entries),
                 entry_reload.eq(entries),
                 slot_left.eq(slots),
+                final.eq((entries == 0) & (slots == 0)),
             ]
         with m.Else():
             m.d.sync += beat.address.eq(beat.address + 1)
             with m.If(entry_left == 0):
-                m.d.sync += [entry_left.eq(entry_reload), slot_left.eq(slot_left - 1), beat.slot.eq(beat.slot + block)]
+                m.d.sync += [
+                    entry_left.eq(entry_reload),
+                    slot_left.eq(slot_left - 1),
+                    beat.slot.eq(beat.slot + block),
+                    final.eq((slot_left == 1) & (entry_reload == 0)),
+                ]
             with m.Else():
-                m.d.sync += entry_left.eq(entry_left - 1)
+                m.d.sync += [entry_left.eq(entry_left - 1), final.eq((entry_left == 1) & (slot_left == 0))]
 
-        m.d.comb += self.idle.eq(~(self.run & some_left) & ~a_valid & ~b_valid & ~beat.valid)
+        m.d.comb += self.idle.eq(~(self.run & some_left) & ~s_valid & ~a_valid & ~b_valid & ~beat.valid)
         return m

@@ -73,7 +73,7 @@ class LaneBus(wiring.Signature):
 
     ``turn``, ``sub`` choose rows for the select stage; ``bias`` and ``state`` are addresses, a cycle ahead of use;
     ``valid_<s>``: an item is in stage s of the cell; ``write`` is the position whose state is written; ``result_*`` go with a
-    finished item: its memory address, and whether it is valid.
+    finished item: its memory address, and whether it is valid; ``sent_address`` is the same address ``timing.DELTA`` cycles earlier.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -89,6 +89,7 @@ class LaneBus(wiring.Signature):
                 "state": Out(address),
                 "valid": Out(1).array(deepest + 1),
                 "position": Out(address).array(deepest + 1),
+                "sent_address": Out(address),
                 "result_valid": Out(1),
                 "result_address": Out(address),
             }
@@ -150,13 +151,18 @@ class LaneControl(wiring.Component):
             stays = valid & Cat(self.phase == number for number in mine).any()
             valid, address = delayed(stays, 1, f"valid_cell_{stage}"), delayed(address, 1, f"address_cell_{stage}")
 
+        result = Signal()
         with m.Switch(self.phase):
             for pipeline in self._pipelines:
                 with m.Case(*pipeline.phases):
                     m.d.comb += [
-                        bus.result_valid.eq(bus.valid[pipeline.latency]),
-                        bus.result_address.eq(bus.position[pipeline.latency]),
+                        result.eq(bus.valid[pipeline.latency]),
+                        bus.sent_address.eq(bus.position[pipeline.latency]),
                     ]
+        m.d.comb += [
+            bus.result_valid.eq(delayed(result, timing.DELTA, "result_valid")),
+            bus.result_address.eq(delayed(bus.sent_address, timing.DELTA, "result_address")),
+        ]
         with m.If(self.begin):
             m.d.sync += [self.place.eq(0), self.group.eq(0)]
         with m.Elif(bus.result_valid):
@@ -297,6 +303,7 @@ class Lane(wiring.Component):
 
         # -- cells -----------------------------------------------------------------------------------------------------
         result_real = Signal()
+        h = Signal.like(self.h, name="result")
         for pipeline, cell in zip(self.pipelines, self._cells, strict=True):
             m.submodules[pipeline.name] = cell
             layer = pipeline.layer
@@ -312,7 +319,7 @@ class Lane(wiring.Component):
         with m.Switch(bus.phase):
             for pipeline, cell in zip(self.pipelines, self._cells, strict=True):
                 with m.Case(*pipeline.phases):
-                    m.d.comb += [self.h.eq(cell.h), result_real.eq(real[pipeline.latency])]
+                    m.d.comb += [h.eq(cell.h), result_real.eq(real[pipeline.latency])]
                     for number, name in enumerate(pipeline.layer.cell.states):
                         stage = cell.state_stages[name]
                         m.d.comb += [
@@ -321,22 +328,23 @@ class Lane(wiring.Component):
                             writes[number].en.eq(bus.valid[stage]),
                         ]
 
-        # -- delta -----------------------------------------------------------------------------------------------------
+        # -- delta: the output, then its difference from what was sent, then whether it moved ----------------------------
         width = column_width(layout)
         m.submodules.sent = sent = Memory(shape=signed(width), depth=layout.position_depth, init=[])
         m.submodules.compare = compare = DeltaCompare(width)
-        reference, update = sent.read_port(domain="comb"), sent.write_port()
+        reference, update = sent.read_port(), sent.write_port()
         feeds = Array([int(layout.consumed[number + 1]) for number in range(len(layout.phases))])[bus.phase]
+        h_1, real_1 = Signal.like(self.h), Signal()
+        m.d.sync += [h_1.eq(h), real_1.eq(result_real), self.h.eq(h_1), self.real.eq(real_1)]
         m.d.comb += [
-            self.real.eq(result_real),
-            reference.addr.eq(bus.result_address),
-            compare.value.eq(self.h),
+            reference.addr.eq(bus.sent_address),
+            compare.value.eq(h_1),
             compare.reference.eq(Mux(bus.first, 0, reference.data)),
             compare.threshold.eq(self.threshold),
             update.addr.eq(bus.result_address),
             update.data.eq(compare.update),
             update.en.eq(bus.result_valid & feeds),
             self.delta.eq(Mux(self.value_mode, compare.update, compare.delta)),
-            self.moved.eq(bus.result_valid & result_real & feeds & Mux(self.value_mode, compare.update != 0, compare.moved)),
+            self.moved.eq(bus.result_valid & self.real & feeds & Mux(self.value_mode, compare.update != 0, compare.moved)),
         ]
         return m

@@ -100,7 +100,7 @@ def predict(trace: Trace, layout: Layout) -> Cycles:
     for n in range(count):
         for t in range(lengths[n]):
             encoded = max(encoded, released[frame % 2]) + inputs
-            now = start[n, t] = max(idle, encoded)
+            now = start[n, t] = max(idle, encoded + timing.ENCODE)
             for number in range(last + 1):
                 matvec = int(matvecs[number][n, t])
                 if not matvec:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from sparsegate.activation import ActivationTable
 from sparsegate.cells import Cell
 
-DISPATCH = 3
+ENCODE = 1
+"""From a frame's last value to the completed list of its columns."""
+DISPATCH = 4
 """From the start of a matrix-vector phase to the first entry at the weight memories."""
 MAC = 4
 """From an entry at the weight memories to its product at the accumulator, which is written in that cycle."""
@@ -24,10 +26,13 @@ SELECT = 1
 BIAS = 1
 """Addition of the bias."""
 
+DELTA = 2
+"""From a cell's output to the decision whether its column moved."""
+
 MUL = 1
 ADD = 1
 NARROW = 1
-LOOKUP = 3
+LOOKUP = 4
 INTERPOLATE = 2
 """Of a table with ``step_bits > 0``, beside LOOKUP."""
 
@@ -98,4 +103,4 @@ def cell_latency(what: Cell, step_bits: int) -> int:
 
 def result_latency(what: Cell, step_bits: int, groups: int) -> int:
     """Cycles from a read-out address at the sequencer to the result leaving the lane."""
-    return READOUT + group_sum(groups) + SELECT + BIAS + cell_latency(what, step_bits)
+    return READOUT + group_sum(groups) + SELECT + BIAS + cell_latency(what, step_bits) + DELTA

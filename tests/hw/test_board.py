@@ -1,0 +1,167 @@
+"""The board top: a tiny engine spoken to through its UART pins only, and its pins on every board."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from amaranth.back import rtlil
+from amaranth.sim import Simulator
+from sparsegate import golden, synthetic
+from sparsegate.errors import SparseGateError
+from sparsegate.layout import HardwareConfig
+from sparsegate.pattern import NM
+from sparsegate.protocol import REPLY, Command, Decoder, Frame, Identity, Reason, StepReply, decode_counters, encode_step
+from sparsegate.quantize import quantize
+from sparsegate_hw import boards
+from sparsegate_hw.board import LEDS, Board, Top, pll_for
+from sparsegate_hw.engine import Engine
+
+CLOCK, BAUD = 4_000_000, 1_000_000
+
+
+def make_program(when="step"):
+    shapes = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", 2, when=when)]
+    x = np.random.default_rng(0).normal(size=(4, 6, 3))
+    return quantize(synthetic.network(3, shapes, 0), x)
+
+
+def make_board(program):
+    return Board(Engine(program, HardwareConfig(rows=4)), program, CLOCK, BAUD, timeout_s=500e-6)
+
+
+class Uart:
+    """A host's serial port, bit by bit on the pins."""
+
+    def __init__(self, ctx, board):
+        self.ctx, self.board = ctx, board
+        self.sequence = 0
+
+    async def write(self, data):
+        for byte in data:
+            for bit in (0, *((byte >> n) & 1 for n in range(8)), 1):
+                self.ctx.set(self.board.rx, bit)
+                await self.ctx.tick().repeat(self.board.divisor)
+
+    async def read(self, limit=100_000):
+        """The next frame, or None."""
+        decoder, divisor = Decoder(), self.board.divisor
+        while limit > 0:
+            await self.ctx.tick()
+            limit -= 1
+            if self.ctx.get(self.board.tx):
+                continue
+            await self.ctx.tick().repeat(divisor + divisor // 2)
+            byte = 0
+            for position in range(8):
+                byte |= self.ctx.get(self.board.tx) << position
+                await self.ctx.tick().repeat(divisor)
+            assert self.ctx.get(self.board.tx) == 1
+            for frame in decoder.feed(bytes([byte])):
+                return frame
+        return None
+
+    async def ask(self, command, payload=b""):
+        self.sequence += 1
+        await self.write(Frame(command, self.sequence, payload).encode())
+        reply = await self.read()
+        assert reply is not None
+        assert (reply.command, reply.sequence) == (command | REPLY, self.sequence)
+        return reply.payload
+
+
+@pytest.mark.parametrize("when", ["step", "last"])
+def test_sequences_through_the_pins(when):
+    program = make_program(when)
+    board = make_board(program)
+    raw = synthetic.stimulus(program.input_format, 3, 4, 3, seed=1)
+    lengths = np.array([4, 1, 3])
+    expected = golden.run(program, raw, lengths, saturations=True)
+
+    async def bench(ctx):
+        uart = Uart(ctx, board)
+        await ctx.tick().repeat(20)
+        assert Identity.decode(await uart.ask(Command.IDENTIFY)) == Identity.of(program, CLOCK)
+        # a sequence that is given up leaves no trace
+        await uart.ask(Command.FRAME, encode_step([100, -100, 50], 8, False))
+        assert await uart.ask(Command.RESET) == b"\1"
+        before = decode_counters(await uart.ask(Command.COUNTERS), program)
+        assert before["steps"] == 2
+        for n, length in enumerate(lengths):
+            for t in range(length):
+                last = t == length - 1
+                reply = await uart.ask(Command.FRAME, encode_step(raw[n, t], 8, last))
+                step = StepReply.decode(reply, 2, program.output_format.width)
+                if when == "last" and not last:
+                    assert step.outputs is None
+                else:
+                    assert step.outputs.tolist() == expected.outputs[n, t].tolist()
+                assert step.cycles > 0
+                assert (ctx.get(board.leds) >> LEDS.index("busy")) & 1 == (not last)
+                assert (ctx.get(board.leds) >> LEDS.index("done")) & 1 == last
+        counters = decode_counters(await uart.ask(Command.COUNTERS), program)
+        assert counters["steps"] - before["steps"] == lengths.sum()
+        for layer, sites in expected.saturations.items():
+            for site, count in sites.items():
+                name = f"saturations.{layer}.{site}"
+                assert counters[name] - before[name] == count
+        # a broken byte lights the error LED
+        await uart.write(Frame(Command.RESET, 1).encode()[:4] + b"\xff")
+        reply = await uart.read()
+        assert reply.reason == Reason.TIMEOUT
+        assert (ctx.get(board.leds) >> LEDS.index("error")) & 1
+
+    simulator = Simulator(board)
+    simulator.add_clock(1 / CLOCK)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+def test_plain_ports_without_a_platform():
+    text = rtlil.convert(make_board(make_program()), name="top", emit_src=False)
+    top = text[text.rindex("module \\top\n") :]
+    ports = {line.split("\\")[-1].strip() for line in top.splitlines() if " input " in line or " output " in line}
+    assert ports == {"clk", "rst", "rx", "tx", "leds"}
+
+
+@pytest.mark.parametrize("board", ["ulx3s-85f", "ecpix5-85f", "colorlight-5a-75b", "icesugar-pro", "versa-ecp5"])
+def test_pins(board):
+    platform = boards.target(board).platform()
+    program = make_program()
+    engine = Engine(program, HardwareConfig(rows=4))
+    plan = platform.prepare(Top(Board(engine, program, 80_000_000)), "top", emit_src=False)
+    constraints = plan.files["top.lpf"]
+    assert "uart_0__rx__" in constraints
+    assert "uart_0__tx__" in constraints
+    leds = constraints.count('LOCATE COMP "led_') + constraints.count('LOCATE COMP "rgb_led_')
+    # the only LED of the colorlight shares its pin with the UART
+    assert leds == {"colorlight-5a-75b": 0, "icesugar-pro": 3}.get(board, 4)
+    assert plan.files["top.il"].count("cell \\EHXPLLL ") == 1
+
+
+def test_the_boards_own_frequency_needs_no_pll():
+    platform = boards.target("ulx3s-85f").platform()
+    program = make_program()
+    top = Top(Board(Engine(program, HardwareConfig(rows=4)), program, 25_000_000))
+    assert "EHXPLLL" not in platform.prepare(top, "top", emit_src=False).files["top.il"]
+
+
+@pytest.mark.parametrize("source", [12, 25, 30, 48, 50, 100])
+@pytest.mark.parametrize("target", [25, 50, 66, 75, 80, 100, 133])
+def test_pll_settings_obey_the_data_sheet(source, target):
+    pll = pll_for(source * 1_000_000, target * 1_000_000)
+    assert 0.97 * target * 1e6 <= pll.output_hz <= target * 1e6
+    assert 400e6 <= pll.vco_hz <= 800e6
+    assert 10e6 <= source * 1e6 / pll.divide_input <= 400e6
+    feedback = source * 1e6 / pll.divide_input * pll.divide_feedback
+    assert 3.125e6 <= feedback <= 400e6
+    for divider in (pll.divide_input, pll.divide_feedback, pll.divide_vco, pll.divide_output):
+        assert 1 <= divider <= 128
+
+
+def test_pll_settings():
+    pll = pll_for(25_000_000, 80_000_000)
+    assert pll.output_hz == 80e6
+    with pytest.raises(SparseGateError, match="10 to 400 MHz .* but 8 to 80 MHz"):
+        pll_for(8_000_000, 80_000_000)
+    with pytest.raises(SparseGateError, match="but 25 to 500 MHz"):
+        pll_for(25_000_000, 500_000_000)

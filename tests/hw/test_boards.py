@@ -1,0 +1,60 @@
+"""The table of boards against what amaranth-boards really has."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import amaranth_boards
+import pytest
+from amaranth.vendor import LatticeECP5Platform
+from sparsegate.errors import SparseGateError
+from sparsegate_hw import boards
+
+
+def platforms():
+    """Every platform class of amaranth-boards."""
+    for info in pkgutil.iter_modules(amaranth_boards.__path__):
+        if info.name in ("test", "extensions", "resources"):
+            continue
+        module = importlib.import_module(f"amaranth_boards.{info.name}")
+        for name, kind in vars(module).items():
+            if isinstance(kind, type) and kind.__module__ == module.__name__ and not name.startswith("_"):
+                yield info.name, name, kind
+
+
+def test_every_suitable_board_is_in_the_table():
+    suitable = set()
+    for module, name, kind in platforms():
+        if issubclass(kind, LatticeECP5Platform) and boards.suitable(kind()):
+            suitable.add((module, name))
+    # its platform fixes a build option that synthesis must set itself, and its clock is too slow for a PLL
+    suitable.remove(("supercon19badge", "Supercon19BadgePlatform"))
+    assert set(boards.PLATFORMS.values()) == suitable
+
+
+@pytest.mark.parametrize("board", boards.PLATFORMS)
+def test_targets(board):
+    found = boards.target(board.upper())
+    assert found.name == board
+    assert found.device in boards.DEVICES
+    assert found.package in boards.PACKAGES
+    assert found.speed == ("8" if "5G" in found.device else found.platform().speed)
+
+
+def test_default_and_devices():
+    assert boards.target() == boards.target("ulx3s-85f")
+    assert boards.target().device == "LFE5U-85F"
+    assert boards.target().speed == "6"
+    bare = boards.target(device="lfe5u-25f")
+    assert (bare.device, bare.board, bare.name, bare.speed) == ("LFE5U-25F", None, "LFE5U-25F", "6")
+    assert boards.target(device="LFE5UM5G-45F").speed == "8"
+
+
+def test_unknown_names():
+    with pytest.raises(SparseGateError, match=r"no board is called 'arty'; known are ulx3s-85f, .*icesugar-pro"):
+        boards.target("arty")
+    with pytest.raises(SparseGateError, match=r"no device is called 'XC7A35T'; known are LFE5U-12F, "):
+        boards.target(device="XC7A35T")
+    with pytest.raises(SparseGateError, match="a board .* and a device .* were given, expected one of the two"):
+        boards.target("ulx3s-85f", "LFE5U-25F")

@@ -1,0 +1,372 @@
+"""The packet layer: every command, and what it does when the line misbehaves."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import numpy as np
+import pytest
+from amaranth.hdl import Const, Module, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.sim import Simulator
+from sparsegate import synthetic
+from sparsegate.pattern import NM
+from sparsegate.program import Program
+from sparsegate.protocol import (
+    NAK,
+    REPLY,
+    Command,
+    Decoder,
+    Frame,
+    Identity,
+    Reason,
+    StepReply,
+    decode_counters,
+    decode_thresholds,
+    encode_step,
+    encode_thresholds,
+)
+from sparsegate.quantize import QuantizeConfig, quantize
+from sparsegate_hw.packet import Packet, counters_signature, value_signature
+
+TIMEOUT, GAP, CLOCK = 200, 30, 80_000_000
+
+
+def make_program(inputs: int = 3, outputs: int = 2, when: str = "step", bits: int = 8, output_bits: int = 16, seed: int = 0) -> Program:
+    """A Program of the wanted sizes: an LSTM of 4 units and a linear layer."""
+    shapes = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", outputs, when=when)]
+    network = synthetic.network(inputs, shapes, seed)
+    x = np.random.default_rng(seed).normal(size=(4, 6, inputs))
+    config = QuantizeConfig(activation_bits=bits, output_bits=output_bits)
+    return quantize(network, x, config=config)
+
+
+class StandIn(wiring.Component):
+    """y_j = (sum of all inputs since the sequence began) + j + threshold[0], modulo its width: every frame counts, in order."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        sites = sum(len(layer.cell.sites) for layer in program.layers)
+        super().__init__(
+            {
+                "x": In(value_signature(program.input_format.width)),
+                "y": Out(value_signature(program.output_format.width)),
+                "threshold": In(16).array(1 + len(program.layers)),
+                "counters": Out(counters_signature(sites)),
+                "step_start": Out(1),
+                "step_done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        inputs, outputs = self.program.inputs, self.program.outputs
+        width = self.program.output_format.width
+        count = Signal(range(max(inputs, outputs) + 1))
+        total = Signal(signed(width))
+        last = Signal()
+        gives = last if self.program.layers[-1].when == "last" else Const(1)
+        m.d.sync += self.counters.cycles.eq(self.counters.cycles + 1)
+        for number, counter in enumerate(self.counters.saturations):
+            m.d.comb += counter.eq(0x01020304 * (number + 1))
+        with m.FSM():
+            with m.State("IN"):
+                m.d.comb += self.x.ready.eq(1)
+                with m.If(self.x.valid):
+                    m.d.comb += self.step_start.eq(count == 0)
+                    m.d.sync += [
+                        count.eq(count + 1),
+                        total.eq(total + self.x.payload.data),
+                        self.counters.columns_seen.eq(self.counters.columns_seen + 1),
+                    ]
+                    with m.If(count == inputs - 1):
+                        m.d.sync += [last.eq(self.x.payload.last), count.eq(0)]
+                        m.next = "WORK"
+            with m.State("WORK"):
+                m.d.sync += count.eq(0)
+                with m.If(gives):
+                    m.next = "OUT"
+                with m.Else():
+                    m.next = "DONE"
+            with m.State("OUT"):
+                m.d.comb += [
+                    self.y.valid.eq(1),
+                    self.y.payload.data.eq((total + count + self.threshold[0])[:width].as_signed()),
+                    self.y.payload.last.eq(last & (count == outputs - 1)),
+                ]
+                with m.If(self.y.ready):
+                    m.d.sync += count.eq(count + 1)
+                    with m.If(count == outputs - 1):
+                        m.d.sync += count.eq(0)
+                        m.next = "DONE"
+            with m.State("DONE"):
+                m.d.comb += self.step_done.eq(1)
+                m.d.sync += self.counters.steps.eq(self.counters.steps + 1)
+                with m.If(last):
+                    m.d.sync += total.eq(0)
+                m.next = "IN"
+        return m
+
+
+class Model:
+    """The stand-in's integers in Python."""
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.total = program, 0
+
+    def step(self, values: list[int], last: bool, threshold: int = 0) -> list[int] | None:
+        self.total += sum(values)
+        width = self.program.output_format.width
+        raw = [(self.total + j + threshold) & ((1 << width) - 1) for j in range(self.program.outputs)]
+        if last:
+            self.total = 0
+        if self.program.layers[-1].when == "last" and not last:
+            return None
+        return [value - (1 << width) if value >> (width - 1) else value for value in raw]
+
+
+class Device:
+    """Packet layer and stand-in engine, with a host's view of the byte streams."""
+
+    def __init__(self, program, seed=0):
+        self.program = program
+        self.random = random.Random(seed)
+        self.packet = Packet(program, CLOCK, timeout=TIMEOUT, gap=GAP)
+        self.engine = StandIn(program)
+        self.model = Model(program)
+        self.sequence = 0
+        m = Module()
+        m.submodules.packet, m.submodules.engine = self.packet, self.engine
+        wiring.connect(m, self.packet.x, self.engine.x)
+        wiring.connect(m, self.engine.y, self.packet.y)
+        wiring.connect(m, self.engine.counters, self.packet.counters)
+        for target, source in zip(self.engine.threshold, self.packet.threshold, strict=True):
+            m.d.comb += target.eq(source)
+        m.d.comb += [
+            self.packet.step_start.eq(self.engine.step_start),
+            self.packet.step_done.eq(self.engine.step_done),
+        ]
+        self.module = m
+        self.decoder = Decoder()
+        self.replies = []
+
+    def run(self, bench):
+        async def main(ctx):
+            await bench(ctx, self)
+
+        async def listen(ctx):
+            while True:
+                ctx.set(self.packet.o.ready, self.random.random() < 0.6)
+                _, _, valid, ready, payload = await ctx.tick().sample(
+                    self.packet.o.valid, self.packet.o.ready, self.packet.o.payload
+                )
+                if valid and ready:
+                    self.replies += self.decoder.feed(bytes([payload]))
+
+        simulator = Simulator(self.module)
+        simulator.add_clock(1e-6)
+        simulator.add_testbench(main)
+        simulator.add_testbench(listen, background=True)
+        simulator.run()
+
+    async def send(self, ctx, data):
+        """Bytes, with pauses between them."""
+        for byte in data:
+            ctx.set(self.packet.i.payload, byte)
+            ctx.set(self.packet.i.valid, 1)
+            await ctx.tick().until(self.packet.i.ready)
+            ctx.set(self.packet.i.valid, 0)
+            if self.random.random() < 0.4:
+                await ctx.tick().repeat(1 + self.random.randrange(5))
+
+    async def reply(self, ctx, limit=2000):
+        """The next reply, or None."""
+        for _ in range(limit):
+            if self.replies:
+                return self.replies.pop(0)
+            await ctx.tick()
+        return None
+
+    async def ask(self, ctx, command, payload=b"", sequence=None):
+        """Send a request, give its reply."""
+        if sequence is None:
+            self.sequence = sequence = (self.sequence + 1) & 0xFF
+        await self.send(ctx, Frame(command, sequence, payload).encode())
+        reply = await self.reply(ctx)
+        assert reply is not None
+        assert reply.sequence == sequence
+        return reply
+
+    async def step(self, ctx, values, last=False, threshold=0):
+        """One time step, compared with the model."""
+        payload = encode_step(values, self.program.input_format.width, last)
+        reply = await self.ask(ctx, Command.FRAME, payload)
+        self.check(reply, self.model.step(values, last, threshold))
+        return reply
+
+    def check(self, reply, expected):
+        assert reply.command == Command.FRAME | REPLY
+        step = StepReply.decode(reply.payload, self.program.outputs, self.program.output_format.width)
+        assert (None if step.outputs is None else step.outputs.tolist()) == expected
+        assert step.cycles > 0
+
+    def draw(self):
+        form = self.program.input_format
+        return [self.random.randint(form.min, form.max) for _ in range(self.program.inputs)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "when", "bits", "output_bits"),
+    [(3, 2, "step", 8, 16), (1, 1, "step", 4, 8), (5, 3, "last", 16, 20), (2, 4, "last", 12, 6), (7, 1, "step", 6, 32)],
+)
+def test_every_command(inputs, outputs, when, bits, output_bits):
+    program = make_program(inputs, outputs, when, bits, output_bits)
+    device = Device(program, seed=inputs)
+
+    async def bench(ctx, device):
+        reply = await device.ask(ctx, Command.IDENTIFY)
+        assert Identity.decode(reply.payload) == Identity.of(program, CLOCK)
+        for length in (3, 1, 4):
+            for t in range(length):
+                await device.step(ctx, device.draw(), last=t == length - 1)
+                assert ctx.get(device.packet.busy) == (t != length - 1)
+                assert ctx.get(device.packet.done) == (t == length - 1)
+        reply = await device.ask(ctx, Command.COUNTERS)
+        counters = decode_counters(reply.payload, program)
+        assert counters["steps"] == 8
+        assert counters["columns_seen"] == 8 * inputs
+        saturations = [value for name, value in counters.items() if name.startswith("saturations.")]
+        assert saturations == [(0x01020304 * (n + 1)) & 0xFFFFFFFF for n in range(len(saturations))]
+        reply = await device.ask(ctx, Command.THRESHOLDS)
+        assert decode_thresholds(reply.payload) == program.thresholds
+        wanted = (0x1234, *range(7, 7 + len(program.layers)))
+        reply = await device.ask(ctx, Command.THRESHOLDS, encode_thresholds(wanted))
+        assert decode_thresholds(reply.payload) == wanted
+        await device.step(ctx, device.draw(), threshold=0x1234)
+        reply = await device.ask(ctx, Command.THRESHOLDS, encode_thresholds((0,) * len(wanted)))
+        assert (reply.command, reply.reason) == (NAK, Reason.OPEN)
+        # a reset closes the sequence once; a second one has nothing to do
+        for open_ in (1, 0):
+            reply = await device.ask(ctx, Command.RESET)
+            assert (reply.command, reply.payload) == (Command.RESET | REPLY, bytes([open_]))
+            device.model.total = 0
+        await device.step(ctx, device.draw(), last=True, threshold=0x1234)
+
+    device.run(bench)
+
+
+def test_a_retry_does_not_feed_a_frame_twice():
+    device = Device(make_program(), seed=1)
+
+    async def bench(ctx, device):
+        values = device.draw()
+        payload = encode_step(values, 8, False)
+        first = await device.ask(ctx, Command.FRAME, payload, sequence=9)
+        again = await device.ask(ctx, Command.FRAME, payload, sequence=9)
+        assert first == again
+        device.check(first, device.model.step(values, False))
+        # the same number after another command is a new frame
+        await device.ask(ctx, Command.COUNTERS, sequence=10)
+        other = await device.ask(ctx, Command.FRAME, payload, sequence=9)
+        device.check(other, device.model.step(values, False))
+        # a bad frame in between does not make the device forget
+        await device.send(ctx, b"\xa5\x5a\x02\x09\x00\x00\x00\x00")
+        assert (await device.reply(ctx)).reason == Reason.CRC
+        assert await device.ask(ctx, Command.FRAME, payload, sequence=9) == other
+        await device.step(ctx, values, last=True)
+
+    device.run(bench)
+
+
+def test_refusals():
+    device = Device(make_program(inputs=3, bits=6), seed=2)
+
+    async def bench(ctx, device):
+        async def refused(command, payload=b""):
+            reply = await device.ask(ctx, command, payload)
+            assert reply.command == NAK
+            assert ctx.get(device.packet.error) == 1
+            return reply.reason
+
+        for command in (Command.IDENTIFY, Command.COUNTERS, Command.RESET):
+            assert await refused(command, b"x") == Reason.LENGTH
+        assert await refused(Command.FRAME, b"\0\0\0") == Reason.LENGTH
+        assert await refused(Command.FRAME) == Reason.LENGTH
+        assert await refused(Command.FRAME, bytes(5)) == Reason.LENGTH
+        assert await refused(Command.FRAME, bytes(600)) == Reason.LENGTH
+        assert await refused(Command.THRESHOLDS, bytes(4)) == Reason.LENGTH
+        assert await refused(77) == Reason.COMMAND
+        for wrong in (32, -33, 127, -128):
+            assert await refused(Command.FRAME, struct.pack("<Bbbb", 1, 0, wrong, 0)) == Reason.VALUE
+        await device.step(ctx, [31, -32, 0], last=True)
+        assert ctx.get(device.packet.error) == 0
+        assert ctx.get(device.engine.counters.steps) == 1  # nothing that was refused reached the engine
+
+    device.run(bench)
+
+
+def test_damaged_frames_never_reach_the_engine():
+    device = Device(make_program(inputs=4), seed=3)
+    random_ = random.Random(30)
+
+    async def bench(ctx, device):
+        steps = 0
+        for trial in range(40):
+            values, last = device.draw(), random_.random() < 0.3
+            frame = Frame(Command.FRAME, trial, encode_step(values, 8, last)).encode()
+            damaged = bytearray(frame)
+            kind = random_.choice(("flip", "lose", "cut", "garbage", "none"))
+            if kind == "flip":
+                damaged[random_.randrange(len(damaged))] ^= 1 << random_.randrange(8)
+            elif kind == "lose":
+                del damaged[random_.randrange(len(damaged))]
+            elif kind == "cut":
+                del damaged[random_.randrange(1, len(damaged)) :]
+            elif kind == "garbage":
+                damaged[:0] = random_.randbytes(random_.randrange(1, 12))
+            await device.send(ctx, damaged)
+            reply = await device.reply(ctx, limit=TIMEOUT + 800)
+            accepted = reply is not None and reply.command != NAK
+            if kind == "none":
+                assert accepted
+            if kind in ("flip", "lose", "cut"):
+                assert not accepted
+                assert reply is None or reply.reason in (Reason.CRC, Reason.TIMEOUT, Reason.LENGTH)
+            if not accepted:
+                reply = await device.ask(ctx, Command.FRAME, frame[6:-2], sequence=trial)
+            device.check(reply, device.model.step(values, last))
+            steps += 1
+            assert ctx.get(device.engine.counters.steps) == steps
+
+    device.run(bench)
+
+
+def test_a_dropped_byte_is_a_framing_error():
+    device = Device(make_program(), seed=4)
+
+    async def bench(ctx, device):
+        frame = Frame(Command.RESET, 5).encode()
+        await device.send(ctx, frame[:5])
+        ctx.set(device.packet.i_error, 1)
+        await ctx.tick()
+        ctx.set(device.packet.i_error, 0)
+        await device.send(ctx, frame[6:])
+        reply = await device.reply(ctx)
+        assert (reply.sequence, reply.reason) == (5, Reason.FRAMING)
+        assert (await device.ask(ctx, Command.RESET)).payload == b"\0"
+
+    device.run(bench)
+
+
+def test_requests_while_a_reply_is_sent_are_dropped():
+    device = Device(make_program(), seed=5)
+
+    async def bench(ctx, device):
+        await device.send(ctx, Frame(Command.IDENTIFY, 1).encode())
+        await device.send(ctx, Frame(Command.COUNTERS, 2).encode())
+        assert (await device.reply(ctx)).command == Command.IDENTIFY | REPLY
+        assert await device.reply(ctx, limit=TIMEOUT + 500) is None
+
+    device.run(bench)
