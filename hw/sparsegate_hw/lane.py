@@ -268,10 +268,10 @@ class Lane(wiring.Component):
             with m.Switch(bus.phase):
                 for count in sorted({phase.layer.gates for phase in layout.phases}):
                     numbers = [n for n, phase in enumerate(layout.phases) if phase.layer.gates == count]
-                    if gate < count:
-                        with m.Case(*numbers):
-                            options = [cluster[sub * count + gate] for sub in range(layout.cluster // count)]
-                            m.d.sync += register.eq(Array(options)[bus.sub])
+                    # gates that a layer does not have take any value: a register that kept its old one would need an enable
+                    rows = [sub * count + gate for sub in range(layout.cluster // count)] if gate < count else [gate]
+                    with m.Case(*numbers):
+                        m.d.sync += register.eq(Array(cluster[row] for row in rows)[bus.sub])
 
         # -- bias ------------------------------------------------------------------------------------------------------
         word = data.StructLayout({"real": 1, "bias": data.ArrayLayout(signed(layout.acc_width), gates)})

@@ -1,0 +1,100 @@
+"""The cycle model by hand, on steps small enough to count. Its exactness is shown in RTL (tests/sim)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sparsegate import cycles, golden, timing
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.pattern import NM
+from sparsegate.program import Program
+from sparsegate.quantize import quantize
+from sparsegate.synthetic import Shape, network, stimulus
+
+
+def program(inputs: int, *shapes: Shape) -> Program:
+    x = np.random.default_rng(0).normal(size=(2, 4, inputs))
+    return quantize(network(inputs, shapes, 0), x)
+
+
+def test_one_step_by_hand() -> None:
+    small = program(3, Shape("lstm", 8, NM(1, 4), NM(1, 4)))
+    layout = Layout(small, HardwareConfig(4))
+    raw = np.array([[[5, 0, -7]]])
+    predicted = cycles.predict(golden.run(small, raw), layout)
+    # two of three columns moved; two unit blocks on one cluster: 2 slots of 1 entry
+    matvec = timing.DISPATCH + 1 + 2 * 2
+    latency = timing.result_latency(small.layers[0].cell, 0, 1)
+    assert predicted.start.tolist() == [[3 + timing.ENCODE]]
+    assert predicted.matvec.tolist() == [[matvec]]
+    assert predicted.busy.tolist() == [[matvec + timing.DRAIN + 8 + latency]]
+    assert (predicted.columns_seen, predicted.columns_sent) == (3 + 8, 2)
+    assert predicted.useful_macs == 2 * 8
+    assert predicted.occupancy_matvec == 16 / (4 * matvec)
+    assert predicted.occupancy_total == 16 / (4 * predicted.total)
+
+
+def test_nothing_moved_costs_one_cycle_of_dispatch() -> None:
+    small = program(3, Shape("lstm", 8, NM(1, 4), NM(1, 4)))
+    predicted = cycles.predict(golden.run(small, np.zeros((1, 1, 3), int)), Layout(small, HardwareConfig(4)))
+    assert predicted.matvec.tolist() == [[1]]
+    assert predicted.useful_macs == predicted.columns_sent == 0
+
+
+def test_the_slowest_group_decides() -> None:
+    small = program(4, Shape("lstm", 4, NM(1, 4), NM(1, 4)))
+    layout = Layout(small, HardwareConfig(4, 2))
+    # columns 0 and 2 belong to group 0, 1 and 3 to group 1
+    for raw, longest in (([1, 0, 1, 0], 2), ([1, 1, 0, 0], 1), ([1, 1, 1, 1], 2), ([1, 1, 1, 0], 2)):
+        predicted = cycles.predict(golden.run(small, np.array([[raw]])), layout)
+        assert predicted.matvec[0, 0] == timing.DISPATCH + 1 + longest
+
+
+def test_a_long_frame_bounds_the_rate_by_its_input() -> None:
+    small = program(40, Shape("lstm", 1))
+    layout = Layout(small, HardwareConfig(4))
+    predicted = cycles.predict(golden.run(small, np.zeros((1, 6, 40), int)), layout)
+    assert np.diff(predicted.start[0]).tolist() == [40] * 5
+
+
+def test_a_wide_output_bounds_the_rate_of_idle_steps() -> None:
+    small = program(1, Shape("lstm", 1), Shape("linear", 150))
+    layout = Layout(small, HardwareConfig(64, lanes=16))
+    predicted = cycles.predict(golden.run(small, np.zeros((1, 5, 1), int)), layout)
+    apart = np.diff(predicted.end[0])
+    positions, latency = layout.phases[1].positions, timing.result_latency(small.layers[1].cell, 0, 1)
+    # the frame of 150 values leaves before the next one may be read out
+    assert apart[1:].tolist() == [1 + 150 + positions + latency] * 3
+
+
+def test_last_only_head_takes_what_is_held() -> None:
+    shapes = (Shape("lstm", 8, NM(1, 4), NM(1, 4)), Shape("linear", 3, when="last"))
+    small = program(3, *shapes)
+    layout = Layout(small, HardwareConfig(4))
+    raw = stimulus(small.input_format, 1, 4, 3, seed=1)
+    trace = golden.run(small, raw, thresholds=(0, 9, 0))
+    predicted = cycles.predict(trace, layout)
+    held = int(np.count_nonzero(trace.held[1]))
+    moved = int(trace.sent[0].sum() + trace.sent[1][:, :-1].sum())
+    assert predicted.columns_sent == moved + held
+    assert predicted.columns_seen == 4 * (3 + 8) + 8
+
+
+@pytest.mark.parametrize(("block", "units", "entries", "expected"), [(4, 10, 2, 4 * (2 * 2 + 2)), (4, 9, 2, 4 * (2 * 2 + 1))])
+def test_useful_macs_never_count_padding_rows(block: int, units: int, entries: int, expected: int) -> None:
+    small = program(1, Shape("lstm", units, NM(entries, block), NM(entries, block)))
+    predicted = cycles.predict(golden.run(small, np.ones((1, 1, 1), int)), Layout(small, HardwareConfig(4)))
+    assert predicted.useful_macs == expected
+
+
+def test_occupancy_of_a_large_layer() -> None:
+    """The issue's mark: above 95 % on 64 -> 256 with 16 PEs, Θ = 0, every column moved."""
+    large = program(64, Shape("lstm", 256, NM(1, 8), NM(1, 8)))
+    layout = Layout(large, HardwareConfig(16))
+    trace = golden.run(large, stimulus(large.input_format, 1, 4, 64, 0, hold=0.0))
+    for sent in trace.sent:
+        sent[:] = True  # no unchanged column, so that the figure is the array's own
+    predicted = cycles.predict(trace, layout)
+    assert predicted.columns_sent == 4 * 64 + 3 * 256
+    assert predicted.occupancy_matvec > 0.99

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+
+from sparsegate.images import images, memory_bits, table_image
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.pattern import NM
+from sparsegate.quantize import QuantizeConfig, quantize
+from sparsegate.synthetic import Shape, network
+
+
+def layout(config: QuantizeConfig | None = None) -> Layout:
+    x = np.random.default_rng(0).normal(size=(2, 4, 5))
+    shapes = [Shape("lstm", 10, NM(1, 4), NM(2, 4)), Shape("linear", 3)]
+    return Layout(quantize(network(5, shapes, 0), x, config=config), HardwareConfig(8, 2))
+
+
+def test_words_unpack_to_weights_and_biases() -> None:
+    placed = layout()
+    by_name = {image.name: image for image in images(placed)}
+    index, weight = placed.weights()
+    for row in range(8):
+        for group in range(2):
+            image = by_name[f"weights_{row}_{group}"]
+            assert image.width == placed.index_width + placed.weight_width
+            words = np.array(image.words)
+            assert (words & ((1 << placed.index_width) - 1) == index[row, group]).all()
+            signed = words >> placed.index_width
+            signed = np.where(signed >= 1 << (placed.weight_width - 1), signed - (1 << placed.weight_width), signed)
+            assert (signed == weight[row, group]).all()
+    bias, real = placed.biases()
+    for lane in range(placed.lanes):
+        for position, word in enumerate(by_name[f"biases_{lane}"].words):
+            assert word & 1 == real[lane, position]
+            for gate in range(4):
+                field = word >> (1 + gate * placed.acc_width) & ((1 << placed.acc_width) - 1)
+                assert field == int(bias[lane, position, gate]) % (1 << placed.acc_width)
+
+
+def test_hex_is_one_word_a_line_of_fixed_width() -> None:
+    for image in images(layout()):
+        lines = image.hex().splitlines()
+        assert [int(line, 16) for line in lines] == list(image.words)
+        assert {len(line) for line in lines} == {-(-image.width // 4)}
+
+
+def test_tables_appear_once_and_carry_their_slopes() -> None:
+    placed = layout(QuantizeConfig(activation_bits=12, table_bits=6))
+    names = [image.name for image in images(placed)]
+    assert len(names) == len(set(names))
+    assert sum(name.startswith(("sigmoid", "tanh")) for name in names) == 2
+    from sparsegate.activation import table
+
+    form = placed.program.layers[0].formats
+    image = table_image(table("tanh", form["pre"], form["gate"], placed.program.layers[0].step_bits))
+    assert image.width > form["gate"].frac + 1
+    assert memory_bits(placed)["weights"] == 16 * placed.weight_depth * placed.entry_width
