@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -117,18 +117,19 @@ class InputEncoder(wiring.Component):
         write, read = sent.write_port(), sent.read_port(domain="comb")
 
         column = Signal(range(max(2, inputs)))
-        group = Signal(range(max(2, groups)))
+        group = Signal.like(self.push.group)
         place = Signal.like(self.push.place)
         # the reference counts as 0 throughout a sequence's first frame, whatever the memory holds
         first = Signal(init=1)
         filling = Signal()
-        full, ends = Signal(2), Signal(2)
+        # a bank is taken with its frame's last value, and full once that value's comparison is in the list
+        taken_banks, full, ends = Signal(2), Signal(2), Signal(2)
         take = Signal()
         final = Signal()
         reference = Signal.like(read.data)
-        taken, completes, completes_last = Signal(), Signal(), Signal()
+        taken = Signal()
         m.d.comb += [
-            self.i.ready.eq(~full.bit_select(filling, 1)),
+            self.i.ready.eq(~taken_banks.bit_select(filling, 1)),
             take.eq(self.i.valid & self.i.ready),
             final.eq(column == inputs - 1),
             read.addr.eq(column),
@@ -138,8 +139,6 @@ class InputEncoder(wiring.Component):
             compare.threshold.eq(self.threshold),
             write.data.eq(compare.update),
             write.en.eq(taken),
-            self.push.valid.eq(taken & compare.moved),
-            self.push.delta.eq(compare.delta),
             self.ready.eq(full.bit_select(self.bank, 1)),
             self.last.eq(ends.bit_select(self.bank, 1)),
             self.open.bank.eq(self.bank),
@@ -148,19 +147,26 @@ class InputEncoder(wiring.Component):
         if inputs == 1:
             # the only column may come again while its comparison is in work
             m.d.comb += reference.eq(Mux(taken, compare.update, read.data))
+        # the comparison's stage, then the list's
+        where = Signal(data.StructLayout({"bank": 1, "group": len(self.push.group), "place": len(self.push.place)}))
+        ending, complete = (Signal(data.StructLayout({"frame": 1, "last": 1}), name=name) for name in ("ending", "complete"))
         m.d.sync += [
             taken.eq(take),
-            completes.eq(take & final),
-            completes_last.eq(self.i.payload.last),
             write.addr.eq(column),
-            self.push.bank.eq(filling),
-            self.push.group.eq(group),
-            self.push.place.eq(place),
+            where.eq(Cat(filling, group, place)),
+            ending.frame.eq(take & final),
+            ending.last.eq(self.i.payload.last),
+            self.push.valid.eq(taken & compare.moved),
+            self.push.bank.eq(where.bank),
+            self.push.group.eq(where.group),
+            self.push.place.eq(where.place),
+            self.push.delta.eq(compare.delta),
+            complete.eq(ending),
         ]
-        with m.If(completes):
+        with m.If(complete.frame):
             m.d.sync += [
                 full.bit_select(self.push.bank, 1).eq(1),
-                ends.bit_select(self.push.bank, 1).eq(completes_last),
+                ends.bit_select(self.push.bank, 1).eq(complete.last),
             ]
         with m.If(take):
             m.d.sync += column.eq(column + 1)
@@ -169,9 +175,11 @@ class InputEncoder(wiring.Component):
             with m.Else():
                 m.d.sync += group.eq(group + 1)
             with m.If(final):
+                m.d.sync += taken_banks.bit_select(filling, 1).eq(1)
                 m.d.sync += [column.eq(0), group.eq(0), place.eq(0), filling.eq(~filling), first.eq(self.i.payload.last)]
         with m.If(self.release):
-            m.d.sync += [full.bit_select(self.bank, 1).eq(0), self.bank.eq(~self.bank)]
+            m.d.sync += [banks.bit_select(self.bank, 1).eq(0) for banks in (full, taken_banks)]
+            m.d.sync += [self.bank.eq(~self.bank)]
         return m
 
 

@@ -142,7 +142,6 @@ class Engine(wiring.Component):
         position = Signal.like(self.trace.position)
         m.d.comb += [
             value_mode.eq(sequencer.last & Array(followed_by_last)[sequencer.phase]),
-            threshold.eq(Array(self.threshold[number + 1] for number in range(len(phases)))[sequencer.phase]),
             position.eq(control.bus.result_address - base),
             output.write.valid.eq(control.bus.result_valid & (sequencer.phase == len(phases) - 1)),
             output.write.position.eq(position),
@@ -150,6 +149,8 @@ class Engine(wiring.Component):
             self.trace.layer.eq(sequencer.phase),
             self.trace.position.eq(position),
         ]
+        # registered: the phase is known long before its first result
+        m.d.sync += threshold.eq(Array(self.threshold[number + 1] for number in range(len(phases)))[sequencer.phase])
         bias, real = layout.biases()
         lanes = []
         for number in range(layout.lanes):

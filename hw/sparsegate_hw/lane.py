@@ -73,7 +73,8 @@ class LaneBus(wiring.Signature):
 
     ``turn``, ``sub`` choose rows for the select stage; ``bias`` and ``state`` are addresses, a cycle ahead of use;
     ``valid_<s>``: an item is in stage s of the cell; ``write`` is the position whose state is written; ``result_*`` go with a
-    finished item: its memory address, and whether it is valid; ``sent_address`` is the same address ``timing.DELTA`` cycles earlier.
+    finished item: its memory address, and whether it is valid; ``sent_address`` is
+    the same address ``timing.DELTA`` cycles earlier, ``update_*`` one cycle earlier.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -90,6 +91,8 @@ class LaneBus(wiring.Signature):
                 "valid": Out(1).array(deepest + 1),
                 "position": Out(address).array(deepest + 1),
                 "sent_address": Out(address),
+                "update_valid": Out(1),
+                "update_address": Out(address),
                 "result_valid": Out(1),
                 "result_address": Out(address),
             }
@@ -160,8 +163,10 @@ class LaneControl(wiring.Component):
                         bus.sent_address.eq(bus.position[pipeline.latency]),
                     ]
         m.d.comb += [
-            bus.result_valid.eq(delayed(result, timing.DELTA, "result_valid")),
-            bus.result_address.eq(delayed(bus.sent_address, timing.DELTA, "result_address")),
+            bus.update_valid.eq(delayed(result, timing.DELTA - 1, "update_valid")),
+            bus.update_address.eq(delayed(bus.sent_address, timing.DELTA - 1, "update_address")),
+            bus.result_valid.eq(delayed(bus.update_valid, 1, "result_valid")),
+            bus.result_address.eq(delayed(bus.update_address, 1, "result_address")),
         ]
         with m.If(self.begin):
             m.d.sync += [self.place.eq(0), self.group.eq(0)]
@@ -334,17 +339,26 @@ class Lane(wiring.Component):
         m.submodules.compare = compare = DeltaCompare(width)
         reference, update = sent.read_port(), sent.write_port()
         feeds = Array([int(layout.consumed[number + 1]) for number in range(len(layout.phases))])[bus.phase]
-        h_1, real_1 = Signal.like(self.h), Signal()
-        m.d.sync += [h_1.eq(h), real_1.eq(result_real), self.h.eq(h_1), self.real.eq(real_1)]
+        h_1, h_2 = Signal.like(self.h, name="h_1"), Signal.like(self.h, name="h_2")
+        real_1, real_2 = Signal(), Signal()
         m.d.comb += [
             reference.addr.eq(bus.sent_address),
             compare.value.eq(h_1),
             compare.reference.eq(Mux(bus.first, 0, reference.data)),
             compare.threshold.eq(self.threshold),
-            update.addr.eq(bus.result_address),
+            update.addr.eq(bus.update_address),
             update.data.eq(compare.update),
-            update.en.eq(bus.result_valid & feeds),
+            update.en.eq(bus.update_valid & feeds),
+        ]
+        moved = Mux(self.value_mode, compare.update != 0, compare.moved)
+        m.d.sync += [
+            h_1.eq(h),
+            h_2.eq(h_1),
+            self.h.eq(h_2),
+            real_1.eq(result_real),
+            real_2.eq(real_1),
+            self.real.eq(real_2),
             self.delta.eq(Mux(self.value_mode, compare.update, compare.delta)),
-            self.moved.eq(bus.result_valid & self.real & feeds & Mux(self.value_mode, compare.update != 0, compare.moved)),
+            self.moved.eq(bus.update_valid & real_2 & feeds & moved),
         ]
         return m

@@ -91,6 +91,16 @@ class ActivationTable:
         """The whole function, indexed by ``raw + source.max``. (2 * source.max + 1,)"""
         return self.lookup(np.arange(-self.source.max, self.source.max + 1))
 
+    def full_of(self, dtype: np.dtype) -> NDArray[Any]:
+        """The same in another integer type."""
+        if dtype not in self._typed:
+            self._typed[dtype] = self.full.astype(dtype)
+        return self._typed[dtype]
+
+    @cached_property
+    def _typed(self) -> dict[np.dtype, NDArray[Any]]:
+        return {}
+
     def worst_error(self) -> float:
         """Largest distance from the real function, in output LSBs, over every input."""
         raw = np.arange(-self.source.max, self.source.max + 1)

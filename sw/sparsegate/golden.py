@@ -2,26 +2,27 @@
 
 Pre-activations are computed as b + W x^ directly, by definition; the engine gets there by deltas. Matrix products run through
 floating-point BLAS, which is exact while every partial sum stays below 2**24 (float32) or 2**53 (float64); the Program's
-proven accumulator bound chooses between them.
+proven accumulator bound chooses between them. The cells run on 32-bit integers where the largest possible value of every
+intermediate fits, on 64-bit integers otherwise. Inside, arrays are (T, size, N), so that a gate is one contiguous piece.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparsegate.cells import Fixed, IntegerArithmetic
+from sparsegate.cells import Fixed, IntegerArithmetic, Step
 from sparsegate.errors import SparseGateError
 from sparsegate.fixed import round_shift
-from sparsegate.network import sequences
+from sparsegate.network import lengths_of
 from sparsegate.program import Layer, Program
 
 FLOAT32_EXACT = 1 << 24
 FLOAT64_EXACT = 1 << 53
+INT32_MAX = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -73,48 +74,57 @@ def run(
     raw = np.asarray(raw)
     if not np.issubdtype(raw.dtype, np.integer):
         raise SparseGateError(f"the golden model takes integers, not {raw.dtype}; use Program.quantize first")
-    checked, lengths = sequences(raw, lengths, program.inputs)
+    lengths = lengths_of(raw.shape, lengths, program.inputs)
     thresholds = program.thresholds if thresholds is None else tuple(int(t) for t in thresholds)
     if len(thresholds) != len(program.layers) + 1 or min(thresholds) < 0:
         raise SparseGateError(f"{len(program.layers) + 1} thresholds of at least 0 expected, found {thresholds}")
     form = program.input_format
     valid = np.arange(raw.shape[1])[None, :] < lengths[:, None]  # (N, T)
-    x = np.where(valid[:, :, None], raw, 0).astype(np.int64)
+    x = np.where(valid[:, :, None], raw, 0)
     if x.min() < form.min or x.max() > form.max:
         raise SparseGateError(f"raw inputs lie in {x.min()}..{x.max()}, but {form} holds {form.min}..{form.max}")
-    del checked
 
-    seen, moved = _delta(x, valid, thresholds[0])
-    outputs, sent, held = [], [moved], [_at_end(seen, lengths)]
+    seen = _held(np.ascontiguousarray(x.transpose(1, 2, 0), np.int32), thresholds[0])  # (T, I, N)
+    outputs, sent, held = [], [_moved(seen, valid)], [_at_end(seen, lengths)]
     counts: dict[str, dict[str, int]] = {}
     for layer, threshold in zip(program.layers, thresholds[1:], strict=True):
         runner = _Runner(layer, threshold, valid, lengths, saturations, observe)
-        h, seen, moved = runner.run(seen)
-        outputs.append(h)
-        sent.append(moved)
+        h, seen = runner.run(seen)
+        ran = valid if layer.when == "step" else np.zeros_like(valid)
+        h *= valid.T[:, None, :]
+        outputs.append(h.transpose(2, 0, 1))
+        sent.append(_moved(seen, ran))
         held.append(_at_end(seen, lengths))
         counts[layer.name] = runner.counts
     return Trace(program, lengths, tuple(outputs), tuple(sent), tuple(held), counts if saturations else {})
 
 
-def _at_end(values: NDArray, lengths: NDArray) -> NDArray:
-    return values[np.arange(len(lengths)), lengths - 1]
+def _at_end(values: NDArray, lengths: NDArray) -> NDArray[np.int64]:
+    """(T, size, N) -> (N, size) at each sequence's last step."""
+    return values[lengths - 1, :, np.arange(len(lengths))].astype(np.int64)
 
 
-def _delta(x: NDArray, valid: NDArray, threshold: int) -> tuple[NDArray, NDArray]:
-    """x^ and which columns were sent, for a whole vector sequence (N, T, I)."""
-    hat = np.zeros_like(x)
-    sent = np.zeros(x.shape, bool)
-    now = np.zeros_like(x[:, 0])
-    for t in range(x.shape[1]):
-        moved = (np.abs(x[:, t] - now) > threshold) & valid[:, t, None]
-        now = np.where(moved, x[:, t], now)
-        hat[:, t], sent[:, t] = now, moved
-    return hat, sent
+def _moved(hats: NDArray, valid: NDArray) -> NDArray[np.bool_]:
+    """Which columns were sent: those whose x^ changed, starting from 0. (T, size, N) -> (N, T, size)"""
+    moved = hats != 0
+    np.not_equal(hats[1:], hats[:-1], out=moved[1:])
+    moved &= valid.T[:, None, :]
+    return moved.transpose(2, 0, 1)
+
+
+def _held(x: NDArray, threshold: int) -> NDArray:
+    """x^ of a whole vector sequence (T, size, N): the values that were last sent."""
+    if threshold == 0:
+        return x
+    hats = np.empty_like(x)
+    now = np.zeros_like(x[0])
+    for t, value in enumerate(x):
+        now = hats[t] = np.where(np.abs(value - now) > threshold, value, now)
+    return hats
 
 
 class _Runner:
-    """One layer over a batch: x^ of its source in, (h, h^, sent) out, each (N, T, units)."""
+    """One layer over a batch: x^ of its source (T, I, N) in, h and h^ (T, units, N) out, meaningless past a sequence's end."""
 
     def __init__(
         self,
@@ -128,51 +138,103 @@ class _Runner:
         self.layer, self.threshold, self.valid, self.lengths = layer, threshold, valid, lengths
         self.counts = dict.fromkeys(layer.cell.sites, 0)
         self.count, self.watch = saturations, observe
-        self.real = np.float32 if layer.bound < FLOAT32_EXACT else np.float64
         if layer.bound >= FLOAT64_EXACT:
-            raise SparseGateError(f"layer {layer.name!r}: accumulators may reach {layer.bound}, beyond the exact range of 2**53")
-        self.w_x = (layer.w_x.T << layer.shift_x).astype(self.real)
-        self.w_h = None if layer.w_h is None else (layer.w_h.T << layer.shift_h).astype(self.real)
+            raise SparseGateError(
+                f"layer {layer.name!r}: accumulators may reach {layer.bound}, beyond the exact range of 2**53"
+            )
+        self.real = np.float32 if layer.bound < FLOAT32_EXACT else np.float64
+        self.integer = np.int32 if _peak(layer) <= INT32_MAX else np.int64
+        columns = [layer.w_x << layer.shift_x, layer.bias.reshape(-1, 1)]
+        if layer.w_h is not None:
+            columns.insert(1, layer.w_h << layer.shift_h)
+        self.weights = np.concatenate(columns, axis=1).astype(self.real)  # (G * units, I [+ units] + 1)
 
-    def run(self, seen: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        layer, (count, steps, _) = self.layer, seen.shape
-        units = layer.units
-        out = np.zeros((count, steps, units), np.int64)
-        hats, sent = np.zeros_like(out), np.zeros(out.shape, bool)
-        hat = np.zeros((count, units), np.int64)
-        states = {name: np.zeros((count, units), np.int64) for name in layer.cell.states}
-        bias = layer.bias.reshape(-1)
+    def run(self, seen: NDArray) -> tuple[NDArray, NDArray]:
+        layer, (steps, inputs, count) = self.layer, seen.shape
+        out = np.zeros((steps, layer.units, count), np.int64)
+        # what the weights multiply: x^, h^, and 1 for the bias
+        columns = np.zeros((self.weights.shape[1], count), self.real)
+        columns[-1] = 1
+        states = {name: np.zeros((layer.units, count), self.integer) for name in layer.cell.states}
         if layer.when == "last":
-            rows = np.arange(count)
-            acc = (seen[rows, self.lengths - 1].astype(self.real) @ self.w_x).astype(np.int64) + bias
-            out[rows, self.lengths - 1] = self._step(acc, states, np.ones(count, bool), steps - 1).h.raw
-            return out, out, sent
-        # all input products at once: (N, T, G * units)
-        pre_x = (seen.reshape(count * steps, -1).astype(self.real) @ self.w_x).reshape(count, steps, -1)
+            columns[:-1] = _at_end(seen, self.lengths).T
+            h = self._step(self.weights @ columns, states, steps - 1).h.raw
+            out[self.lengths - 1, :, np.arange(count)] = h.T
+            return out, out
+        hats = out if self.threshold == 0 else np.zeros_like(out)
+        hat = np.zeros((layer.units, count), self.integer)
+        acc = np.empty((len(self.weights), count), self.real)
         for t in range(steps):
-            now = self.valid[:, t]
-            acc = pre_x[:, t]
-            if self.w_h is not None:
-                acc = acc + hat.astype(self.real) @ self.w_h
-            step = self._step(acc.astype(np.int64) + bias, states, now, t)
-            h = step.h.raw
-            moved = (np.abs(h - hat) > self.threshold) & now[:, None]
-            hat = np.where(moved, h, hat)
-            states = {name: value.raw for name, value in step.states.items()}  # rows past their end are never read again
-            out[:, t], hats[:, t], sent[:, t] = np.where(now[:, None], h, 0), hat, moved
-        return out, hats, sent
+            columns[:inputs] = seen[t]
+            if layer.w_h is not None:
+                columns[inputs:-1] = hat
+            step = self._step(np.matmul(self.weights, columns, out=acc), states, t)
+            h = out[t] = step.h.raw
+            states = {name: value.raw for name, value in step.states.items()}
+            hat = h if self.threshold == 0 else np.where(np.abs(h - hat) > self.threshold, h, hat)
+            hats[t] = hat
+        return out, hats
 
-    def _step(self, acc: NDArray, states: Mapping[str, NDArray], now: NDArray, t: int) -> Any:
+    def _step(self, acc: NDArray, states: Mapping[str, NDArray], t: int) -> Step:
         layer, units = self.layer, self.layer.units
-        gates = {name: acc[:, g * units : (g + 1) * units] for g, name in enumerate(layer.cell.gates)}
+        exact = acc.astype(self.integer)
+        gates = {name: exact[g * units : (g + 1) * units] for g, name in enumerate(layer.cell.gates)}
         observe = None
         if self.count or self.watch is not None:
+            running = self.valid[:, t] if layer.when == "step" else np.ones(len(self.lengths), bool)
 
             def observe(site: str, before: Fixed, after: Fixed) -> None:
                 if self.count:
-                    exact = round_shift(before.raw, before.frac - after.frac)
-                    self.counts[site] += int(np.count_nonzero((exact != after.raw)[now]))
+                    rounded = round_shift(before.raw, before.frac - after.frac)
+                    self.counts[site] += int(np.count_nonzero((rounded != after.raw)[:, running]))
                 if self.watch is not None:
-                    self.watch(layer.name, t, site, after)
+                    self.watch(layer.name, t, site, Fixed(after.raw.T, after.frac))
 
         return layer.cell.step(IntegerArithmetic(layer.formats, layer.step_bits, gates, states, observe))
+
+
+def _peak(layer: Layer) -> int:
+    """Largest magnitude that any intermediate of the layer's cell can have."""
+    bounds = _Bounds(layer)
+    layer.cell.step(bounds)
+    return bounds.peak
+
+
+class _Bounds:
+    """The arithmetic of a cell on magnitudes: ``raw`` is the largest that a value's raw integer can have."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer, self.peak = layer, 0
+
+    def _see(self, raw: int, frac: int) -> Fixed:
+        self.peak = max(self.peak, raw)
+        return Fixed(raw, frac)
+
+    def gate(self, name: str) -> Fixed:
+        return self._see(self.layer.bound, self.layer.formats["acc"].frac)
+
+    def state(self, name: str) -> Fixed:
+        return self._see(-self.layer.formats[name].min, self.layer.formats[name].frac)
+
+    def mul(self, a: Fixed, b: Fixed) -> Fixed:
+        return self._see(a.raw * b.raw, a.frac + b.frac)
+
+    def add(self, a: Fixed, b: Fixed) -> Fixed:
+        frac = max(a.frac, b.frac)
+        return self._see((a.raw << (frac - a.frac)) + (b.raw << (frac - b.frac)), frac)
+
+    sub = add
+
+    def one(self) -> Fixed:
+        frac = self.layer.formats["gate"].frac
+        return self._see(1 << frac, frac)
+
+    def narrow(self, value: Fixed, target: str, site: str, symmetric: bool = False) -> Fixed:
+        form = self.layer.formats[target]
+        shift = value.frac - form.frac
+        self._see(value.raw + (1 << (shift - 1)) if shift > 0 else value.raw << -shift, form.frac)
+        return self._see(-form.min, form.frac)
+
+    def lookup(self, function: str, value: Fixed) -> Fixed:
+        frac = self.layer.formats["gate"].frac
+        return self._see(1 << frac, frac)

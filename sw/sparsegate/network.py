@@ -218,18 +218,24 @@ class Evaluation:
 def sequences(x: ArrayLike, lengths: ArrayLike | None, inputs: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Check a batch of sequences: x (N, T, I) finite, lengths (N,) in 1..T."""
     x = np.asarray(x, np.float64)
-    if x.ndim != 3 or x.shape[2] != inputs or 0 in x.shape:
-        raise SparseGateError(f"x has shape {x.shape}, expected (N, T, {inputs})")
-    count, steps, _ = x.shape
+    lengths = lengths_of(x.shape, lengths, inputs)
+    valid = np.arange(x.shape[1])[None, :] < lengths[:, None]
+    if not np.all(np.isfinite(x[valid])):
+        raise SparseGateError(f"x holds {int(np.count_nonzero(~np.isfinite(x[valid])))} NaN or infinite values")
+    return x, lengths
+
+
+def lengths_of(shape: tuple[int, ...], lengths: ArrayLike | None, inputs: int) -> NDArray[np.int64]:
+    """Check the shape of a batch of sequences, (N, T, I), and their lengths, (N,) in 1..T."""
+    if len(shape) != 3 or shape[2] != inputs or 0 in shape:
+        raise SparseGateError(f"x has shape {shape}, expected (N, T, {inputs})")
+    count, steps, _ = shape
     lengths = np.full(count, steps) if lengths is None else np.asarray(lengths)
     if lengths.shape != (count,) or not np.issubdtype(lengths.dtype, np.integer):
         raise SparseGateError(f"lengths has shape {lengths.shape} and type {lengths.dtype}, expected ({count},) integers")
     if lengths.min() < 1 or lengths.max() > steps:
         raise SparseGateError(f"lengths lie in {lengths.min()}..{lengths.max()}, expected 1..{steps}")
-    valid = np.arange(steps)[None, :] < lengths[:, None]
-    if not np.all(np.isfinite(x[valid])):
-        raise SparseGateError(f"x holds {int(np.count_nonzero(~np.isfinite(x[valid])))} NaN or infinite values")
-    return x, lengths.astype(np.int64)
+    return lengths.astype(np.int64)
 
 
 def _run_float(layer: Layer, source: NDArray, active: NDArray, observe: Any) -> NDArray:

@@ -62,11 +62,26 @@ class NM:
         if self.dense:
             return block
         if block % self.m:
-            raise SparseGateError(f"pattern {self} does not fit blocks of {block} units: {self.m} does not divide {block}")
+            raise SparseGateError(
+                f"pattern {self} does not fit blocks of {block} units: {self.m} does not divide {block}"
+            )
         return self.n * (block // self.m)
 
 
 DENSE = NM(1, 1)
+
+
+Wanted = str | NM | tuple[str | NM, str | NM]
+"""How a layer's patterns may be written: one for both matrices, or a pair for Wx and Wh."""
+
+
+def pair(wanted: Wanted) -> tuple[NM, NM]:
+    """Patterns of Wx and Wh: ``"2:16"``, an :class:`NM`, or a pair of these."""
+    both = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+    if len(both) != 2:
+        raise SparseGateError(f"a pattern is one N:M or a pair for Wx and Wh, not {len(both)} values")
+    x, h = (NM.parse(value) if isinstance(value, str) else value for value in both)
+    return x, h
 
 
 def common_block(*patterns: NM) -> int:
@@ -116,4 +131,6 @@ def check(matrix: NDArray, gates: int, pattern: NM, name: str) -> None:
     """Refuse a matrix that breaks its pattern."""
     broken = violations(matrix, gates, pattern)
     if broken:
-        raise SparseGateError(f"{name} is not {pattern}: {broken} blocks hold more than {pattern.n} nonzeros in a column")
+        raise SparseGateError(
+            f"{name} is not {pattern}: {broken} blocks hold more than {pattern.n} nonzeros in a column"
+        )

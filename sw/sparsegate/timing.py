@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sparsegate.activation import ActivationTable
 from sparsegate.cells import Cell
 
-ENCODE = 1
+ENCODE = 2
 """From a frame's last value to the completed list of its columns."""
 DISPATCH = 4
 """From the start of a matrix-vector phase to the first entry at the weight memories."""
@@ -26,7 +26,7 @@ SELECT = 1
 BIAS = 1
 """Addition of the bias."""
 
-DELTA = 2
+DELTA = 3
 """From a cell's output to the decision whether its column moved."""
 
 MUL = 1

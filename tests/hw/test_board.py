@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from amaranth.back import rtlil
 from amaranth.sim import Simulator
-from sparsegate import golden, synthetic
+
+from sparsegate import golden, host, synthetic
+from sparsegate.cycles import predict
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import HardwareConfig
+from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
-from sparsegate.protocol import REPLY, Command, Decoder, Frame, Identity, Reason, StepReply, decode_counters, encode_step
+from sparsegate.protocol import (
+    REPLY,
+    Command,
+    Decoder,
+    Frame,
+    Identity,
+    Reason,
+    StepReply,
+    decode_counters,
+    encode_step,
+)
 from sparsegate.quantize import quantize
 from sparsegate_hw import boards
 from sparsegate_hw.board import LEDS, Board, Top, pll_for
@@ -116,10 +130,84 @@ def test_sequences_through_the_pins(when):
     simulator.run()
 
 
+class Pins:
+    """A serial port for the host whose other end is the pins of a simulated board. Reading lets simulated time pass."""
+
+    def __init__(self, board, spoil=()):
+        self.board, self.spoil = board, set(spoil)
+        self.sent, self.received, self.count = bytearray(), bytearray(), 0
+        self.time = 0.0
+        self.simulator = Simulator(board)
+        self.simulator.add_clock(1 / CLOCK)
+        self.simulator.add_testbench(self.drive, background=True)
+        self.simulator.add_testbench(self.watch, background=True)
+
+    async def drive(self, ctx):
+        while True:
+            if not self.sent:
+                await ctx.tick()
+                continue
+            byte = self.sent.pop(0)
+            for bit in (0, *((byte >> n) & 1 for n in range(8)), 1):
+                ctx.set(self.board.rx, bit)
+                await ctx.tick().repeat(self.board.divisor)
+
+    async def watch(self, ctx):
+        while True:
+            await ctx.negedge(self.board.tx)
+            await ctx.tick().repeat(self.board.divisor + self.board.divisor // 2)
+            byte = 0
+            for position in range(8):
+                byte |= ctx.get(self.board.tx) << position
+                await ctx.tick().repeat(self.board.divisor)
+            self.received.append(byte)
+
+    @property
+    def in_waiting(self):
+        return len(self.received)
+
+    def read(self, size=1):
+        for _ in range(20):
+            if self.received:
+                break
+            self.time += 100 / CLOCK
+            self.simulator.run_until(self.time)
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
+
+    def write(self, data):
+        # never the sync or the length: the host would have to wait for its timeout, in seconds of simulation
+        spoiled = bytearray(data)
+        if self.count in self.spoil:
+            spoiled[6] ^= 0x10
+        self.count += 1
+        self.sent += spoiled
+
+    def close(self):
+        """The simulation ends with the test."""
+
+
+def test_the_host_runs_sequences_through_the_pins():
+    program = make_program()
+    pins = Pins(make_board(program), spoil=(0, 2, 6))
+    raw = synthetic.stimulus(program.input_format, 2, 3, 3, seed=4)
+    lengths = np.array([3, 2])
+    result = host.run(pins, program, raw, lengths, thresholds=(3, 2, 0), timeout=60)
+    assert (result.mismatches, result.values_compared) == (0, 10)
+    assert result.retries == 3
+    trace = golden.run(program, raw, lengths, (3, 2, 0))
+    predicted = predict(trace, Layout(program, HardwareConfig(rows=4)))
+    assert result.counters["steps"] == 5
+    assert result.counters["columns_seen"] == predicted.columns_seen
+    assert result.counters["columns_sent"] == predicted.columns_sent
+
+
 def test_plain_ports_without_a_platform():
     text = rtlil.convert(make_board(make_program()), name="top", emit_src=False)
-    top = text[text.rindex("module \\top\n") :]
-    ports = {line.split("\\")[-1].strip() for line in top.splitlines() if " input " in line or " output " in line}
+    top = re.search(r"^module \\top$.*?^end$", text, re.DOTALL | re.MULTILINE)
+    assert top is not None
+    ports = set(re.findall(r"^  wire .*(?:input|output) .*\\(\w+)$", top[0], re.MULTILINE))
     assert ports == {"clk", "rst", "rx", "tx", "leds"}
 
 

@@ -8,6 +8,7 @@ import pkgutil
 import amaranth_boards
 import pytest
 from amaranth.vendor import LatticeECP5Platform
+
 from sparsegate.errors import SparseGateError
 from sparsegate_hw import boards
 

@@ -6,6 +6,7 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
+
 from sparsegate.protocol import crc16
 from sparsegate_hw.crc import Crc16
 

@@ -7,10 +7,12 @@ import subprocess
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import Out
+from amaranth.sim import Simulator
+
 from sparsegate import golden, synthetic
 from sparsegate.layout import HardwareConfig
 from sparsegate.pattern import NM
@@ -18,7 +20,7 @@ from sparsegate.quantize import QuantizeConfig, quantize
 from sparsegate_hw import netlist
 from sparsegate_hw.engine import Engine
 
-needs_icarus = [
+pytestmark = [
     pytest.mark.synth,
     pytest.mark.icarus,
     pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed"),
@@ -57,9 +59,18 @@ endmodule
 """
 
 
-@pytest.mark.parametrize("bits", [8, pytest.param(6, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("mark", [pytest.param(None, marks=needs_icarus)])
-def test_netlist_equals_golden(tmp_path, bits, mark):
+def icarus(folder, written):
+    """Compile and run ``bench.v`` with a netlist; the lines that it prints."""
+    sources = [path.name for path in written.sources]
+    subprocess.run(
+        ["iverilog", "-g2012", "-s", "bench", "-o", "bench.vvp", "bench.v", *sources], cwd=folder, check=True
+    )
+    run = subprocess.run(["vvp", "-n", "bench.vvp"], cwd=folder, check=True, capture_output=True, text=True)
+    return [line for line in run.stdout.splitlines() if "$finish" not in line]
+
+
+def test_netlist_equals_golden(tmp_path):
+    bits = 7
     shapes = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", 2)]
     x = np.random.default_rng(0).normal(size=(4, 6, 3))
     program = quantize(synthetic.network(3, shapes, 0), x, config=QuantizeConfig(activation_bits=bits))
@@ -90,7 +101,80 @@ def test_netlist_equals_golden(tmp_path, bits, mark):
         thresholds="".join(f",\n        .threshold__{n}(16'd{value})" for n, value in enumerate(thresholds)),
     )
     (tmp_path / "bench.v").write_text(bench)
-    sources = [str(path) for path in written.sources]
-    subprocess.run(["iverilog", "-g2012", "-s", "bench", "-o", "bench.vvp", "bench.v", *sources], cwd=tmp_path, check=True)
-    run = subprocess.run(["vvp", "-n", "bench.vvp"], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert [line for line in run.stdout.splitlines() if "$finish" not in line] == wanted
+    assert icarus(tmp_path, written) == wanted
+
+
+class Exerciser(wiring.Component):
+    """Memories of every width that a block RAM has, and a multiplier, fed from one random generator. ``o`` shows all results."""
+
+    shapes = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
+
+    def __init__(self):
+        self.width = sum(width for width, _ in self.shapes) + 36
+        super().__init__({"o": Out(self.width)})
+
+    def elaborate(self, platform):
+        m = Module()
+        random_ = Signal(64, init=0x9E3779B97F4A7C15)  # xorshift, Marsaglia 2003
+        first, second = Signal(64), Signal(64)
+        m.d.comb += [first.eq(random_ ^ (random_ << 13)), second.eq(first ^ (first >> 7))]
+        m.d.sync += random_.eq(second ^ (second << 17))
+        results = []
+        rng = np.random.default_rng(3)
+        for width, depth in self.shapes:
+            init = [int(value) for value in rng.integers(0, 1 << width, depth)]
+            memory = Memory(shape=width, depth=depth, init=init, attrs={"ram_style": "block"})
+            m.submodules[f"memory_{width}"] = memory
+            read, write = memory.read_port(), memory.write_port()
+            # few addresses, so that reads meet writes often, but from both ends of the memory
+            m.d.comb += [
+                read.addr.eq(Cat(random_[0:4], random_[4].replicate(20))),
+                read.en.eq(random_[5:7] != 0),
+                write.addr.eq(Cat(random_[7:11], random_[11].replicate(20))),
+                write.en.eq(random_[12]),
+                write.data.eq(random_[20:56]),
+            ]
+            results.append(read.data)
+        a, b = Signal(signed(18)), Signal(signed(18))
+        product = Signal(signed(36))
+        m.d.sync += [a.eq(random_[13:31].as_signed()), b.eq(random_[33:51].as_signed()), product.eq(a * b)]
+        m.d.comb += self.o.eq(Cat(*results, product))
+        return m
+
+
+def test_cell_models_equal_amaranth(tmp_path):
+    cycles = 1500
+    dut = Exerciser()
+    expected = []
+
+    async def watch(ctx):
+        async for _, _, value in ctx.tick().sample(dut.o):
+            expected.append(value)
+            if len(expected) == cycles:
+                return
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(watch)
+    simulator.run()
+
+    written = netlist.write(Exerciser(), tmp_path, "exerciser")
+    assert "DP16KD" in written.report.read_text()
+    bench = f"""
+        `timescale 1ns / 1ps
+        module bench;
+            reg clk = 0;
+            wire [{dut.width - 1}:0] o;
+            integer n = 0;
+            exerciser dut (.clk(clk), .rst(1'b0), .o(o));
+            always #5 clk = ~clk;
+            always @(posedge clk) begin
+                $display("%h", o);
+                n = n + 1;
+                if (n == {cycles}) $finish;
+            end
+        endmodule
+    """
+    (tmp_path / "bench.v").write_text(bench)
+    lines = icarus(tmp_path, written)
+    assert [int(line, 16) for line in lines] == expected

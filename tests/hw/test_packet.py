@@ -11,6 +11,7 @@ from amaranth.hdl import Const, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
+
 from sparsegate import synthetic
 from sparsegate.pattern import NM
 from sparsegate.program import Program
@@ -34,7 +35,9 @@ from sparsegate_hw.packet import Packet, counters_signature, value_signature
 TIMEOUT, GAP, CLOCK = 200, 30, 80_000_000
 
 
-def make_program(inputs: int = 3, outputs: int = 2, when: str = "step", bits: int = 8, output_bits: int = 16, seed: int = 0) -> Program:
+def make_program(
+    inputs: int = 3, outputs: int = 2, when: str = "step", bits: int = 8, output_bits: int = 16, seed: int = 0
+) -> Program:
     """A Program of the wanted sizes: an LSTM of 4 units and a linear layer."""
     shapes = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", outputs, when=when)]
     network = synthetic.network(inputs, shapes, seed)
@@ -312,7 +315,6 @@ def test_damaged_frames_never_reach_the_engine():
     random_ = random.Random(30)
 
     async def bench(ctx, device):
-        steps = 0
         for trial in range(40):
             values, last = device.draw(), random_.random() < 0.3
             frame = Frame(Command.FRAME, trial, encode_step(values, 8, last)).encode()
@@ -337,8 +339,7 @@ def test_damaged_frames_never_reach_the_engine():
             if not accepted:
                 reply = await device.ask(ctx, Command.FRAME, frame[6:-2], sequence=trial)
             device.check(reply, device.model.step(values, last))
-            steps += 1
-            assert ctx.get(device.engine.counters.steps) == steps
+            assert ctx.get(device.engine.counters.steps) == trial + 1
 
     device.run(bench)
 

@@ -7,6 +7,7 @@ import random
 import pytest
 from amaranth.hdl import Module
 from amaranth.sim import Simulator
+
 from sparsegate.errors import SparseGateError
 from sparsegate_hw.uart import Receiver, Transmitter, divisor_for
 

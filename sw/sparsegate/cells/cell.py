@@ -128,7 +128,10 @@ class Fixed:
 
 
 class IntegerArithmetic:
-    """The golden model's arithmetic on int64 arrays. ``observe(site, before, after)`` sees each narrowing."""
+    """The golden model's arithmetic on integer arrays. ``observe(site, before, after)`` sees each narrowing.
+
+    The arrays' type must hold every intermediate; the caller proves that it does.
+    """
 
     def __init__(
         self,
@@ -160,7 +163,7 @@ class IntegerArithmetic:
 
     def one(self) -> Fixed:
         frac = self._formats["gate"].frac
-        return Fixed(np.int64(1 << frac), frac)
+        return Fixed(1 << frac, frac)
 
     def narrow(self, value: Fixed, target: str, site: str, symmetric: bool = False) -> Fixed:
         form = self._formats[target]
@@ -172,4 +175,5 @@ class IntegerArithmetic:
     def lookup(self, function: str, value: Fixed) -> Fixed:
         source, target = self._formats["pre"], self._formats["gate"]
         table = activation.table(function, source, target, self._step_bits)
-        return Fixed(table.full[value.raw + source.max], target.frac)
+        raw = np.asarray(value.raw)
+        return Fixed(table.full_of(raw.dtype).take(raw + source.max), target.frac)

@@ -1,0 +1,237 @@
+"""The design that a board's FPGA is configured with: UART, packets, engine, and what connects them to a board's pins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth.build import ResourceError
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, Signal
+from amaranth.lib import cdc, io, wiring
+from amaranth.lib.wiring import In, Out
+
+from sparsegate.errors import SparseGateError
+from sparsegate.program import Program
+from sparsegate_hw.packet import Packet
+from sparsegate_hw.uart import Receiver, Transmitter, divisor_for
+
+BAUD = 1_000_000
+LEDS = ("heartbeat", "busy", "error", "done")
+
+
+class Board(wiring.Component):
+    """Everything but pins: an engine that is spoken to through a UART.
+
+    Parameters
+    ----------
+    engine : a component with the ports of ``sparsegate_hw.engine.Engine``.
+    program : what the engine runs.
+    clock_hz : frequency of the clock domain "sync".
+    baud : bits a second of the UART.
+    timeout_s : seconds after which a frame that stopped in the middle is given up.
+
+    Members
+    -------
+    rx, tx : In(1), Out(1)
+        The UART's lines, idle high.
+    leds : Out(4)
+        Bit 0 changes every half second or so while the clock runs; bit 1: busy or inside a sequence; bit 2: the last request was
+        refused; bit 3: a sequence has ended.
+    """
+
+    def __init__(self, engine: Any, program: Program, clock_hz: int, baud: int = BAUD, timeout_s: float = 0.05) -> None:
+        self.divisor = divisor_for(clock_hz, baud)
+        self.clock_hz = clock_hz
+        self._engine = engine
+        byte = 10 * self.divisor
+        self._packet = Packet(program, clock_hz, timeout=max(round(clock_hz * timeout_s), 4 * byte), gap=2 * byte)
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(len(LEDS))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.receiver = receiver = Receiver(self.divisor)
+        m.submodules.transmitter = transmitter = Transmitter(self.divisor)
+        m.submodules.packet = packet = self._packet
+        m.submodules.engine = engine = self._engine
+        wiring.connect(m, receiver.o, packet.i)
+        wiring.connect(m, packet.o, transmitter.i)
+        wiring.connect(m, packet.x, engine.x)
+        wiring.connect(m, engine.y, packet.y)
+        wiring.connect(m, engine.counters, packet.counters)
+        for target, source in zip(engine.threshold, packet.threshold, strict=True):
+            m.d.comb += target.eq(source)
+        m.d.comb += [
+            receiver.rx.eq(self.rx),
+            self.tx.eq(transmitter.tx),
+            packet.i_error.eq(receiver.error | receiver.overflow),
+            packet.step_start.eq(engine.step_start),
+            packet.step_done.eq(engine.step_done),
+        ]
+        heartbeat = Signal((self.clock_hz // 2).bit_length())
+        m.d.sync += [
+            heartbeat.eq(heartbeat + 1),
+            self.leds.eq(Cat(heartbeat[-1], packet.busy, packet.error, packet.done)),
+        ]
+        return m
+
+
+@dataclass(frozen=True)
+class Pll:
+    """Dividers of an ECP5 EHXPLLL whose feedback is CLKOP and whose output is CLKOS.
+
+    f_vco = input / divide_input * divide_feedback * divide_vco; output = f_vco / divide_output.
+    """
+
+    input_hz: int
+    divide_input: int
+    divide_feedback: int
+    divide_vco: int
+    divide_output: int
+
+    @property
+    def vco_hz(self) -> float:
+        return self.input_hz / self.divide_input * self.divide_feedback * self.divide_vco
+
+    @property
+    def output_hz(self) -> float:
+        return self.vco_hz / self.divide_output
+
+
+def pll_for(input_hz: int, output_hz: int) -> Pll:
+    """Dividers that give ``output_hz`` as nearly as can be, never more.
+
+    Limits (ECP5 family data sheet, sysCLOCK PLL timing): input and detector 10 to 400 MHz, VCO 400 to 800 MHz, CLKOP and
+    CLKOS 3.125 to 400 MHz, dividers 1 to 128.
+    """
+    if not 10e6 <= input_hz <= 400e6 or not 3.125e6 <= output_hz <= 400e6:
+        raise SparseGateError(
+            f"a PLL takes 10 to 400 MHz and gives 3.125 to 400 MHz, but {input_hz / 1e6:g} to {output_hz / 1e6:g} MHz was asked for"
+        )
+    best: tuple[float, float, Pll] | None = None
+    for divide_input in range(1, 129):
+        detector = input_hz / divide_input
+        if detector < 10e6:
+            break
+        for divide_feedback in range(1, 81):
+            feedback = detector * divide_feedback
+            if not 3.125e6 <= feedback <= 400e6:
+                continue
+            for divide_vco in range(1, 129):
+                if not 400e6 <= feedback * divide_vco <= 800e6:
+                    continue
+                vco = feedback * divide_vco
+                divide_output = int(-(-vco // output_hz))
+                if divide_output > 128:
+                    continue
+                candidate = Pll(input_hz, divide_input, divide_feedback, divide_vco, divide_output)
+                rank = (output_hz - candidate.output_hz, -vco)  # a faster VCO has less jitter
+                if best is None or rank < best[:2]:
+                    best = (*rank, candidate)
+    if best is None:
+        raise SparseGateError(f"no PLL setting gives {output_hz / 1e6:g} MHz from {input_hz / 1e6:g} MHz")
+    return best[2]
+
+
+class Clock(Elaboratable):
+    """Drives the clock domain "sync" from a board's clock and reset, through an ECP5 PLL unless the frequency is the board's own.
+
+    The domain is held in reset until the PLL has locked and the board's reset button, if it has one, is released.
+    """
+
+    def __init__(self, clock_hz: int) -> None:
+        self.clock_hz = clock_hz
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.clock_buffer = clock = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
+        reset = Const(0)
+        if platform.default_rst is not None:
+            m.submodules.reset_buffer = button = io.Buffer("i", platform.request(platform.default_rst, dir="-"))
+            reset = button.i
+        frequency = int(platform.default_clk_frequency)
+        if frequency == self.clock_hz:
+            m.d.comb += ClockSignal("sync").eq(clock.i)
+            locked = Const(1)
+        else:
+            setting = pll_for(frequency, self.clock_hz)
+            locked, feedback = Signal(), Signal()
+            m.submodules.pll = Instance(
+                "EHXPLLL",
+                p_PLLRST_ENA="DISABLED",
+                p_INTFB_WAKE="DISABLED",
+                p_STDBY_ENABLE="DISABLED",
+                p_DPHASE_SOURCE="DISABLED",
+                p_OUTDIVIDER_MUXA="DIVA",
+                p_OUTDIVIDER_MUXB="DIVB",
+                p_CLKOP_ENABLE="ENABLED",
+                p_CLKOS_ENABLE="ENABLED",
+                p_FEEDBK_PATH="CLKOP",
+                p_CLKI_DIV=setting.divide_input,
+                p_CLKFB_DIV=setting.divide_feedback,
+                p_CLKOP_DIV=setting.divide_vco,
+                p_CLKOP_CPHASE=setting.divide_vco - 1,
+                p_CLKOP_FPHASE=0,
+                p_CLKOS_DIV=setting.divide_output,
+                p_CLKOS_CPHASE=setting.divide_output - 1,
+                p_CLKOS_FPHASE=0,
+                a_ICP_CURRENT="12",
+                a_LPF_RESISTOR="8",
+                a_MFG_ENABLE_FILTEROPAMP="1",
+                a_MFG_GMCREF_SEL="2",
+                i_CLKI=clock.i,
+                i_CLKFB=feedback,
+                i_RST=Const(0),
+                i_STDBY=Const(0),
+                i_PHASESEL0=Const(0),
+                i_PHASESEL1=Const(0),
+                i_PHASEDIR=Const(0),
+                i_PHASESTEP=Const(0),
+                i_PHASELOADREG=Const(0),
+                i_PLLWAKESYNC=Const(0),
+                i_ENCLKOP=Const(0),
+                i_ENCLKOS=Const(0),
+                o_CLKOP=feedback,
+                o_CLKOS=ClockSignal("sync"),
+                o_LOCK=locked,
+            )
+        m.submodules.reset = cdc.ResetSynchronizer(reset | ~locked, domain="sync")
+        return m
+
+
+class Top(Elaboratable):
+    """A :class:`Board` on the pins of an amaranth-boards platform.
+
+    LEDs that the board lacks are left out; a colour LED serves as up to three.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.domains.sync = ClockDomain("sync")
+        m.submodules.clock = Clock(self.board.clock_hz)
+        m.submodules.board = board = self.board
+        uart = platform.request("uart", 0, dir="-")
+        m.submodules.rx = rx = io.Buffer("i", uart.rx)
+        m.submodules.tx = tx = io.Buffer("o", uart.tx)
+        m.d.comb += [board.rx.eq(rx.i), tx.o.eq(board.tx)]
+        for number, port in enumerate(_leds(platform)[: len(LEDS)]):
+            m.submodules[f"led_{LEDS[number]}"] = led = io.Buffer("o", port)
+            m.d.comb += led.o.eq(board.leds[number])
+        return m
+
+
+def _leds(platform: Any) -> list[Any]:
+    """Ports of the board's LEDs, plain ones first."""
+    ports: list[Any] = []
+    for kind in ("led", "rgb_led"):
+        for name, number in sorted(platform.resources):
+            if name != kind or len(ports) >= len(LEDS):
+                continue
+            try:
+                port = platform.request(name, number, dir="-")
+            except ResourceError:  # some boards bring their UART out on an LED's pin
+                continue
+            ports += [port] if kind == "led" else [port.r, port.g, port.b]
+    return ports

@@ -1,0 +1,431 @@
+"""Requests from a host, checked and carried out one at a time; the byte layout is described in ``docs/board.md``."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Const, Module, ResetInserter, Signal, signed
+from amaranth.lib import data, fifo, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from sparsegate.program import Program
+from sparsegate.protocol import COUNTERS, LAST, NAK, OUTPUTS, REPLY, SYNC, Command, Identity, Reason, value_bytes
+from sparsegate_hw.crc import Crc16
+
+
+def value_signature(width: int) -> stream.Signature:
+    """Stream of the engine's inputs or outputs: a signed value, and ``last`` on the final value of a sequence."""
+    return stream.Signature(data.StructLayout({"data": signed(width), "last": 1}))
+
+
+def counters_signature(sites: int) -> wiring.Signature:
+    """The engine's counters, all 32 bits, modulo 2**32."""
+    return wiring.Signature({name: Out(32) for name in COUNTERS} | {"saturations": Out(32).array(sites)})
+
+
+class Packet(wiring.Component):
+    """The device's end of the protocol, between two byte streams and an engine.
+
+    A request is buffered and acts only after its CRC is right; whatever is wrong with it, the engine never sees it. While a
+    request is carried out, received bytes are dropped: a host waits for its reply.
+
+    Parameters
+    ----------
+    program : what the engine runs; decides sizes and the identity.
+    clock_hz : clock frequency, reported to the host.
+    timeout : cycles without a byte after which a frame that has begun is given up.
+    gap : cycles without a byte after which a line is quiet and a bad frame is answered.
+
+    Members
+    -------
+    i, o : In, Out(stream of 8 bits)
+        Bytes from and to the host.
+    i_error : In(1)
+        A received byte was dropped.
+    x, y : Out, In(stream), threshold : Out(16).array, counters : In, step_start, step_done : In(1)
+        The engine's ports of the same names.
+    busy : Out(1)
+        A request is being carried out or a sequence is open.
+    error : Out(1)
+        The last request was refused.
+    done : Out(1)
+        The last step that was run ended its sequence.
+
+    Timing: inputs of a step reach the engine at one a cycle, and outputs of a whole step fit a buffer, so that the engine
+    never waits for the UART.
+    """
+
+    def __init__(self, program: Program, clock_hz: int, timeout: int, gap: int) -> None:
+        self.identity = Identity.of(program, clock_hz)
+        self.thresholds = program.thresholds
+        self.timeout, self.gap = timeout, gap
+        super().__init__(
+            {
+                "i": In(stream.Signature(8)),
+                "i_error": In(1),
+                "o": Out(stream.Signature(8)),
+                "x": Out(value_signature(self.identity.input_width)),
+                "y": In(value_signature(self.identity.output_width)),
+                "threshold": Out(16).array(len(self.thresholds)),
+                "counters": In(counters_signature(self.identity.sites)),
+                "step_start": In(1),
+                "step_done": In(1),
+                "busy": Out(1),
+                "error": Out(1),
+                "done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        inputs, outputs = self.identity.inputs, self.identity.outputs
+        x_width, y_width = self.identity.input_width, self.identity.output_width
+        x_bytes, y_bytes = value_bytes(x_width), value_bytes(y_width)
+        frame_length = 1 + inputs * x_bytes
+        threshold_length = 2 * len(self.thresholds)
+        longest = max(frame_length, threshold_length)
+        identity = self.identity.encode()
+        words = [getattr(self.counters, name) for name in COUNTERS] + list(self.counters.saturations)
+        reply_capacity = max(len(identity), 5 + outputs * y_bytes, 4 * len(words), threshold_length)
+
+        # --- a request as it is received
+        command, sequence = Signal(8), Signal(8)
+        length = Signal(16)
+        count = Signal(16)  # bytes of the part that is being received
+        last = Signal()
+        misfit = Signal()  # a value of this frame does not fit the input format
+        reason = Signal(Reason)
+        quiet = Signal(range(max(self.timeout, self.gap) + 1))  # cycles without a byte
+        m.submodules.crc_in = crc_in = Crc16()
+
+        word_width = max(x_width, 16)
+        flush = Signal()
+        words_in = fifo.SyncFIFOBuffered(width=word_width, depth=max(inputs, len(self.thresholds)))
+        m.submodules.words_in = ResetInserter(flush)(words_in)
+        values_out = fifo.SyncFIFOBuffered(width=y_width, depth=outputs)
+        m.submodules.values_out = values_out
+
+        low = Signal(8)
+        odd = Signal()  # the byte before was the low half of a value
+        two_bytes = Signal()
+        arriving = Signal(16)
+        m.d.comb += two_bytes.eq((command == Command.THRESHOLDS) | (x_bytes == 2))
+        with m.If(two_bytes):
+            m.d.comb += arriving.eq(Cat(low, self.i.payload))
+        with m.Else():
+            m.d.comb += arriving.eq(self.i.payload)
+        sign_bits = arriving[x_width - 1 : 8 * x_bytes]
+
+        # --- a reply: written to a memory, then sent
+        m.submodules.reply = reply = memory.Memory(shape=8, depth=reply_capacity, init=[])
+        reply_write, reply_read = reply.write_port(), reply.read_port()
+        reply_length = Signal(range(reply_capacity + 1))
+        position = Signal(range(max(reply_capacity, 8) + 1))
+        nak = Signal()
+        replay = Signal()  # the reply to the frame ``replay_sequence`` is still in the memory
+        replay_sequence = Signal(8)
+
+        # --- a step of the engine
+        is_open = Signal()
+        zeros = Signal()  # this step ends an abandoned sequence
+        fed = Signal(range(inputs + 1))
+        taken = Signal(range(outputs + 1))
+        stepped = Signal()
+        running = Signal()
+        cycles = Signal(32)
+        closing = Signal()
+        gives = closing if self.identity.only_last else Const(1)
+        m.d.comb += [closing.eq(last | zeros), self.busy.eq(is_open)]
+        with m.If(self.step_start):
+            m.d.sync += [running.eq(1), cycles.eq(1)]
+        with m.Elif(running):
+            m.d.sync += cycles.eq(cycles + 1)
+        with m.If(self.step_done):
+            m.d.sync += [running.eq(0), stepped.eq(1)]
+        m.d.comb += [
+            values_out.w_data.eq(self.y.payload.data),
+            values_out.w_en.eq(self.y.valid),
+            self.y.ready.eq(values_out.w_rdy),
+        ]
+        # the Program's own thresholds, until a host sets others
+        thresholds = [
+            Signal(16, init=default, name=f"threshold_{number}") for number, default in enumerate(self.thresholds)
+        ]
+        m.d.comb += [port.eq(register) for port, register in zip(self.threshold, thresholds, strict=True)]
+        value = Signal(signed(8 * y_bytes))
+        byte = Signal(range(max(y_bytes, 4)))
+        word = Signal(32)
+
+        def refuse(why: Reason, state: str) -> None:
+            m.d.sync += [reason.eq(why), nak.eq(1), quiet.eq(0)]
+            m.next = state
+
+        def send(payload_length: int | Signal) -> None:
+            m.d.sync += [reply_length.eq(payload_length), nak.eq(0), position.eq(0)]
+            m.next = "SEND HEADER"
+
+        def write(address: object, value: object) -> None:
+            m.d.comb += [reply_write.addr.eq(address), reply_write.data.eq(value), reply_write.en.eq(1)]
+
+        # --- sending: sync, header, payload, CRC
+        m.submodules.crc_out = crc_out = Crc16()
+        header = Signal(64)
+        sent_length = Signal(16)
+        m.d.comb += [
+            sent_length.eq(reply_length),
+            header.eq(Cat(Const(int.from_bytes(SYNC, "little"), 16), command | REPLY, sequence, sent_length)),
+            crc_out.data.eq(self.o.payload),
+        ]
+        with m.If(nak):
+            m.d.comb += [
+                sent_length.eq(1),
+                header.eq(Cat(Const(int.from_bytes(SYNC, "little"), 16), Const(NAK, 8), sequence, sent_length)),
+            ]
+
+        m.d.comb += [crc_in.data.eq(self.i.payload), self.i.ready.eq(1)]
+        with m.If(self.i.valid | self.i_error):
+            m.d.sync += quiet.eq(0)
+        with m.Elif(quiet != max(self.timeout, self.gap)):
+            m.d.sync += quiet.eq(quiet + 1)
+
+        def receiving() -> None:
+            """A frame is on its way: it may stop or break."""
+            with m.If(self.i_error):
+                refuse(Reason.FRAMING, "DRAIN")
+            with m.Elif(quiet == self.timeout):
+                refuse(Reason.TIMEOUT, "NAK")
+
+        with m.FSM(name="state") as machine:
+            with m.State("HUNT"), m.If(self.i.valid & (self.i.payload == SYNC[0])):
+                m.next = "SYNC"
+            with m.State("SYNC"):
+                m.d.comb += [crc_in.start.eq(1), flush.eq(1)]
+                m.d.sync += [count.eq(0), odd.eq(0), misfit.eq(0), last.eq(0), sequence.eq(0)]
+                with m.If(self.i.valid & (self.i.payload == SYNC[1])):
+                    m.next = "HEADER"
+                with m.Elif(self.i.valid & (self.i.payload != SYNC[0])):
+                    m.next = "HUNT"
+            with m.State("HEADER"):
+                receiving()
+                with m.If(self.i.valid):
+                    m.d.comb += crc_in.valid.eq(1)
+                    m.d.sync += count.eq(count + 1)
+                    with m.Switch(count[:2]):
+                        with m.Case(0):
+                            m.d.sync += command.eq(self.i.payload)
+                        with m.Case(1):
+                            m.d.sync += sequence.eq(self.i.payload)
+                        with m.Case(2):
+                            m.d.sync += length[:8].eq(self.i.payload)
+                        with m.Case(3):
+                            m.d.sync += [length[8:].eq(self.i.payload), count.eq(0)]
+                            m.next = "LENGTH"
+            with m.State("LENGTH"):
+                m.d.comb += self.i.ready.eq(0)
+                with m.If(length > longest):
+                    refuse(Reason.LENGTH, "DRAIN")
+                with m.Elif(length == 0):
+                    m.next = "CRC"
+                with m.Else():
+                    m.next = "PAYLOAD"
+            with m.State("PAYLOAD"):
+                receiving()
+                with m.If(self.i.valid):
+                    m.d.comb += crc_in.valid.eq(1)
+                    m.d.sync += count.eq(count + 1)
+                    with m.If((command == Command.FRAME) & (count == 0)):
+                        m.d.sync += last.eq((self.i.payload & LAST) != 0)
+                    with m.Elif(two_bytes & ~odd):
+                        m.d.sync += [low.eq(self.i.payload), odd.eq(1)]
+                    with m.Else():
+                        # a payload of the wrong length may overflow the buffer, but is refused before the buffer is used
+                        m.d.comb += [words_in.w_data.eq(arriving), words_in.w_en.eq(1)]
+                        m.d.sync += odd.eq(0)
+                        with m.If((command == Command.FRAME) & sign_bits.any() & ~sign_bits.all()):
+                            m.d.sync += misfit.eq(1)
+                    with m.If(count + 1 == length):
+                        m.d.sync += count.eq(0)
+                        m.next = "CRC"
+            with m.State("CRC"):
+                receiving()
+                with m.If(self.i.valid):
+                    m.d.comb += crc_in.valid.eq(1)
+                    m.d.sync += count.eq(count + 1)
+                    with m.If(count[0]):
+                        m.next = "CHECK"
+            with m.State("CHECK"):
+                with m.If(crc_in.match):
+                    m.next = "DISPATCH"
+                with m.Else():
+                    refuse(Reason.CRC, "DRAIN")
+            # what follows a broken frame belongs to it, until the line is quiet
+            with m.State("DRAIN"), m.If(quiet >= self.gap):
+                m.next = "NAK"
+            with m.State("NAK"):
+                m.d.sync += [self.error.eq(1), position.eq(0)]
+                m.next = "SEND HEADER"
+
+            with m.State("DISPATCH"):
+                m.d.sync += [
+                    count.eq(0),
+                    position.eq(0),
+                    byte.eq(0),
+                    fed.eq(0),
+                    taken.eq(0),
+                    stepped.eq(0),
+                    zeros.eq(0),
+                ]
+                with m.Switch(command):
+                    with m.Case(Command.IDENTIFY):
+                        with m.If(length != 0):
+                            refuse(Reason.LENGTH, "NAK")
+                        with m.Else():
+                            m.next = "IDENTIFY"
+                    with m.Case(Command.FRAME):
+                        with m.If(length != frame_length):
+                            refuse(Reason.LENGTH, "NAK")
+                        with m.Elif(misfit):
+                            refuse(Reason.VALUE, "NAK")
+                        with m.Elif(replay & (sequence == replay_sequence)):
+                            m.d.sync += nak.eq(0)
+                            m.next = "SEND HEADER"
+                        with m.Else():
+                            m.next = "FEED"
+                    with m.Case(Command.THRESHOLDS):
+                        with m.If(length == 0):
+                            m.next = "READ THRESHOLDS"
+                        with m.Elif(length != threshold_length):
+                            refuse(Reason.LENGTH, "NAK")
+                        with m.Elif(is_open):
+                            refuse(Reason.OPEN, "NAK")
+                        with m.Else():
+                            m.next = "SET THRESHOLDS"
+                    with m.Case(Command.COUNTERS):
+                        with m.If(length != 0):
+                            refuse(Reason.LENGTH, "NAK")
+                        with m.Else():
+                            m.next = "COUNTERS"
+                    with m.Case(Command.RESET):
+                        with m.If(length != 0):
+                            refuse(Reason.LENGTH, "NAK")
+                        with m.Elif(is_open):
+                            m.d.sync += zeros.eq(1)
+                            m.next = "FEED"
+                        with m.Else():
+                            m.next = "RESET"
+                    with m.Default():
+                        refuse(Reason.COMMAND, "NAK")
+
+            with m.State("IDENTIFY"):
+                write(position, Array(identity)[position])
+                m.d.sync += position.eq(position + 1)
+                with m.If(position == len(identity) - 1):
+                    m.d.sync += replay.eq(0)
+                    send(len(identity))
+
+            with m.State("FEED"):
+                m.d.comb += [
+                    self.x.valid.eq(zeros | words_in.r_rdy),
+                    self.x.payload.data.eq(words_in.r_data[:x_width].as_signed()),
+                    self.x.payload.last.eq(closing & (fed == inputs - 1)),
+                    words_in.r_en.eq(self.x.ready),
+                ]
+                with m.If(zeros):
+                    m.d.comb += self.x.payload.data.eq(0)
+                with m.If(self.x.valid & self.x.ready):
+                    m.d.sync += fed.eq(fed + 1)
+                    with m.If(fed == inputs - 1):
+                        m.d.sync += [is_open.eq(~closing), self.done.eq(closing), position.eq(5)]
+                        m.next = "COLLECT"
+            with m.State("COLLECT"):
+                with m.If(gives & (taken != outputs)), m.If(values_out.r_rdy):
+                    m.d.comb += values_out.r_en.eq(1)
+                    m.d.sync += [value.eq(values_out.r_data.as_signed()), taken.eq(taken + 1), byte.eq(0)]
+                    m.next = "STORE"
+                with m.Elif(stepped):
+                    m.d.sync += [position.eq(0), word.eq(cycles)]
+                    m.next = "FINISH"
+            with m.State("STORE"):
+                write(position, value[:8])
+                m.d.sync += [value.eq(value >> 8), position.eq(position + 1), byte.eq(byte + 1)]
+                with m.If(byte == y_bytes - 1):
+                    m.next = "COLLECT"
+            with m.State("FINISH"):
+                with m.If(zeros):
+                    m.next = "RESET"
+                with m.Elif(position == 0):
+                    write(0, gives * OUTPUTS)
+                    m.d.sync += position.eq(1)
+                with m.Else():
+                    write(position, word[:8])
+                    m.d.sync += [word.eq(word >> 8), position.eq(position + 1)]
+                    with m.If(position == 4):
+                        m.d.sync += [replay.eq(1), replay_sequence.eq(sequence)]
+                        with m.If(gives):
+                            send(5 + outputs * y_bytes)
+                        with m.Else():
+                            send(5)
+
+            with m.State("SET THRESHOLDS"):
+                m.d.comb += words_in.r_en.eq(1)
+                with m.If(words_in.r_rdy):
+                    for number, register in enumerate(thresholds):
+                        with m.If(count == number):
+                            m.d.sync += register.eq(words_in.r_data[:16])
+                    m.d.sync += count.eq(count + 1)
+                    with m.If(count == len(self.thresholds) - 1):
+                        m.next = "READ THRESHOLDS"
+            with m.State("READ THRESHOLDS"):
+                write(position, Array(thresholds)[position[1:]].word_select(position[0], 8))
+                m.d.sync += position.eq(position + 1)
+                with m.If(position == threshold_length - 1):
+                    m.d.sync += replay.eq(0)
+                    send(threshold_length)
+
+            with m.State("COUNTERS"):  # a word is taken whole, as the engine goes on counting
+                m.d.sync += [word.eq(Array(words)[count[: len(words).bit_length()]]), count.eq(count + 1), byte.eq(0)]
+                m.next = "STORE COUNTER"
+            with m.State("STORE COUNTER"):
+                write(position, word[:8])
+                m.d.sync += [word.eq(word >> 8), position.eq(position + 1), byte.eq(byte + 1)]
+                with m.If(byte == 3):
+                    m.next = "COUNTERS"
+                    with m.If(position == 4 * len(words) - 1):
+                        m.d.sync += replay.eq(0)
+                        send(4 * len(words))
+
+            with m.State("RESET"):
+                write(0, zeros)
+                m.d.sync += replay.eq(0)
+                send(1)
+
+            with m.State("SEND HEADER"):
+                m.d.comb += [crc_out.start.eq(position < 2), self.o.payload.eq(header.word_select(position[:3], 8))]
+                m.d.comb += [self.o.valid.eq(1), crc_out.valid.eq(self.o.ready & (position >= 2))]
+                with m.If(self.o.ready):
+                    m.d.sync += position.eq(position + 1)
+                    with m.If(position == 5):
+                        m.d.sync += position.eq(0)
+                        m.next = "FETCH"
+            with m.State("FETCH"):  # the memory takes a cycle
+                m.next = "SEND PAYLOAD"
+                with m.If(position == sent_length):
+                    m.d.sync += position.eq(0)
+                    m.next = "SEND CRC"
+            with m.State("SEND PAYLOAD"):
+                m.d.comb += [self.o.payload.eq(reply_read.data), self.o.valid.eq(1), crc_out.valid.eq(self.o.ready)]
+                with m.If(nak):
+                    m.d.comb += self.o.payload.eq(reason)
+                with m.If(self.o.ready):
+                    m.d.sync += position.eq(position + 1)
+                    m.next = "FETCH"
+            with m.State("SEND CRC"):
+                m.d.comb += [self.o.payload.eq(crc_out.crc.word_select(~position[0], 8)), self.o.valid.eq(1)]
+                with m.If(self.o.ready):
+                    m.d.sync += position.eq(position + 1)
+                    with m.If(position[0]):
+                        with m.If(~nak):
+                            m.d.sync += self.error.eq(0)
+                        m.next = "HUNT"
+        m.d.comb += reply_read.addr.eq(position)
+        idle = [machine.ongoing(state) for state in ("HUNT", "SYNC", "HEADER", "LENGTH", "PAYLOAD", "CRC")]
+        m.d.comb += self.busy.eq(is_open | ~Cat(*idle).any())
+        return m

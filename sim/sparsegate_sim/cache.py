@@ -1,0 +1,77 @@
+"""Compiled simulations, addressed by content: the same design, tools and flags are never built twice."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sparsegate.errors import SparseGateError
+
+
+def root() -> Path:
+    """Where compiled simulations live: ``build/sim``, or ``$SPARSEGATE_BUILD/sim``."""
+    return Path(os.environ.get("SPARSEGATE_BUILD", "build")).resolve() / "sim"
+
+
+def digest(*parts: str) -> str:
+    """Short content digest of everything that decides a build."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        state.update(f"{len(data)}:".encode() + data)
+    return state.hexdigest()[:20]
+
+
+def built(key: str, build: Callable[[Path], None], folder: Path | None = None) -> Path:
+    """The folder of a build, made by ``build(temporary folder)`` unless it exists.
+
+    A build appears whole or not at all; two processes that want the same one wait for each other instead of building twice.
+    """
+    folder = root() if folder is None else Path(folder)
+    target = folder / key
+    if target.is_dir():
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f".{key}.lock"):
+            if target.is_dir():
+                return target
+            temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder))
+            try:
+                build(temporary)
+                temporary.chmod(0o755)
+                temporary.rename(target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise SparseGateError(f"cannot write {folder}: {error.strerror or error}") from error
+    return target
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A temporary folder inside ``folder``, removed whatever happens."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".run-", dir=folder))
+    except OSError as error:
+        raise SparseGateError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        # removed while still held: whoever waits on it finds the finished build, whoever comes later makes a new file
+        path.unlink(missing_ok=True)

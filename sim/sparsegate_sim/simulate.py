@@ -1,0 +1,334 @@
+"""Run a Program's engine in RTL and hold every value, cycle and counter against the golden model and the cycle model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sparsegate import artefact, cycles, golden
+from sparsegate.errors import SparseGateError
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.program import Program
+from sparsegate_sim import cache, emulate, runner
+from sparsegate_sim.drive import Driver, Plan, Recording, plan, ports, signals, verilog_ports
+from sparsegate_sim.scoreboard import Scoreboard
+
+Simulator = Literal["verilator", "icarus", "amaranth"]
+TOP = "engine"
+PERIOD = 1e-8
+"""Clock period in Amaranth's simulator, in seconds: that of the cocotb benches."""
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """What a simulation showed.
+
+    ``values_compared`` outputs of every layer at every step, and values of the output stream; ``mismatches`` how many of them
+    differ from the golden model, ``first_mismatch`` the first as a sentence. ``step_start`` and ``step_end`` (N, T) are the cycles,
+    counted from reset, in which a step took its frame and delivered its last result (-1 past a sequence's end, or where it never
+    did). Without stalls they are held against the cycle model: ``cycle_mismatches`` (None with stalls). ``counter_mismatches`` are
+    sentences about counters that differ. ``cycles`` is the length of the run; ``seconds`` its time, without ``build_seconds``.
+    """
+
+    simulator: str
+    sequences: int
+    steps: int
+    values_compared: int
+    mismatches: int
+    first_mismatch: str | None
+    step_start: NDArray[np.int64]
+    step_end: NDArray[np.int64]
+    cycles: int
+    cycle_mismatches: int | None
+    first_cycle_mismatch: str | None
+    counters: dict[str, int]
+    counter_mismatches: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    build_seconds: float = 0.0
+    waves: Path | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every value, cycle and counter is what it should be."""
+        return not (self.mismatches or self.cycle_mismatches or self.counter_mismatches)
+
+    @property
+    def cycles_counted(self) -> int:
+        """Cycles from the first step's start to the last step's end; compares with ``Cycles.total``."""
+        return int(self.step_end.max() - self.step_start[0, 0])
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        head = f"{self.values_compared} values of {self.steps} steps in {self.sequences} sequences compared on {self.simulator}"
+        if self.passed:
+            return f"{head}: all equal"
+        counter = self.counter_mismatches[0] if self.counter_mismatches else None
+        first = self.first_mismatch or self.first_cycle_mismatch or counter
+        cycles = f", {self.cycle_mismatches} cycles differ" if self.cycle_mismatches else ""
+        return f"{head}: {self.mismatches} differ{cycles}; first: {first}"
+
+
+def simulate(
+    program: Program,
+    config: HardwareConfig,
+    raw: ArrayLike,
+    lengths: ArrayLike | None = None,
+    *,
+    simulator: str = "verilator",
+    thresholds: Sequence[int] | None = None,
+    stalls: int | None = None,
+    waves: str | Path | None = None,
+    folder: str | Path | None = None,
+    fast: bool | None = None,
+    verilog: str | None = None,
+) -> SimulationResult:
+    """Stream a batch of sequences through a Program's engine.
+
+    Parameters
+    ----------
+    raw, lengths : (N, T, I) integers in the Program's input format, and (N,) steps of each sequence.
+    simulator : "verilator", "icarus" or "amaranth".
+    thresholds : Θ of the input and every layer; the Program's own where omitted.
+    stalls : seed of random stalls at both ends; None for a source always valid and a sink always ready.
+    waves : a .vcd or .fst file to write waveforms to (Amaranth's simulator writes .vcd only).
+    folder : where the log goes; beside the compiled simulations where omitted.
+    fast : with Verilator, stream through a compiled C++ loop (the default) instead of the cocotb bench.
+    verilog : the engine's Verilog where it has been emitted already; its top module is called "engine".
+
+    Raises
+    ------
+    ToolError
+        If a simulator is missing, too old, or refuses the design.
+    """
+    _check(simulator, fast, waves)
+    layout = Layout(program, config)
+    trace = golden.run(program, raw, lengths, thresholds, saturations=True)
+    work = plan(program, raw, lengths, thresholds, stalls)
+    begin = time.perf_counter()
+    component = None
+    if simulator == "amaranth":
+        from sparsegate_hw.engine import Engine
+
+        component = Engine(program, config)
+    elif verilog is None:
+        verilog = _verilog(program.digest, config, _Holder(program))
+    made = time.perf_counter() - begin
+    recording, seconds, build_seconds = record(
+        component, work, simulator=simulator, verilog=verilog, waves=waves, folder=folder, fast=fast
+    )
+    board = Scoreboard(trace, [layout.units(number) for number in range(len(program.layers))])
+    predicted = cycles.predict(trace, layout)
+    where = None if waves is None else Path(waves)
+    return judge(board, recording, predicted, simulator, stalls, seconds, made + build_seconds, where)
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """Carries a Program past the cache's key, in which its digest stands for it."""
+
+    program: Any = field(compare=False)
+
+
+@lru_cache(maxsize=4)
+def _verilog(digest: str, config: HardwareConfig, holder: _Holder) -> str:
+    from sparsegate_hw.engine import Engine
+    from sparsegate_hw.verilog import convert
+
+    return convert(Engine(holder.program, config), TOP)
+
+
+def record(
+    component: Any,
+    work: Plan,
+    *,
+    simulator: str,
+    verilog: str | None = None,
+    waves: str | Path | None = None,
+    folder: str | Path | None = None,
+    fast: bool | None = None,
+) -> tuple[Recording, float, float]:
+    """Run a plan on any component with an engine's ports; returns the recording, and seconds of run and of build.
+
+    ``component`` may be None where its Verilog, with a top module "engine", is given and the simulator reads that.
+    """
+    _check(simulator, fast, waves)
+    waves = None if waves is None else Path(waves).resolve()
+    form = runner.waves_format(waves)
+    folder = cache.root() / "runs" if folder is None else Path(folder)
+    begin = time.perf_counter()
+    if simulator == "amaranth":
+        recording = _amaranth(component, work, waves)
+        return recording, time.perf_counter() - begin, 0.0
+    if verilog is None:
+        from sparsegate_hw.verilog import convert
+
+        verilog = convert(component, TOP)
+    pins = verilog_ports(verilog, TOP)
+    if simulator == "verilator" and fast is not False:
+        built = emulate.build(verilog, TOP, pins, form)
+        middle = time.perf_counter()
+        recording = emulate.run(built, work, pins, folder, waves)
+    else:
+        built = runner.build(verilog, TOP, simulator, form)  # type: ignore[arg-type]
+        middle = time.perf_counter()
+        recording = _cocotb(built, work, pins, simulator, folder, waves)
+    return recording, time.perf_counter() - middle, middle - begin
+
+
+def _check(simulator: str, fast: bool | None, waves: str | Path | None) -> None:
+    """Refuse what no simulator does, before anything is built."""
+    if simulator not in get_args(Simulator):
+        raise SparseGateError(f"unknown simulator {simulator!r}; expected one of {', '.join(get_args(Simulator))}")
+    if fast and simulator != "verilator":
+        raise SparseGateError(f"fast emulation is Verilator's; {simulator} runs the bench")
+    if runner.waves_format(None if waves is None else Path(waves)) == "fst" and simulator == "amaranth":
+        raise SparseGateError(f"Amaranth's simulator writes .vcd waveforms only, not {waves}")
+
+
+def _cocotb(built: Path, work: Plan, pins: Any, simulator: str, folder: Path, waves: Path | None) -> Recording:
+    """Run the cocotb bench; plan and recording travel through files."""
+    with cache.scratch(folder) as scratch:
+        work.save(scratch / "plan.npz")
+        artefact.write_json(scratch / "ports.json", {name: [port.width, port.signed] for name, port in pins.items()})
+        environment = {
+            "SPARSEGATE_PLAN": str(scratch / "plan.npz"),
+            "SPARSEGATE_PORTS": str(scratch / "ports.json"),
+            "SPARSEGATE_RECORDING": str(scratch / "recording.npz"),
+        }
+        runner.run(
+            built,
+            TOP,
+            simulator,  # type: ignore[arg-type]
+            "sparsegate_sim.bench_engine",
+            folder=folder,
+            environment=environment,
+            waves=waves,
+        )
+        return Recording.load(scratch / "recording.npz")
+
+
+class _AmaranthPins:
+    """A component's ports in Amaranth's simulator."""
+
+    def __init__(self, context: Any, component: Any) -> None:
+        self._context, self._signals = context, signals(component)
+
+    def read(self, name: str) -> int:
+        return int(self._context.get(self._signals[name]))
+
+    def write(self, name: str, value: int) -> None:
+        self._context.set(self._signals[name], value)
+
+
+def _amaranth(component: Any, work: Plan, waves: Path | None) -> Recording:
+    from amaranth.sim import Simulator as Library
+
+    recordings = []
+
+    async def bench(context: Any) -> None:
+        driver = Driver(work, ports(component), _AmaranthPins(context, component))
+        driver.reset()
+        while not driver.done:
+            driver.before()
+            driver.after()
+            await context.tick()
+        recordings.append(driver.finish())
+
+    simulation = Library(component)
+    simulation.add_clock(PERIOD)
+    simulation.add_testbench(bench)
+    if waves is None:
+        simulation.run()
+    else:
+        with (
+            artefact.writing(waves) as temporary,
+            temporary.open("w", encoding="utf-8") as file,
+            simulation.write_vcd(file),
+        ):
+            simulation.run()
+    return recordings[0]
+
+
+def judge(
+    board: Scoreboard,
+    recording: Recording,
+    predicted: cycles.Cycles | None,
+    simulator: str,
+    stalls: int | None = None,
+    seconds: float = 0.0,
+    build_seconds: float = 0.0,
+    waves: Path | None = None,
+) -> SimulationResult:
+    """Hold a recording against the golden run and, where there is one, against the cycle model."""
+    trace = board.trace
+    verdict = board.check(recording)
+    valid = np.arange(trace.layers[0].shape[1])[None, :] < trace.lengths[:, None]
+    start, end = _placed(recording.step_start, valid), _placed(recording.step_done, valid)
+    mismatches: int | None = None
+    first = None
+    if predicted is not None and stalls is None:
+        differ = (start != predicted.start) | (end != predicted.end)
+        surplus = max(0, len(recording.step_start) - int(valid.sum())) + max(
+            0, len(recording.step_done) - int(valid.sum())
+        )
+        mismatches = int(differ.sum()) + surplus
+        if differ.any():
+            n, t = (int(value) for value in np.argwhere(differ)[0])
+            first = (
+                f"sequence {n}, step {t}: expected cycles {predicted.start[n, t]} to {predicted.end[n, t]},"
+                f" counted {start[n, t]} to {end[n, t]}"
+            )
+        elif surplus:
+            first = f"{surplus} start or done pulses after the last step"
+    return SimulationResult(
+        simulator=simulator,
+        sequences=len(trace.lengths),
+        steps=int(valid.sum()),
+        values_compared=verdict.compared,
+        mismatches=verdict.mismatches,
+        first_mismatch=verdict.first,
+        step_start=start,
+        step_end=end,
+        cycles=recording.cycles,
+        cycle_mismatches=mismatches,
+        first_cycle_mismatch=first,
+        counters=dict(recording.counters),
+        counter_mismatches=_counters(trace, recording, predicted),
+        seconds=seconds,
+        build_seconds=build_seconds,
+        waves=waves,
+    )
+
+
+def _placed(pulses: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Cycles of pulses, one a step, at their sequence and step."""
+    flat = np.full(int(valid.sum()), -1, np.int64)
+    count = min(len(flat), len(pulses))
+    flat[:count] = pulses[:count]
+    placed = np.full(valid.shape, -1, np.int64)
+    placed[valid] = flat
+    return placed
+
+
+def _counters(trace: golden.Trace, recording: Recording, predicted: cycles.Cycles | None) -> list[str]:
+    """Sentences about counters that are not what golden and cycle model say; absent counters are not compared."""
+    expected = {"steps": int(trace.lengths.sum())}
+    if predicted is not None:
+        expected |= {"columns_seen": predicted.columns_seen, "columns_sent": predicted.columns_sent}
+    if trace.saturations:
+        number = 0
+        for layer in trace.program.layers:
+            for site in layer.cell.sites:
+                expected[f"saturations__{number}"] = trace.saturations[layer.name][site]
+                number += 1
+    found = recording.counters
+    differ = {key: want for key, want in expected.items() if key in found and found[key] != want}
+    return [f"counter {key}: expected {want}, got {found[key]}" for key, want in differ.items()]

@@ -1,0 +1,7 @@
+"""``python -m sparsegate.cli``."""
+
+from __future__ import annotations
+
+from sparsegate.cli import main
+
+main()

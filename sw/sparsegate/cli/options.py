@@ -1,0 +1,131 @@
+"""Options that several commands share, and how their files are read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sparsegate.datasets import Dataset
+    from sparsegate.layout import HardwareConfig
+    from sparsegate.program import Program
+
+MANIFEST = "manifest.json"
+PROGRAM_FILE = "program.safetensors"
+
+NetworkFile = Annotated[Path, typer.Argument(metavar="NETWORK", help="A Network file, made by train, import or prune.")]
+ProgramPath = Annotated[
+    Path,
+    typer.Argument(metavar="PROGRAM", help="A Program file made by quantize, or a folder made by compile."),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", "-d", metavar="NAME|FILE.npz", help="'vowels', or your own sequences: x (N, T, I), length, y."
+    ),
+]
+OptionalData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", "-d", metavar="NAME|FILE.npz", help="'vowels', or your own sequences: x (N, T, I), length, y."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random; the same seed gives the same files.")]
+Rows = Annotated[
+    int | None, typer.Option("--rows", help="PE rows of the array (Pr). Default: the compiled folder's, or 8.")
+]
+Groups = Annotated[int | None, typer.Option("--groups", help="Column groups of the array (Pc). Default: 1.")]
+Lanes = Annotated[int | None, typer.Option("--lanes", help="Cell lanes. Default: one for each cluster of PE rows.")]
+Thresholds = Annotated[
+    list[int] | None,
+    typer.Option("--threshold", help="Θ in LSBs: once for all vectors, or once for the input and once for each layer."),
+]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A Program, the array it runs on, and the folder of its compilation (None for a bare Program file)."""
+
+    program: Program
+    config: HardwareConfig
+    folder: Path | None
+
+    def record(self, stage: str, result: dict[str, Any]) -> None:
+        """Keep a stage's result in the folder, where ``sparsegate report`` finds it."""
+        from sparsegate import artefact
+
+        if self.folder is not None:
+            artefact.write_json(self.folder / f"{stage}.json", result)
+
+
+def open_program(path: Path, rows: int | None = None, groups: int | None = None, lanes: int | None = None) -> Compiled:
+    """Read a Program file, or a compiled folder with its array. Other sizes than the folder's are a new compilation."""
+    from dataclasses import replace
+
+    from sparsegate import artefact
+    from sparsegate.errors import SparseGateError
+    from sparsegate.layout import HardwareConfig
+    from sparsegate.program import Program
+
+    if not path.is_dir():
+        program = Program.load(path)
+        config = HardwareConfig(rows=default_rows(program) if rows is None else rows, groups=groups or 1, lanes=lanes)
+        return Compiled(program, config, None)
+    if not (path / MANIFEST).exists():
+        raise SparseGateError(f"{path} is a folder, but not one that 'sparsegate compile' made: it has no {MANIFEST}")
+    program = Program.load(path / PROGRAM_FILE)
+    manifest = artefact.read_json(path / MANIFEST)
+    with artefact.reading(path / MANIFEST):
+        config = HardwareConfig(**manifest["hardware"])
+        if manifest["digests"]["program"] != program.digest:
+            raise SparseGateError("the manifest belongs to another Program; compile again")
+    asked = {key: value for key, value in (("rows", rows), ("groups", groups), ("lanes", lanes)) if value is not None}
+    other = replace(config, **asked)
+    return Compiled(program, other, path if other == config else None)
+
+
+def one_thread() -> None:
+    """Before torch is imported: small matrices train fastest on one thread, and results then do not depend on the machine's."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def default_rows(program: Program) -> int:
+    """Two clusters: 8 PE rows for an LSTM."""
+    return 2 * max(layer.gates for layer in program.layers)
+
+
+def open_data(source: str, inputs: int | None = None) -> Dataset:
+    """Load a data set and check that it fits."""
+    from sparsegate import datasets
+    from sparsegate.errors import SparseGateError
+
+    dataset = datasets.load(source)
+    if inputs is not None and dataset.inputs != inputs:
+        raise SparseGateError(
+            f"the data set {dataset.name!r} has {dataset.inputs} inputs a step, the model takes {inputs}"
+        )
+    return dataset
+
+
+def check_classes(dataset: Dataset, outputs: int) -> None:
+    """A classifier needs an output for each class."""
+    from sparsegate.errors import SparseGateError
+
+    if dataset.classes > outputs:
+        raise SparseGateError(
+            f"the data set {dataset.name!r} has {dataset.classes} classes, the model {outputs} outputs"
+        )
+
+
+def chosen_thresholds(program: Program, given: list[int] | None) -> tuple[int, ...]:
+    """Thresholds from the command line, or the Program's own."""
+    return program.with_thresholds(*given).thresholds if given else program.thresholds
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

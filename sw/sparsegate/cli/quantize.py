@@ -1,0 +1,61 @@
+"""``sparsegate quantize``: from a float Network to a Program of integers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsegate import console
+from sparsegate.cli.options import Data, Json, NetworkFile, Seed, one_thread, open_data, percent
+from sparsegate.cli.train import epochs_of
+
+
+def quantize(
+    network: NetworkFile,
+    data: Data = "vowels",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Program file to write.")] = Path(
+        "build/program.safetensors"
+    ),
+    activation_bits: Annotated[
+        int, typer.Option("--activation-bits", help="Bits of inputs and hidden states, 4 to 16.")
+    ] = 8,
+    weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of weights, 2 to 16.")] = 8,
+    threshold: Annotated[int, typer.Option("--threshold", help="Default Θ of every vector, in LSBs.")] = 0,
+    epochs: Annotated[
+        int, typer.Option("--epochs", help="Quantization-aware fine-tuning; 0 only rounds and needs no labels.")
+    ] = 8,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Quantize a Network: calibrate formats on data, fine-tune on exact integers, write a Program.
+
+    Example: [bold]sparsegate quantize build/pruned.safetensors --weight-bits 8 --out build/program.safetensors[/]
+    """
+    one_thread()
+    from sparsegate import train as training
+    from sparsegate.network import Network
+    from sparsegate.quantize import QuantizeConfig
+    from sparsegate.report import formats as formats_of
+
+    model = Network.load(network)
+    dataset = open_data(data, model.inputs)
+    config = QuantizeConfig(activation_bits=activation_bits, weight_bits=weight_bits, threshold=threshold)
+    with console.task("quantize and fine-tune" if epochs else "quantize") as task:
+        program = training.quantize_and_finetune(
+            model, dataset, config, epochs=epochs, seed=seed, progress=epochs_of(task)
+        )
+    reached = training.accuracy(program, dataset.x_test, dataset.length_test, dataset.y_test)
+    known = dict(model.meta.get("accuracy", {}))
+    program = replace(program, meta={**model.meta, "data": dataset.name, "accuracy": {**known, "golden": reached}})
+    program.save(out)
+    formats = formats_of(program)
+    result = {"program": str(out), "digest": program.digest, "accuracy": {"golden": reached}, "formats": formats}
+    rows: list[tuple[str, object]] = [("Program", out), ("digest", program.digest), ("input", program.input_format)]
+    rows += [
+        (name, ", ".join(f"{key} {value}" for key, value in form.items())) for name, form in formats["layers"].items()
+    ]
+    rows.append(("test accuracy, golden model", percent(reached)))
+    console.emit(result, as_json, "quantize", rows)

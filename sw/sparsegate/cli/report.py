@@ -1,0 +1,34 @@
+"""``sparsegate report``: everything that is known about a compiled folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsegate import console
+from sparsegate.cli.options import Json, OptionalData, open_data
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder made by compile.")],
+    data: OptionalData = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for report.json and report.html. Default: the compiled folder."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Collect what the stages measured into report.json and a page that stands alone, report.html.
+
+    With [bold]--data[/], the page also shows which columns of the first test sequence are sent.
+
+    Example: [bold]sparsegate report build/vowels-0123456789ab --data vowels[/]
+    """
+    from sparsegate import report as reporting
+
+    made = reporting.write(folder, out, None if data is None else open_data(data))
+    where = folder if out is None else out
+    rows = [*reporting.summary(made), ("report", where / reporting.PAGE)]
+    console.emit(made, as_json, f"report of {made['name']}", rows)

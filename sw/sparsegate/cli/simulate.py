@@ -1,0 +1,147 @@
+"""``sparsegate simulate``: the engine's RTL against the golden model and the cycle model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparsegate import console
+from sparsegate.cli.options import (
+    Compiled,
+    Data,
+    Groups,
+    Json,
+    Lanes,
+    ProgramPath,
+    Rows,
+    Thresholds,
+    chosen_thresholds,
+    open_data,
+    open_program,
+)
+
+if TYPE_CHECKING:
+    from sparsegate.datasets import Dataset
+
+
+class Simulator(StrEnum):
+    """Simulators that run the engine."""
+
+    verilator = "verilator"
+    icarus = "icarus"
+    amaranth = "amaranth"
+
+
+def simulate(
+    program: ProgramPath,
+    data: Data = "vowels",
+    simulator: Annotated[Simulator, typer.Option("--simulator", help="What runs the RTL.")] = Simulator.verilator,
+    sequences: Annotated[int, typer.Option("--sequences", "-n", min=1, help="Test sequences to stream.")] = 8,
+    rows: Rows = None,
+    groups: Groups = None,
+    lanes: Lanes = None,
+    threshold: Thresholds = None,
+    stalls: Annotated[
+        int | None,
+        typer.Option("--stalls", metavar="SEED", help="Random stalls at both ends; cycles are then not compared."),
+    ] = None,
+    waves: Annotated[Path | None, typer.Option("--waves", help="Write waveforms to this .vcd or .fst file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate the engine and compare every hidden state, every output and every step's cycles with the models.
+
+    Exits with status 1 on the first kind of difference, and says where it is.
+
+    Example: [bold]sparsegate simulate build/program.safetensors --simulator icarus --sequences 4[/]
+    """
+    compiled = open_program(program, rows, groups, lanes)
+    dataset = open_data(data, compiled.program.inputs)
+    thresholds = chosen_thresholds(compiled.program, threshold)
+    with console.task(f"simulate {min(sequences, len(dataset.length_test))} sequences with {simulator.value}"):
+        result = compare(
+            compiled, dataset, sequences, simulator.value, thresholds=thresholds, stalls=stalls, waves=waves
+        )
+    if threshold is None and stalls is None:
+        compiled.record(f"simulate-{simulator.value}", result)
+    rtl, counted = result["rtl"], result["cycles"]
+    table: list[tuple[str, object]] = [
+        ("steps", f"{rtl['steps']} in {rtl['sequences']} sequences"),
+        ("values compared", rtl["values_compared"]),
+        ("values that differ", rtl["mismatches"]),
+        ("cycles predicted", counted["predicted"]),
+        ("cycles counted", counted["counted"] if stalls is None else f"{counted['counted']} (with stalls)"),
+        ("occupancy, matrix-vector and total", "{matvec:.1%}, {total:.1%}".format(**result["occupancy"])),
+        ("columns skipped", f"{result['columns']['skipped']} of {result['columns']['seen']}"),
+        ("cycles a second", f"{rtl['cycles_per_second']:.0f}"),
+    ]
+    console.emit(result, as_json, "simulation", table)
+    if not result["passed"]:
+        console.error(result["summary"])
+        raise typer.Exit(1)
+
+
+def compare(
+    compiled: Compiled,
+    dataset: Dataset,
+    sequences: int,
+    simulator: str,
+    *,
+    thresholds: tuple[int, ...] | None = None,
+    stalls: int | None = None,
+    waves: Path | None = None,
+) -> dict[str, Any]:
+    """Stream the first test sequences through the engine; the stage's result."""
+    from sparsegate import cycles, golden
+    from sparsegate.layout import Layout
+    from sparsegate_sim.simulate import simulate as run
+
+    program = compiled.program
+    raw, lengths = program.quantize(dataset.x_test[:sequences]), dataset.length_test[:sequences]
+    outcome = run(
+        program,
+        compiled.config,
+        raw,
+        lengths,
+        simulator=simulator,
+        thresholds=thresholds,
+        stalls=stalls,
+        waves=waves,
+    )
+    count = cycles.predict(golden.run(program, raw, lengths, thresholds), Layout(program, compiled.config))
+    counted = outcome.cycles_counted
+    seen, sent = outcome.counters["columns_seen"], outcome.counters["columns_sent"]
+    busy = (outcome.step_end - outcome.step_start)[outcome.step_end >= 0]
+    return {
+        "passed": outcome.passed,
+        "summary": outcome.summary,
+        "data": dataset.name,
+        "thresholds": list(program.thresholds if thresholds is None else thresholds),
+        "rtl": {
+            "simulator": outcome.simulator,
+            "sequences": outcome.sequences,
+            "steps": outcome.steps,
+            "values_compared": outcome.values_compared,
+            "mismatches": outcome.mismatches,
+            "first_mismatch": outcome.first_mismatch,
+            "cycle_mismatches": outcome.cycle_mismatches,
+            "counter_mismatches": outcome.counter_mismatches,
+            "seconds": round(outcome.seconds, 3),
+            "build_seconds": round(outcome.build_seconds, 3),
+            "cycles_per_second": round(outcome.cycles / max(outcome.seconds, 1e-9)),
+        },
+        "cycles": {
+            "predicted": count.total,
+            "counted": counted,
+            "step_mean": float(busy.mean()),
+            "step_longest": int(busy.max()),
+        },
+        "occupancy": {
+            "matvec": count.occupancy_matvec,
+            # the work is the golden model's, the cycles are those that were counted
+            "total": count.useful_macs / (compiled.config.pes * counted),
+        },
+        "columns": {"seen": seen, "skipped": seen - sent},
+    }

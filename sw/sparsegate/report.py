@@ -1,0 +1,327 @@
+"""The report of a compiled folder: what every stage measured, as JSON, as one table, and as a page that stands alone.
+
+Reads what the stages left (``compile.json``, ``golden.json``, ``simulate-*.json``, ``synth.json``); runs nothing but the golden
+model, for a picture. Keys are described in ``docs/file-formats.md``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparsegate import __version__, artefact, doctor, golden
+from sparsegate.errors import SparseGateError
+from sparsegate.program import Program
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sparsegate.datasets import Dataset
+
+REPORT = "report.json"
+PAGE = "report.html"
+
+
+def collect(folder: str | Path, out: str | Path | None = None) -> dict[str, Any]:
+    """Everything that is known about a compiled folder; a stage that has not run leaves None.
+
+    Paths in the report are relative to ``out``, the folder that the report is written to (``folder`` where omitted).
+    """
+    folder = Path(folder)
+    out = folder if out is None else Path(out)
+    if not (folder / "manifest.json").exists():
+        raise SparseGateError(f"{folder} is no folder made by 'sparsegate compile': it has no manifest.json")
+    program = Program.load(folder / "program.safetensors")
+    manifest = artefact.read_json(folder / "manifest.json")
+    golden_run = _stage(folder, "golden")
+    simulations = [artefact.read_json(path) for path in sorted(folder.glob("simulate-*.json"))]
+    simulations.sort(key=lambda result: -result["rtl"]["values_compared"])
+    synth = _stage(folder, "synth")
+    known = dict(program.meta.get("accuracy", {}))
+    main = simulations[0] if simulations else None
+    return {
+        "name": program.name,
+        "sparsegate": __version__,
+        "data": program.meta.get("data"),
+        "accuracy": {
+            "float": known.get("float"),
+            "pruned": known.get("pruned"),
+            "golden": golden_run["accuracy"] if golden_run else None,
+        },
+        "sparsity": sparsity(program),
+        "formats": formats(program),
+        "golden": golden_run and {key: value for key, value in golden_run.items() if key != "accuracy"},
+        "hardware": {**manifest["hardware"], "pes": manifest["hardware"]["rows"] * manifest["hardware"]["groups"]},
+        "rtl": main and main["rtl"] | {"also": [result["rtl"] for result in simulations[1:]]},
+        "cycles": main and main["cycles"],
+        "occupancy": main and main["occupancy"],
+        "columns": main and main["columns"],
+        "synth": synth and _synth(synth, folder, out),
+        "latency_us": latency(main, synth),
+        "tools": doctor.versions() | (dict(synth["tools"]) if synth else {}),
+        "digests": {
+            **manifest["digests"],
+            "verilog": manifest["files"]["engine.v"],
+            "bitstream": synth and _sha256(folder / synth["bitstream"]),
+        },
+        "compiled": os.path.relpath(folder, out),
+    }
+
+
+def _stage(folder: Path, name: str) -> dict[str, Any] | None:
+    path = folder / f"{name}.json"
+    return artefact.read_json(path) if path.exists() else None
+
+
+def _synth(result: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
+    return dict(result) | {"bitstream": os.path.relpath(folder / result["bitstream"], out)}
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def sparsity(program: Program) -> dict[str, Any]:
+    """Shares of weights that are not zero, over the recurrent layers' matrices and for each layer."""
+    kept = dict.fromkeys("xh", 0)
+    total = dict.fromkeys("xh", 0)
+    layers = {}
+    for layer in program.layers:
+        entry: dict[str, Any] = {"block": layer.block, "bits": layer.formats["wx"].width}
+        for key, matrix, dense in (("x", layer.matrix_x, layer.w_x), ("h", layer.matrix_h, layer.w_h)):
+            if matrix is None or dense is None:
+                continue
+            entry[f"pattern_{key}"] = f"{matrix.entries}:{layer.block}"
+            entry[f"density_{key}"] = matrix.nonzeros / dense.size
+            if layer.cell.recurrent:
+                kept[key] += matrix.nonzeros
+                total[key] += dense.size
+        layers[layer.name] = entry
+    densities = {f"density_{key}": kept[key] / total[key] if total[key] else None for key in "xh"}
+    return {**densities, "layers": layers}
+
+
+def formats(program: Program) -> dict[str, Any]:
+    """Every Q format, as text."""
+    return {
+        "input": str(program.input_format),
+        "layers": {layer.name: {key: str(form) for key, form in layer.formats.items()} for layer in program.layers},
+    }
+
+
+def latency(simulation: Mapping[str, Any] | None, synth: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Mean time of a step, in microseconds, at the clock that the bitstream sets up."""
+    if simulation is None or synth is None:
+        return {"step": None, "longest": None, "how": "needs a simulation and a synthesis"}
+    cycles, rtl = simulation["cycles"], simulation["rtl"]
+    clock = synth["frequency_mhz"]
+    return {
+        "step": cycles["step_mean"] / clock,
+        "longest": cycles["step_longest"] / clock,
+        "step_at_fmax": cycles["step_mean"] / synth["fmax_mhz"],
+        "how": (
+            f"{cycles['step_mean']:.1f} cycles, mean of {rtl['steps']} steps counted in RTL ({rtl['simulator']}), "
+            f"from taking a frame to its last result, at the bitstream's {clock:g} MHz"
+        ),
+    }
+
+
+def summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The one table: what, and how much."""
+    accuracy, sparse, rtl, synth = report["accuracy"], report["sparsity"], report["rtl"], report["synth"]
+    widths = sorted({entry["bits"] for entry in sparse["layers"].values()})
+    hardware = report["hardware"]
+    bits = ", ".join(str(width) for width in widths)
+    rows = [
+        (f"accuracy, {stage}", percent(accuracy[key]))
+        for key, stage in (("float", "float"), ("pruned", "pruned, float"), ("golden", "golden model, integers"))
+    ]
+    rows += [
+        ("weights kept, Wx and Wh", f"{percent(sparse['density_x'])}, {percent(sparse['density_h'])}"),
+        ("bits of weights; of inputs and hidden states", f"{bits}; {report['formats']['input'][1:].split('f')[0]}"),
+        ("processing elements", f"{hardware['rows']} x {hardware['groups']} = {hardware['pes']}"),
+    ]
+    if rtl:
+        cycles, columns, occupancy = report["cycles"], report["columns"], report["occupancy"]
+        for result in (rtl, *rtl["also"]):
+            rows.append(
+                (
+                    f"RTL in {result['simulator']}",
+                    f"{result['mismatches']} of {result['values_compared']} values differ, {result['steps']} steps of "
+                    f"{result['sequences']} sequences",
+                )
+            )
+        rows += [
+            ("cycles, predicted and counted", f"{cycles['predicted']}, {cycles['counted']}"),
+            ("cycles a step, mean and longest", f"{cycles['step_mean']:.1f}, {cycles['step_longest']}"),
+            (
+                "occupancy, matrix-vector phase and total",
+                f"{percent(occupancy['matvec'])}, {percent(occupancy['total'])}",
+            ),
+            ("columns skipped", f"{percent(columns['skipped'] / columns['seen'])} of {columns['seen']}"),
+        ]
+    if synth:
+        rows += [
+            (
+                "device",
+                f"{synth['device']}, speed grade {synth['speed']}" + (f", {synth['board']}" if synth["board"] else ""),
+            ),
+            (
+                "highest clock",
+                f"{synth['fmax_mhz']:.1f} MHz, nextpnr's estimate after routing; the bitstream's is {synth['frequency_mhz']:g} MHz",
+            ),
+            (
+                "LUTs, flip-flops, block RAMs, multipliers",
+                f"{synth['luts']}, {synth['ffs']}, {synth['bram']}, {synth['dsp']}",
+            ),
+        ]
+    took = report["latency_us"]
+    if took["step"] is not None:
+        rows.append(("latency of a step", f"{took['step']:.2f} us: {took['how']}"))
+    return rows
+
+
+def percent(share: float | None) -> str:
+    """A share as text; a dash where it was not measured."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def sparsity_map(program: Program) -> Figure:
+    """Where the weights of the first recurrent layer are not zero: Wx and Wh side by side."""
+    figure = _figure(8, 4.2)
+    layer = next((layer for layer in program.layers if layer.w_h is not None), program.layers[0])
+    matrices = [("Wx", layer.w_x, "input")] + ([] if layer.w_h is None else [("Wh", layer.w_h, "hidden unit")])
+    widths = [entry[1].shape[1] for entry in matrices]
+    axes = figure.subplots(1, len(matrices), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+    for axis, (name, matrix, columns) in zip(axes, matrices, strict=True):
+        axis.imshow(matrix != 0, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1.3)
+        axis.set_title(f"{name}, {100 * np.mean(matrix != 0):.1f} % kept", fontsize=9)
+        axis.set_xlabel(columns)
+        middles = (np.arange(layer.gates) + 0.5) * layer.units
+        axis.set_yticks(
+            middles, [f"gate {gate}" for gate in layer.cell.gates] if axis is axes[0] else [""] * layer.gates
+        )
+        for edge in range(1, layer.gates):
+            axis.axhline(edge * layer.units - 0.5, color="0.3", linewidth=0.6)
+    return figure
+
+
+def changed_columns(program: Program, dataset: Dataset) -> Figure:
+    """Which columns of the first test utterance are sent at each step: white is skipped."""
+    length = int(dataset.length_test[0])
+    run = golden.run(program, program.quantize(dataset.x_test[:1, :length]), dataset.length_test[:1])
+    vectors = [("input", run.sent[0][0])]  # (T, size)
+    for position, layer in enumerate(program.layers):
+        if (
+            layer.cell.recurrent or position < len(program.layers) - 1
+        ):  # the output of a final linear layer drives no column
+            vectors.append((layer.name, run.sent[position + 1][0]))
+    figure = _figure(8, 3.6)
+    heights = [max(sent.shape[1], 8) for _, sent in vectors]
+    axes = figure.subplots(len(vectors), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})[:, 0]
+    for axis, (name, sent) in zip(axes, vectors, strict=True):
+        axis.imshow(sent.T, aspect="auto", interpolation="nearest", cmap="Oranges", vmin=0, vmax=1.8)
+        axis.set_ylabel(f"{name}\n{100 * sent.mean():.0f} % sent", fontsize=8)
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    axes[-1].set_xlabel("step of the first test sequence")
+    return figure
+
+
+def accuracy_by_stage(report: Mapping[str, Any]) -> Figure | None:
+    """Test accuracy of the float, the pruned, and the integer network."""
+    known = [(stage, value) for stage, value in report["accuracy"].items() if value is not None]
+    if not known:
+        return None
+    figure = _figure(8, 2.2)
+    axis = figure.subplots()
+    bars = axis.barh([stage for stage, _ in known], [100 * value for _, value in known], color="#4878a8")
+    axis.bar_label(bars, fmt="%.2f %%", padding=3, fontsize=8)
+    axis.set_xlim(0, 112)
+    axis.invert_yaxis()
+    axis.set_xlabel("test accuracy, %")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+STYLE = """body { font: 15px/1.45 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse } td, th { text-align: left; vertical-align: top; padding: .25em .8em .25em 0;
+border-bottom: 1px solid #ddd } th { font-weight: 600 } img { max-width: 100% } code { font-size: 90% }"""
+
+
+def page(report: Mapping[str, Any], program: Program, dataset: Dataset | None) -> str:
+    """A page of HTML that needs no other file."""
+    pictures: list[tuple[str, Figure | None]] = [
+        ("Accuracy by stage", accuracy_by_stage(report)),
+        ("Weights that are kept", sparsity_map(program)),
+        ("Columns that are sent", None if dataset is None else changed_columns(program, dataset)),
+    ]
+    layers = report["formats"]["layers"]
+    keys = list(dict.fromkeys(key for form in layers.values() for key in form))
+    sections = [
+        _section("Summary", _table(("what", "value"), summary(report))),
+        *(
+            _section(title, f'<img alt="{html.escape(title)}" src="data:image/png;base64,{_png(figure)}">')
+            for title, figure in pictures
+            if figure is not None
+        ),
+        _section(
+            "Formats (s8f7: signed, 8 bits, 7 of them fractional)",
+            _table(("layer", *keys), [(name, *(form.get(key, "") for key in keys)) for name, form in layers.items()]),
+        ),
+    ]
+    if report["golden"]:
+        counts = [
+            (layer, site, count)
+            for layer, sites in report["golden"]["saturations"].items()
+            for site, count in sites.items()
+        ]
+        sections.append(_section("Values that saturated in the golden model", _table(("layer", "at", "times"), counts)))
+    sections += [
+        _section("Tools", _table(("tool", "version"), list(report["tools"].items()))),
+        _section("Digests", _table(("of", "SHA-256"), list(report["digests"].items()))),
+    ]
+    title = html.escape(f"SparseGate: {report['name']}")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>\n'
+        f"<style>{STYLE}</style></head>\n<body>\n<h1>{title}</h1>\n{''.join(sections)}</body>\n</html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{html.escape(title)}</h2>\n{body}\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f"<table>\n<tr>{head}</tr>\n{body}</table>"
+
+
+def write(folder: str | Path, out: str | Path | None = None, dataset: Dataset | None = None) -> dict[str, Any]:
+    """Write ``report.json`` and ``report.html`` to ``out`` (``folder`` where omitted); returns the report."""
+    out = Path(folder) if out is None else Path(out)
+    report = collect(folder, out)
+    program = Program.load(Path(folder) / "program.safetensors")
+    text = page(report, program, dataset)
+    artefact.write_text(out / PAGE, text)
+    artefact.write_json(out / REPORT, report)
+    return report

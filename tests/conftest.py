@@ -1,0 +1,28 @@
+"""What every test room shares: one thread, drawn examples that are the same in every run, and skips with a reason."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# before NumPy and torch are imported: two test processes already fill two cores, and results depend on torch's thread count
+os.environ["OMP_NUM_THREADS"] = "1"
+# Amaranth's own Yosys, whatever the machine has
+os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
+
+# seeded: a failure on one machine is a failure on every other, and shrinking starts from the same example
+settings.register_profile("sparsegate", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sparsegate")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a tool that the machine lacks, saying which and how to get it."""
+    needed = {"icarus": ("iverilog", "apt-get install iverilog"), "verilator": ("c++", "apt-get install g++ make perl")}
+    for mark, (program, install) in needed.items():
+        if shutil.which(program) is None:
+            for item in items:
+                if item.get_closest_marker(mark):
+                    item.add_marker(pytest.mark.skip(reason=f"{program} is not installed; '{install}' provides it"))

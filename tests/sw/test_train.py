@@ -1,0 +1,128 @@
+"""Training end to end on a little of the real data, and what it promises: patterns, determinism, progress."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sparsegate import golden, pattern, synthetic, train
+from sparsegate.errors import SparseGateError
+from sparsegate.pattern import DENSE, NM
+from sparsegate.quantize import QuantizeConfig, quantize
+from sparsegate.synthetic import Shape
+from sparsegate.train import Recipe
+
+
+@pytest.fixture(scope="module")
+def small(vowels):
+    """The first 60 training and 40 test utterances of three speakers."""
+    rows, test = np.flatnonzero(vowels.y_train < 3)[:60], np.flatnonzero(vowels.y_test < 3)[:40]
+    return replace(
+        vowels,
+        x_train=vowels.x_train[rows], length_train=vowels.length_train[rows], y_train=vowels.y_train[rows],
+        x_test=vowels.x_test[test], length_test=vowels.length_test[test], y_test=vowels.y_test[test],
+        classes=3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network(small):
+    return train.train_float(small, hidden=8, epochs=15, seed=3)
+
+
+def test_float_training_learns(network, small):
+    assert train.accuracy(network, small.x_train, small.length_train, small.y_train) > 0.9
+    assert [(layer.kind, layer.inputs, layer.units) for layer in network.layers] == [("lstm", 12, 8), ("linear", 8, 3)]
+
+
+def test_the_whole_way(network, small):
+    pruned = train.prune_and_finetune(network, small, ("4:8", "2:8"), epochs=10, seed=3)
+    layer = pruned.layers[0]
+    assert (layer.pattern_x, layer.pattern_h) == (NM(4, 8), NM(2, 8))
+    assert pruned.layers[1].pattern_x == DENSE
+    assert np.count_nonzero(layer.w_x) == layer.w_x.size // 2
+    assert np.count_nonzero(layer.w_h) == layer.w_h.size // 4
+    program = train.quantize_and_finetune(pruned, small, epochs=2, seed=3)
+    pattern.check(program.layers[0].w_h, 4, NM(2, 8), "w_h")
+    assert program.layers[0].matrix_h.entries == 2
+    assert train.accuracy(program, small.x_train, small.length_train, small.y_train) > 0.9
+
+
+def test_deterministic_for_a_seed(small):
+    def digest(seed):
+        network = train.train_float(small, hidden=8, epochs=2, seed=seed)
+        network = train.prune_and_finetune(network, small, "2:8", epochs=2, seed=seed)
+        return train.quantize_and_finetune(network, small, epochs=1, seed=seed).digest
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = digest(1)
+    torch.rand(3)
+    assert digest(1) == first
+    assert digest(2) != first
+    torch.set_rng_state(state)
+    digest(1)
+    assert torch.equal(torch.get_rng_state(), state)  # a caller's generator is left alone
+
+
+def test_no_fine_tuning_is_post_training_quantization(network, small):
+    config = QuantizeConfig(weight_bits=6)
+    program = train.quantize_and_finetune(network, small, config, epochs=0)
+    assert program.digest == quantize(network, small.x_train, small.length_train, config).digest
+
+
+def test_patterns_by_layer_name(small):
+    network = train.train_float(small, hidden=8, epochs=1, depth=2, when="last")
+    assert [(layer.name, layer.when) for layer in network.layers] == [
+        ("lstm_l0", "step"),
+        ("lstm_l1", "step"),
+        ("head", "last"),
+    ]
+    pruned = train.prune_and_finetune(network, small, {"lstm_l1": "2:8", "head": "1:3"}, epochs=1)
+    assert [layer.pattern_x for layer in pruned.layers] == [DENSE, NM(2, 8), NM(1, 3)]
+    assert [(layer.name, layer.when) for layer in pruned.layers] == [
+        (layer.name, layer.when) for layer in network.layers
+    ]
+    with pytest.raises(SparseGateError, match="the network has no layer 'lstm'; it has lstm_l0, lstm_l1, head"):
+        train.prune_and_finetune(network, small, {"lstm": "2:8"}, epochs=1)
+
+
+def test_progress(small):
+    calls = []
+    train.train_float(small, hidden=4, epochs=3, progress=lambda *call: calls.append(call))
+    assert [(epoch, epochs) for epoch, epochs, _ in calls] == [(1, 3), (2, 3), (3, 3)]
+    assert calls[-1][2] < calls[0][2]
+
+
+def test_a_classifier_computes_its_network():
+    network = synthetic.network(4, [Shape("lstm", 5), Shape("lstm", 6), Shape("linear", 3)], seed=2)
+    x = np.random.default_rng(2).normal(size=(3, 5, 4))
+    with torch.no_grad():
+        got = train.Classifier(network).double()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(got, network.evaluate(x).outputs, atol=1e-6)  # weights pass through float32
+
+
+def test_accuracy_by_hand(network, small):
+    logits = network.evaluate(small.x_test, small.length_test).outputs
+    right = [
+        np.argmax(rows[length - 1]) == y
+        for rows, length, y in zip(logits, small.length_test, small.y_test, strict=True)
+    ]
+    assert train.accuracy(network, small.x_test, small.length_test, small.y_test) == np.mean(right)
+    program = quantize(network, small.x_train, small.length_train)
+    last = golden.run(program, program.quantize(small.x_test), small.length_test).last
+    assert train.accuracy(program, small.x_test, small.length_test, small.y_test) == np.mean(
+        np.argmax(last, 1) == small.y_test
+    )
+
+
+def test_refusals(small):
+    with pytest.raises(SparseGateError, match="at least 1 epoch and a batch of 1, not 0 and 32"):
+        train.train_float(small, epochs=0)
+    with pytest.raises(SparseGateError, match="at least 1 unit and 1 layer, not 0 and 1"):
+        train.train_float(small, hidden=0)
+    with pytest.raises(SparseGateError, match=r"rate -1 must be positive"):
+        Recipe(epochs=1, rate=-1)

@@ -1,0 +1,43 @@
+"""What the documentation shows is true: its Python runs, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+SHOWN_ONLY = "<!-- not executed -->"
+"""Before a block of Python that needs what a test has not: hardware, or minutes."""
+
+
+def blocks(page: Path) -> list[str]:
+    """Blocks of Python on a page that are meant to run."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(rf"({re.escape(SHOWN_ONLY)}\n)?```python\n(.*?)```", text, flags=re.DOTALL)
+    return [code for mark, code in found if not mark]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_examples_run(page, tmp_path, monkeypatch):
+    from sparsegate import cells
+
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": page.stem}
+    before = dict(cells.CELLS)
+    try:
+        for code in blocks(page):
+            exec(compile(code, str(page), "exec"), names)  # noqa: S102 (our own page)
+    finally:
+        cells.CELLS.clear()
+        cells.CELLS.update(before)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
