@@ -1,7 +1,7 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 #
 # PYTHON=python3.12 picks an interpreter, PIP_ARGS adds options to pip (an index with CPU builds of torch, say),
-# DEMO_ARGS, TEST_ARGS, SIM_ARGS and BITSTREAM_ARGS are passed on.
+# DEMO_ARGS, TEST_ARGS, SIM_ARGS, BITSTREAM_ARGS and BENCH_ARGS are passed on.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,7 +21,7 @@ DEMO := build/demo
 help: ## show this list
 	@echo 'make VERB, where VERB is one of'
 	sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	echo "Options: PYTHON, PIP_ARGS, JOBS (test processes), DEMO_ARGS, TEST_ARGS, SIM_ARGS, BITSTREAM_ARGS"
+	echo "Options: PYTHON, PIP_ARGS, JOBS (test processes), DEMO_ARGS, TEST_ARGS, SIM_ARGS, BITSTREAM_ARGS, BENCH_ARGS"
 
 setup: $(READY) system ## make .venv with the pinned dependencies (once)
 
@@ -44,7 +44,7 @@ format: setup ## let ruff format and mend what it can
 sim: setup $(DEMO)/program.safetensors ## RTL of the demo's network against the golden model, on every simulator
 	@for simulator in verilator icarus amaranth; do
 	  if [ $$simulator = icarus ] && ! command -v iverilog >/dev/null; then echo 'icarus: skipped, iverilog is not installed'; continue; fi
-	  $(BIN)/sparsegate simulate $(DEMO)/program.safetensors --data japanese-vowels --sequences 4 --simulator $$simulator $(SIM_ARGS)
+	  $(BIN)/sparsegate simulate $(DEMO)/program.safetensors --data vowels --sequences 4 --simulator $$simulator $(SIM_ARGS)
 	done
 
 bitstream: setup $(DEMO)/program.safetensors ## bitstream of the demo's network for a ULX3S-85F (BITSTREAM_ARGS='--board ...')
@@ -54,10 +54,11 @@ $(DEMO)/program.safetensors: | $(READY)
 	@$(BIN)/sparsegate demo --skip-rtl --skip-synth --out $(DEMO)
 
 bench: setup ## throughput of the golden model against torch, of Verilated RTL against Amaranth's simulator
-	@$(BIN)/sparsegate bench speed
+	@$(BIN)/sparsegate bench golden
+	$(BIN)/sparsegate bench rtl
 
-bench-accuracy: setup ## accuracy after pruning and quantization, mean over three seeds (about 10 minutes)
-	@$(BIN)/sparsegate bench accuracy
+bench-accuracy: setup ## accuracy after pruning and quantization, mean over three seeds (about 6 minutes)
+	@$(BIN)/sparsegate bench accuracy $(BENCH_ARGS)
 
 docs: setup ## rewrite docs/cli.md from the commands' own help
 	@$(BIN)/python -m sparsegate.cli.document docs/cli.md

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def versions() -> dict[str, str]:
 def build_folder(program: Program, config: HardwareConfig, root: str | Path = "build") -> Path:
     """``<root>/<name>-<digest>``, the digest over Program, hardware configuration and version of SparseGate."""
     body = {"program": program.digest, "hardware": asdict(config), "sparsegate": __version__}
-    return Path(root) / f"{program.name}-{artefact.digest({}, body)[:12]}"
+    # a name may hold anything; a folder's may not
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", program.name)[:60] or "program"
+    return Path(root) / f"{name}-{artefact.digest({}, body)[:12]}"
 
 
 def describe(layout: Layout) -> dict[str, Any]:

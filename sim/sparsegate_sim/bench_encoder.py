@@ -28,6 +28,7 @@ async def encoder(dut: Any) -> None:
     ]
     pins.write("threshold", given["threshold"])
     pins.write("i__valid", 0)
+    pins.write("i__payload", 0)
     pins.write("release", 0)
     await reset(dut)
     sent, offered, release, taken = 0, False, False, 0
@@ -40,13 +41,12 @@ async def encoder(dut: Any) -> None:
             value, last = source[sent]
             pins.write("i__payload", value & ((1 << width) - 1) | last << width)
         pins.write("i__valid", int(offered))
+        pins.write("release", int(release))
 
     def after() -> None:
         nonlocal sent, offered, release, taken
         if release:
-            # the input changed after the outputs were observed: this cycle only gives the bank back
-            release = False
-            pins.write("release", 0)
+            release = False  # the bank that is observed now is the one just given back
         elif pins.read("ready") and rng.random() < 0.3:
             bank = pins.read("bank")
             want, last = given["lists"][taken], given["frames"][taken][1]
@@ -55,7 +55,6 @@ async def encoder(dut: Any) -> None:
             pushed[bank] = []
             taken += 1
             release = True
-            pins.write("release", 1)
         if pins.read("push__valid"):
             column = pins.read("push__place") * groups + pins.read("push__group")
             pushed[pins.read("push__bank")].append([column, pins.read("push__delta")])

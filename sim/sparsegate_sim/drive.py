@@ -350,7 +350,7 @@ def verilog_ports(verilog: str, top: str) -> dict[str, Port]:
         raise SparseGateError(f"the Verilog holds no module {top!r}")
     found = {}
     for match in re.finditer(
-        r"^  (?:input|output) (signed )?(?:\[(-?\d+):0\] )?(\w+) *;", module.group(), re.MULTILINE
+        r"^  (?:input|output) (signed )?(?:\[(-?\d+):0\] )?\\?(\S+?) *;", module.group(), re.MULTILINE
     ):
         sign, high, name = match.groups()
         if name not in ("clk", "rst"):

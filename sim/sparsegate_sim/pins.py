@@ -25,11 +25,10 @@ class CocotbPins:
         self._handles = {name: getattr(dut, name) for name, port in ports.items() if port.width}
 
     def read(self, name: str) -> int:
-        handle = self._handles.get(name)
-        if handle is None:
-            return 0
         port = self._ports[name]
-        value = handle.value
+        if not port.width:
+            return 0
+        value = self._handles[name].value
         try:
             raw = int(value) if port.width == 1 else value.to_unsigned()
         except ValueError:
@@ -37,7 +36,7 @@ class CocotbPins:
         return port.value(raw)
 
     def write(self, name: str, value: int) -> None:
-        if name in self._handles:
+        if self._ports[name].width:
             self._handles[name].value = value
 
 
@@ -54,7 +53,10 @@ async def reset(dut: Any) -> None:
 
 
 async def clocked(dut: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
-    """One cycle: ``before`` sets inputs, ``after`` reads settled outputs, then the clock rises."""
+    """One cycle: ``before`` sets inputs, ``after`` reads settled outputs, then the clock rises.
+
+    Never write in ``after``: the clock rises at that very moment.
+    """
     before()
     await Timer(HALF, "ns")
     after()

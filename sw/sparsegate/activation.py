@@ -45,7 +45,9 @@ class ActivationTable:
         if self.function not in FUNCTIONS:
             raise ValueError(f"activation function is one of {', '.join(FUNCTIONS)}, not {self.function!r}")
         if self.one > self.target.max or self.target.frac < 0:
-            raise ValueError(f"{self.target} cannot hold 1 exactly; a gate format needs width >= frac + 2 and frac >= 0")
+            raise ValueError(
+                f"{self.target} cannot hold 1 exactly; a gate format needs width >= frac + 2 and frac >= 0"
+            )
         if not 0 <= self.step_bits < self.source.width - 1:
             raise ValueError(f"step_bits lies in 0..{self.source.width - 2} for {self.source}, not {self.step_bits}")
 

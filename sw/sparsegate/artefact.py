@@ -94,7 +94,8 @@ def save(path: str | Path, form: str, version: int, tensors: Mapping[str, NDArra
     body = {**header, "format": form, "version": version}
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     content = digest(tensors, body)
-    metadata = {"sparsegate": canonical(body), "digest": content}
+    # one key: safetensors writes several in no fixed order, and equal contents must be equal files
+    metadata = {"sparsegate": canonical({"digest": content, "header": body})}
     write_bytes(path, safetensors.numpy.save(dict(tensors), metadata))
     return content
 
@@ -115,7 +116,8 @@ def load(path: str | Path, form: str, version: int) -> tuple[dict[str, NDArray],
     if "sparsegate" not in metadata:
         raise SparseGateError(f"{path} is a safetensors file, but not one that SparseGate wrote; use 'sparsegate import' first")
     try:
-        header = json.loads(metadata["sparsegate"])
+        stored = json.loads(metadata["sparsegate"])
+        header, expected = stored["header"], stored["digest"]
         found, number = header["format"], header["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise SparseGateError(f"{path} has a damaged header: {error}") from error
@@ -123,7 +125,7 @@ def load(path: str | Path, form: str, version: int) -> tuple[dict[str, NDArray],
         raise SparseGateError(f"{path} holds a {found}, expected a {form}")
     if number != version:
         raise SparseGateError(f"{path} has version {number} of {form}, this SparseGate reads version {version}")
-    if digest(tensors, header) != metadata.get("digest"):
+    if digest(tensors, header) != expected:
         raise SparseGateError(f"{path} is corrupted: its contents do not match the digest stored in it")
     return tensors, header
 

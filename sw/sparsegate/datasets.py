@@ -128,8 +128,10 @@ def npz(path: str | Path) -> Dataset:
         held = max(1, round(TEST_SHARE * len(x)))
         test_rows, train_rows = np.sort(order[:held]), np.sort(order[held:])
         parts = [value[rows] for rows in (train_rows, test_rows) for value in (x, length, y)]
-    labels = [value for value in (parts[2], parts[5]) if value.size and np.issubdtype(value.dtype, np.integer)]
-    classes = 1 + max((int(value.max()) for value in labels), default=0)
+    labels = np.concatenate([np.ravel(parts[2]), np.ravel(parts[5])])
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise SparseGateError(f"{path}: y holds values of type {labels.dtype}, expected integers 0, 1, 2, ...")
+    classes = 1 + int(labels.max(initial=0))
     return Dataset(path.stem, *parts, classes)  # type: ignore[arg-type, call-arg]
 
 

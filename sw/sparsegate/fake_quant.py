@@ -8,6 +8,7 @@ a value saturates (Bengio et al. 2013); through tables flows the derivative of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from sparsegate import activation, quantize
 from sparsegate.cells import Cell, cell
+from sparsegate.errors import SparseGateError
 from sparsegate.fixed import QFormat
+from sparsegate.golden import FLOAT64_EXACT
 from sparsegate.network import Layer, Network
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig
@@ -101,15 +104,10 @@ class TorchArithmetic:
         return _Lookup.apply(value, function, _full(function, source, target, self._step_bits), source.frac, source.max)
 
 
-_TABLES: dict[tuple[str, QFormat, QFormat, int], Tensor] = {}
-
-
+@lru_cache(maxsize=256)
 def _full(function: str, source: QFormat, target: QFormat, step_bits: int) -> Tensor:
     """Every output of a table as real values, indexed by ``raw + source.max``."""
-    key = (function, source, target, step_bits)
-    if key not in _TABLES:
-        _TABLES[key] = torch.from_numpy(target.real(activation.table(*key).full))
-    return _TABLES[key]
+    return torch.from_numpy(target.real(activation.table(function, source, target, step_bits).full))
 
 
 class FakeQuantLayer(nn.Module):
@@ -187,19 +185,17 @@ class FakeQuant(nn.Module):
     ----------
     network : float weights to start from.
     formats : as :func:`sparsegate.quantize.choose_formats` gives them.
-    thresholds : Θ of each vector in LSBs (input, then every layer's output); the config's where omitted.
+    config : bit widths, and the threshold of every vector.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        formats: Sequence[dict[str, QFormat]],
-        config: QuantizeConfig,
-    ) -> None:
+    def __init__(self, network: Network, formats: Sequence[dict[str, QFormat]], config: QuantizeConfig) -> None:
         super().__init__()
         self.start, self.config = network, config
         self.chosen = [dict(form) for form in formats]
         program = quantize.build(network, self.chosen, config)
+        widest = max(layer.bound for layer in program.layers)
+        if widest >= FLOAT64_EXACT:
+            raise SparseGateError(f"accumulators may reach {widest}, beyond the exact range of 2**53")
         self.input_format = program.input_format
         self.thresholds = program.thresholds
         self.layers = nn.ModuleList(

@@ -93,7 +93,15 @@ def from_torch(
     last = made[-1]
     if last.kind == "linear":
         made[-1] = replace(last, when=when)
-    return Network(tuple(made), name)
+    try:
+        return Network(tuple(made), name)
+    except SparseGateError as error:
+        if layers is not None or len(parts) == 1:
+            raise
+        order = ", ".join(part.name for part in parts)
+        raise SparseGateError(
+            f"{error}; found in this order: {order}; name the layers in the order in which data flows"
+        ) from None
 
 
 def read(path: str | Path) -> dict[str, Tensor]:

@@ -60,7 +60,9 @@ class Layer:
                 f"layer {self.name!r}: bias has shape {self.bias.shape}, expected ({gates * self.units},) for {self.units} units"
             )
         if what.recurrent != (self.w_h is not None):
-            raise SparseGateError(f"layer {self.name!r}: a {self.kind} layer {'needs' if what.recurrent else 'has no'} w_h")
+            raise SparseGateError(
+                f"layer {self.name!r}: a {self.kind} layer {'needs' if what.recurrent else 'has no'} w_h"
+            )
         if self.w_h is not None and self.w_h.shape != (gates * self.units, self.units):
             raise SparseGateError(
                 f"layer {self.name!r}: w_h has shape {self.w_h.shape}, expected {(gates * self.units, self.units)}"
@@ -232,7 +234,9 @@ def lengths_of(shape: tuple[int, ...], lengths: ArrayLike | None, inputs: int) -
     count, steps, _ = shape
     lengths = np.full(count, steps) if lengths is None else np.asarray(lengths)
     if lengths.shape != (count,) or not np.issubdtype(lengths.dtype, np.integer):
-        raise SparseGateError(f"lengths has shape {lengths.shape} and type {lengths.dtype}, expected ({count},) integers")
+        raise SparseGateError(
+            f"lengths has shape {lengths.shape} and type {lengths.dtype}, expected ({count},) integers"
+        )
     if lengths.min() < 1 or lengths.max() > steps:
         raise SparseGateError(f"lengths lie in {lengths.min()}..{lengths.max()}, expected 1..{steps}")
     return lengths.astype(np.int64)

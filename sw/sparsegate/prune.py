@@ -93,6 +93,8 @@ class Pruner:
         """Module name -> (pattern of Wx, pattern of Wh), as ``importer.from_torch`` takes them."""
         self.count = 0
         """Steps so far."""
+        self.density = 1.0
+        """Share of weights that the masks let through, over all pruned matrices."""
         self._targets = list(targets)
         self._hooks: list[Any] = []
         for target in self._targets:
@@ -107,12 +109,6 @@ class Pruner:
     def frozen(self) -> bool:
         """Whether every mask has reached its pattern and will not change."""
         return self.count >= self.schedule.end
-
-    @property
-    def density(self) -> float:
-        """Share of weights that the masks let through, over all pruned matrices."""
-        masks = [self._mask(target) for target in self._targets]
-        return float(sum(mask.sum() for mask in masks) / sum(mask.numel() for mask in masks))
 
     def step(self) -> None:
         """Count one step (an optimizer step or an epoch, in the schedule's unit) and tighten the masks if it is time."""
@@ -138,11 +134,15 @@ class Pruner:
         self._targets = []
 
     def _update(self) -> None:
+        kept_weights = weights = 0
         for target in self._targets:
             kept = self.schedule.kept(self.count, target.pattern)
             weight = target.module.parametrizations[target.name].original  # type: ignore[union-attr, index]
             keep = pattern.mask(weight.detach().cpu().double().numpy(), target.gates, NM(kept, target.pattern.m))
             self._mask(target).copy_(torch.from_numpy(keep))
+            kept_weights, weights = kept_weights + int(keep.sum()), weights + keep.size
+        if weights:
+            self.density = kept_weights / weights
 
     @staticmethod
     def _mask(target: _Target) -> Tensor:

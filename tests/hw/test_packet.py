@@ -84,6 +84,10 @@ class StandIn(wiring.Component):
                         total.eq(total + self.x.payload.data),
                         self.counters.columns_seen.eq(self.counters.columns_seen + 1),
                     ]
+                    with m.If(self.x.payload.data != 0):
+                        m.d.sync += self.counters.columns_sent.eq(self.counters.columns_sent + 1)
+                    with m.If(self.x.payload.last & (count != inputs - 1)):  # never in the middle of a frame
+                        m.d.sync += total.eq(total + 1)
                     with m.If(count == inputs - 1):
                         m.d.sync += [last.eq(self.x.payload.last), count.eq(0)]
                         m.next = "WORK"
@@ -140,6 +144,7 @@ class Device:
         self.engine = StandIn(program)
         self.model = Model(program)
         self.sequence = 0
+        self.nonzero = 0  # of all values drawn
         m = Module()
         m.submodules.packet, m.submodules.engine = self.packet, self.engine
         wiring.connect(m, self.packet.x, self.engine.x)
@@ -217,7 +222,9 @@ class Device:
 
     def draw(self):
         form = self.program.input_format
-        return [self.random.randint(form.min, form.max) for _ in range(self.program.inputs)]
+        values = [self.random.randint(form.min, form.max) for _ in range(self.program.inputs)]
+        self.nonzero += sum(value != 0 for value in values)
+        return values
 
 
 @pytest.mark.parametrize(
@@ -255,6 +262,10 @@ def test_every_command(inputs, outputs, when, bits, output_bits):
             reply = await device.ask(ctx, Command.RESET)
             assert (reply.command, reply.payload) == (Command.RESET | REPLY, bytes([open_]))
             device.model.total = 0
+        # the step that closed it was one of zeros
+        reply = await device.ask(ctx, Command.COUNTERS)
+        assert decode_counters(reply.payload, program)["columns_sent"] == device.nonzero
+        assert decode_counters(reply.payload, program)["steps"] == 10
         await device.step(ctx, device.draw(), last=True, threshold=0x1234)
 
     device.run(bench)
@@ -301,6 +312,14 @@ def test_refusals():
         assert await refused(Command.FRAME, bytes(600)) == Reason.LENGTH
         assert await refused(Command.THRESHOLDS, bytes(4)) == Reason.LENGTH
         assert await refused(77) == Reason.COMMAND
+        # what follows a broken frame belongs to it, whatever it looks like
+        inner = Frame(Command.RESET, 200).encode()
+        assert await refused(Command.FRAME, bytes(300) + inner) == Reason.LENGTH
+        assert await device.reply(ctx, limit=100) is None
+        # a length that no command has is not waited for
+        await device.send(ctx, b"\xa5\x5a\x02\x63\xff\xff")
+        reply = await device.reply(ctx, limit=TIMEOUT // 2)
+        assert (reply.sequence, reply.reason) == (0x63, Reason.LENGTH)
         for wrong in (32, -33, 127, -128):
             assert await refused(Command.FRAME, struct.pack("<Bbbb", 1, 0, wrong, 0)) == Reason.VALUE
         await device.step(ctx, [31, -32, 0], last=True)

@@ -125,6 +125,7 @@ module top(clk, x__payload, trace__h__10, trace__h__9, none);
   output signed [3:0] trace__h__10;
   output signed [3:0] trace__h__9;
   output [-1:0] none;
+  input \\release ;
   function [3:0] _12_;
     input [3:0] a;
   endfunction
@@ -132,10 +133,11 @@ endmodule
 """
     assert verilog_ports(text, "top") == {
         "none": Port(0),
+        "release": Port(1),  # a keyword, so Yosys escapes it
         "trace__h__9": Port(4, True),
         "trace__h__10": Port(4, True),
         "x__payload": Port(9),
     }
-    assert list(verilog_ports(text, "top"))[1:3] == ["trace__h__9", "trace__h__10"]
+    assert list(verilog_ports(text, "top"))[2:4] == ["trace__h__9", "trace__h__10"]
     with pytest.raises(SparseGateError, match="no module 'engine'"):
         verilog_ports(text, "engine")

@@ -72,7 +72,7 @@ BAD = [
     ({"length": np.full(10, 2.0)}, "float64"),
     ({"y": GOOD["y"][:5]}, r"have shapes \(10, 6, 3\), \(10,\) and \(5,\), expected the same N"),
     ({"y": GOOD["y"] - 1}, r"y_t\w+ lies in -1\.\.1, expected 0\.\.1"),
-    ({"y": GOOD["y"] * 1.0}, "0 classes found|1 classes found"),
+    ({"y": GOOD["y"] * 1.0}, "y holds values of type float64, expected integers"),
     ({"y": GOOD["y"] * 0}, "1 classes found, expected at least 2"),
     ({"x_test": GOOD["x"]}, "has x_test; a test part needs all of x_test, length_test and y_test"),
     ({"x_test": GOOD["x"][..., :2], "length_test": GOOD["length"], "y_test": GOOD["y"]}, "test sequences 2"),

@@ -207,6 +207,16 @@ def test_threshold_zero_is_the_plain_lstm():
     ]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_every_bit_of_a_wide_accumulator_counts(bits):
+    """An output so wide that nothing is dropped shows whether sums were exact, below 2**24 and far beyond."""
+    program = made(1, [Shape("linear", 3)], activation_bits=bits, weight_bits=bits, output_bits=32)
+    layer = program.layers[0]
+    assert layer.formats["h"].frac >= layer.formats["acc"].frac
+    assert (layer.bound > golden.FLOAT32_EXACT) == (bits > 8)
+    check(program, synthetic.stimulus(program.input_format, 4, 8, 4, seed=1), np.array([8, 8, 8, 3]))
+
+
 def test_unchanged_inputs_are_not_sent():
     program = made(3, [Shape("lstm", 5)])
     raw = np.repeat(synthetic.stimulus(program.input_format, 2, 1, 4, seed=3), 6, axis=1)

@@ -87,6 +87,14 @@ def test_names_choose_and_order(model):
         importer.from_torch(model, layers=["fc", "lstm"])
 
 
+def test_an_order_that_does_not_fit_says_what_to_do(model):
+    shuffled = dict(sorted(model.state_dict().items()))
+    with pytest.raises(
+        SparseGateError, match="found in this order: fc, lstm; name the layers in the order in which data flows"
+    ):
+        importer.from_torch(shuffled)
+
+
 def test_head_on_the_last_step(model):
     assert [layer.when for layer in importer.from_torch(model, when="last").layers] == ["step", "step", "last"]
     assert importer.from_torch(model, layers=["lstm"], when="last").layers[-1].when == "step"

@@ -128,7 +128,16 @@ def test_finish_early_brings_the_exact_pattern(model):
     pruner = attach(model, "2:4", Cubic(0, 100))
     pruner.finish()
     pattern.check(matrix(model.lstm.weight_ih_l0), 4, NM(2, 4), "x")
+    assert pruner.density == 0.5
     pruner.finish()  # a second time does nothing
+
+
+def test_nothing_to_prune(model):
+    pruner = attach(model, "dense", Cubic(0, 2))
+    pruner.step()
+    pruner.finish()
+    assert pruner.density == 1.0
+    assert pruner.patterns == {"lstm": (DENSE, DENSE)}
 
 
 def test_one_pattern_for_every_lstm(model):

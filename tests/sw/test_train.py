@@ -119,6 +119,14 @@ def test_accuracy_by_hand(network, small):
     )
 
 
+def test_noise_is_part_of_the_recipe(small):
+    plain, noisy = (
+        train.train_float(small, hidden=4, epochs=1, recipe=Recipe(epochs=1, rate=0.01, noise=noise))
+        for noise in (0.0, 0.5)
+    )
+    assert (plain.layers[0].w_x != noisy.layers[0].w_x).any()
+
+
 def test_refusals(small):
     with pytest.raises(SparseGateError, match="at least 1 epoch and a batch of 1, not 0 and 32"):
         train.train_float(small, epochs=0)

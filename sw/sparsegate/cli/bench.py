@@ -1,29 +1,166 @@
-"""``sparsegate bench``: measurements."""
+"""``sparsegate bench``: measurements that take longer than a test."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-from sparsegate.cli.options import Json
+from sparsegate import console
+from sparsegate.cli.options import Data, Json, open_data, percent
 
 app = typer.Typer(
-    no_args_is_help=True, help="Measure: speed of the models and simulators, accuracy over several seeds."
+    no_args_is_help=True, help="Measure: accuracy over several seeds, speed of the models and simulators."
 )
 
-
-@app.command()
-def speed(as_json: Json = False) -> None:
-    """Golden model against torch on the same batch; Verilated RTL against Amaranth's simulator.
-
-    Example: [bold]sparsegate bench speed --json[/]
-    """
-    raise NotImplementedError
+Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")]
 
 
 @app.command()
-def accuracy(as_json: Json = False) -> None:
-    """Accuracy after pruning and quantization, mean over three seeds.
+def accuracy(
+    data: Data = "vowels",
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option("--pattern", "-p", metavar="N:M", help="Repeat for several. Default: 2:8, 4:16, 1:8, 1:16."),
+    ] = None,
+    bits: Annotated[int, typer.Option("--bits", help="Bits of weights and activations.")] = 8,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to SEEDS - 1, of which the mean is taken.")] = 3,
+    hidden: Annotated[int, typer.Option("--hidden", min=1, help="Units of the LSTM.")] = 64,
+    out: Out = Path("build/bench/accuracy.json"),
+    as_json: Json = False,
+) -> None:
+    """Accuracy of float, pruned and golden model on the whole test set, mean over several seeds.
 
-    Example: [bold]sparsegate bench accuracy --json[/]
+    Example: [bold]sparsegate bench accuracy --pattern 4:16 --seeds 3[/]
     """
-    raise NotImplementedError
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from sparsegate import artefact
+    from sparsegate.bench import accuracy as bench
+    from sparsegate.pattern import NM
+    from sparsegate.quantize import QuantizeConfig
+
+    patterns = [NM.parse(text) for text in pattern or ("2:8", "4:16", "1:8", "1:16")]
+    dataset = open_data(data)
+    config = QuantizeConfig(activation_bits=bits, weight_bits=bits)
+    rows = []
+    with console.task("train, prune and quantize") as task:
+        for row in bench.measure(dataset, patterns, [config], range(seeds), hidden):
+            rows.append(row)
+            task.at(len(rows), seeds * len(patterns))
+            task.say(f"{row['pattern']}, seed {row['seed']}: golden {percent(row['accuracy_golden'])}")
+    means = bench.means(rows)
+    result = {"rows": rows, "means": means}
+    artefact.write_json(out, result)
+    columns = ("pattern", "kept, Wx and Wh", "float", "pruned", f"golden, {bits} bits", "loss, points")
+    cells = [
+        (
+            row["pattern"],
+            f"{percent(row['density_x'])}, {percent(row['density_h'])}",
+            *(percent(row[f"accuracy_{stage}"]) for stage in ("float", "pruned", "golden")),
+            f"{row['loss']:.2f}",
+        )
+        for row in means
+    ]
+    _show(result, as_json, f"{dataset.name}, test accuracy, mean over {seeds} seeds", columns, cells, out)
+
+
+@app.command()
+def golden(out: Out = Path("build/bench/golden.json"), as_json: Json = False) -> None:
+    """Steps a second of the golden model against float torch.nn.LSTM on the same batch, in the same run.
+
+    Example: [bold]sparsegate bench golden --json[/]
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from sparsegate import artefact
+    from sparsegate.bench import golden as bench
+
+    rows = []
+    with console.task("golden model and torch") as task:
+        for case in bench.CASES:
+            task.say(f"LSTM {case[0]} to {case[1]}")
+            rows.append(bench.measure(*case))
+    result = {"definition": bench.DEFINITION, "rows": rows}
+    artefact.write_json(out, result)
+    columns = ("LSTM", "golden, steps/s", "torch, steps/s", "ratio", "inference_mode, steps/s", "ratio")
+    cells = [
+        (
+            f"{row['inputs']} to {row['units']}",
+            f"{row['golden']:,}",
+            f"{row['torch']:,}",
+            f"{row['ratio']:.2f}",
+            f"{row['torch_inference']:,}",
+            f"{row['ratio_inference']:.2f}",
+        )
+        for row in rows
+    ]
+    _show(result, as_json, "sequence steps a second, one thread", columns, cells, out)
+
+
+@app.command()
+def rtl(out: Out = Path("build/bench/rtl.json"), as_json: Json = False) -> None:
+    """Clock cycles a second of the engine's RTL: Verilated, in Icarus, in Amaranth's simulator.
+
+    Example: [bold]sparsegate bench rtl[/]
+    """
+    import shutil
+
+    from sparsegate import artefact
+
+    names = ["verilator", *(["icarus"] if shutil.which("iverilog") else []), "amaranth"]
+    rows = []
+    for name in names:
+        with console.task(f"64 units on 8 PEs in {name}"):
+            rows.append(simulated(name, sequences=64 if name == "verilator" else 1))
+    slowest = rows[-1]["cycles_per_second"]
+    result = {"rows": [row | {"times_amaranth": row["cycles_per_second"] / slowest} for row in rows]}
+    artefact.write_json(out, result)
+    columns = ("simulator", "cycles a second", "times Amaranth's", "cycles run", "seconds", "seconds to build")
+    cells = [
+        (
+            row["simulator"],
+            f"{row['cycles_per_second']:,}",
+            f"{row['times_amaranth']:.1f}",
+            row["cycles"],
+            f"{row['seconds']:.2f}",
+            f"{row['build_seconds']:.1f}",
+        )
+        for row in result["rows"]
+    ]
+    _show(result, as_json, "RTL, every value compared", columns, cells, out)
+
+
+def simulated(simulator: str, sequences: int, steps: int = 16, units: int = 64) -> dict[str, Any]:
+    """Speed of one simulator on a drawn network; its values must be right."""
+    import numpy as np
+
+    from sparsegate import quantize, synthetic
+    from sparsegate.errors import SparseGateError
+    from sparsegate.layout import HardwareConfig
+    from sparsegate.pattern import NM
+    from sparsegate.synthetic import Shape
+    from sparsegate_sim.simulate import simulate
+
+    network = synthetic.network(12, [Shape("lstm", units, NM(1, 8), NM(1, 8)), Shape("linear", 9)], seed=1)
+    x = np.random.default_rng(2).normal(size=(sequences, steps, 12))
+    program = quantize.quantize(network, x)
+    outcome = simulate(program, HardwareConfig(rows=8), program.quantize(x), simulator=simulator)
+    if not outcome.passed:
+        raise SparseGateError(outcome.summary)
+    return {
+        "simulator": simulator,
+        "cycles": outcome.cycles,
+        "values_compared": outcome.values_compared,
+        "seconds": round(outcome.seconds, 3),
+        "build_seconds": round(outcome.build_seconds, 3),
+        "cycles_per_second": round(outcome.cycles / outcome.seconds),
+    }
+
+
+def _show(result: dict[str, Any], as_json: bool, title: str, columns: tuple, cells: list[tuple], out: Path) -> None:
+    if as_json:
+        console.emit(result, True, title, [])
+    else:
+        console.stdout().print(console.table(title, columns, cells))
+        console.note(f"written to {out}")

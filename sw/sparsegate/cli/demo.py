@@ -38,7 +38,7 @@ def demo(
     seed: Seed = 0,
     pattern: Annotated[
         str, typer.Option("--pattern", metavar="N:M", help="Sparsity: N weights in every M units of a column.")
-    ] = "4:16",
+    ] = "1:8",
     hidden: Annotated[int, typer.Option("--hidden", min=1, help="Units of the LSTM.")] = 64,
     rows: Rows = None,
     groups: Groups = None,

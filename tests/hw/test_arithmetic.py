@@ -1,0 +1,74 @@
+"""Every operation of the pipeline's arithmetic, in a cell made for the test, against the golden model's arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sparsegate.cells import CELLS, Arithmetic, Cell, Step
+from sparsegate.pattern import NM
+from sparsegate.quantize import QuantizeConfig
+from sparsegate.synthetic import Shape
+from sparsegate_hw.arithmetic import PipelineArithmetic
+from sparsegate_hw.lane import CellPipeline
+from tests.hw.blocks import simulate, small_program
+
+
+class Everything(Cell):
+    """Uses each operation at least once, with operands that are ready in different cycles."""
+
+    kind = "everything"
+    gates = ("a", "b")
+    recurrent = True
+    states = ("c",)
+    formats = ("pre", "gate", "c")
+    sites = ("a", "b", "c", "h")
+    functions = ("sigmoid", "tanh")
+
+    def step(self, a: Arithmetic) -> Step:
+        left = a.lookup("sigmoid", a.narrow(a.gate("a"), "pre", "a", symmetric=True))
+        right = a.narrow(a.gate("b"), "pre", "b", symmetric=True)
+        rest = a.sub(a.one(), left)
+        c = a.narrow(a.sub(a.mul(rest, a.state("c")), a.mul(left, right)), "c", "c")
+        return Step(a.narrow(a.add(a.mul(rest, a.lookup("tanh", right)), c), "h", "h"), {"c": c})
+
+
+@pytest.mark.parametrize("bits", [4, 8, 13])
+def test_all_operations(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CELLS, "everything", Everything())
+    program = small_program(
+        Shape("everything", 6, NM(1, 2), NM(1, 2)), config=QuantizeConfig(activation_bits=bits, table_bits=8)
+    )
+    layer = program.layers[0]
+    dut = CellPipeline(layer)
+    rng = np.random.default_rng(bits)
+    count = 80
+    acc = layer.formats["acc"]
+    scale = rng.choice([acc.max, acc.max >> 6, 3], size=(count, 1))
+    gates = rng.integers(-scale, scale + 1, (count, 2))
+    state = rng.integers(layer.formats["c"].min, layer.formats["c"].max + 1, count)
+    h, after = dut.model({"a": gates[:, 0], "b": gates[:, 1]}, {"c": state})
+    seen = []
+
+    async def testbench(ctx):
+        for item in range(count + dut.latency):
+            ctx.set(dut.gate_a, int(gates[item % count, 0]))
+            ctx.set(dut.gate_b, int(gates[item % count, 1]))
+            ctx.set(dut.state_c, int(state[item % count]))
+            seen.append((ctx.get(dut.h), ctx.get(dut.next_c)))
+            await ctx.tick()
+
+    simulate(dut, testbench)
+    assert [pair[0] for pair in seen[dut.latency :]] == h.tolist()
+    stage = dut.state_stages["c"]
+    assert [pair[1] for pair in seen[stage : stage + count]] == after["c"].tolist()
+
+
+def test_a_value_is_never_taken_before_it_is_ready() -> None:
+    from amaranth.hdl import Module, Signal, signed
+
+    program = small_program()
+    arithmetic = PipelineArithmetic(Module(), program.layers[0].formats, 0, {"i": Signal(signed(20))}, {})
+    node = arithmetic.narrow(arithmetic.gate("i"), "pre", "i")
+    with pytest.raises(ValueError, match="ready in stage 1, later than 0"):
+        arithmetic.at(node, 0)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from sparsegate.errors import SparseGateError
+from sparsegate.images import images
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.program import Program
+from sparsegate_hw.emit import Manifest, build_folder, emit
+from tests.hw.blocks import small_program
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_emission_is_complete_and_the_same_every_time(tmp_path: Path) -> None:
+    program, config = small_program(), HardwareConfig(8, 2, 1)
+    manifest = emit(program, config, tmp_path / "a")
+    emit(program, config, tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    for name, digest in manifest.content["files"].items():
+        assert hashlib.sha256((tmp_path / "a" / name).read_bytes()).hexdigest() == digest
+    again = Manifest.load(tmp_path / "a")
+    assert again.content == manifest.content
+    assert again.config == config
+    assert Program.load(again.program).digest == program.digest == manifest.content["digests"]["program"]
+    layers = manifest.content["layout"]["layers"]
+    assert [layer["accumulator"]["bound"] for layer in layers] == [layer.bound for layer in program.layers]
+
+
+def test_verilog_holds_the_images(tmp_path: Path) -> None:
+    """The memory contents in the Verilog are the images' words, in order."""
+    program, config = small_program(), HardwareConfig(4)
+    verilog = emit(program, config, tmp_path).verilog.read_text()
+    written = re.findall(r"^\s*\S+\[(\d+)\] = \d+'h([0-9a-f]+);$", verilog, re.M)
+    runs: list[list[int]] = []
+    for address, word in written:
+        if address == "0":
+            runs.append([])
+        runs[-1].append(int(word, 16))
+    layout = Layout(program, config)
+    for image in images(layout):
+        assert list(image.words) in runs, f"{image.name} is not in the Verilog"
+
+
+def test_contents_change_the_program_but_not_the_shape() -> None:
+    one, two = small_program(seed=1), small_program(seed=2)
+    assert one.digest != two.digest
+    assert build_folder(one, HardwareConfig(8)) != build_folder(two, HardwareConfig(8))
+    assert build_folder(one, HardwareConfig(8)) != build_folder(one, HardwareConfig(4))
+
+
+def test_a_name_never_leaves_the_build_folder() -> None:
+    from dataclasses import replace
+
+    program = replace(small_program(), name="../../etc/passwd")
+    assert build_folder(program, HardwareConfig(8), "build").parent == Path("build")
+
+
+def test_a_file_in_the_way_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SparseGateError, match="cannot write"):
+        emit(small_program(), HardwareConfig(8), tmp_path / "file")
