@@ -18,7 +18,8 @@ class Cluster(wiring.Component):
 
     Members: ``beat`` of every group (:class:`Beat`), ``read`` (:class:`Read`), ``value`` of every row, summed over the groups.
 
-    Timing: ``value`` is ``READOUT - 1 + group_sum(groups)`` cycles behind ``read``: two for the PE, one for each level of the adder tree.
+    Timing: ``value`` is ``READOUT - 1 + group_sum(groups)`` cycles behind ``read``: two for the PE, one for each level of
+    the adder tree.
     """
 
     def __init__(self, layout: Layout, index: Any, weight: Any) -> None:

@@ -24,11 +24,12 @@ class ColumnList(wiring.Component):
     A section is written once and may be read several times (a layer's moved outputs drive the next layer in the same step and
     the layer itself in the next one).
 
-    Members: ``push`` (valid, section, entry) appends; ``clear`` (valid, section) empties a section; ``counts`` entries of each section;
-    ``read`` (address in the whole memory, entry) is combinational. ``bases`` are the sections' first addresses.
+    Members: ``push`` (valid, section, entry) appends; ``clear`` (valid, section) empties a section; ``counts`` entries of
+    each section; ``read`` (address in the whole memory, entry) is combinational. ``bases`` are the sections' first
+    addresses.
 
-    Timing: a push is visible in ``counts`` and ``read`` one cycle later. A clear wins over nothing: never push in the same cycle to
-    the same section.
+    Timing: a push is visible in ``counts`` and ``read`` one cycle later. A clear wins over nothing: never push in the same
+    cycle to the same section.
     """
 
     latency = 1

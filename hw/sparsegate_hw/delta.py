@@ -19,8 +19,8 @@ THRESHOLD_BITS = 16
 class DeltaCompare(wiring.Component):
     """The rule of the delta network: moved if |value - reference| > threshold, then the reference becomes the value.
 
-    Members: ``value`` and ``reference`` signed(width), ``threshold`` unsigned(16); ``moved``, ``delta`` signed(width + 1), ``update``
-    signed(width) (the new reference).
+    Members: ``value`` and ``reference`` signed(width), ``threshold`` unsigned(16); ``moved``, ``delta`` signed(width + 1),
+    ``update`` signed(width) (the new reference).
 
     Timing: latency 1; the threshold belongs to the outputs' cycle. Source: Neil et al., Delta Networks, ICML 2017, eq. 3.
     """
@@ -72,8 +72,8 @@ class InputEncoder(wiring.Component):
     """Takes frames of ``program.inputs`` values and lists the columns that moved, in two banks in turn.
 
     Members: ``i`` stream of :func:`input_payload`; ``threshold`` unsigned(16); ``push`` (valid, bank, group, place, delta) to
-    the column groups' lists; ``open`` (valid, bank) pulses when a frame begins, to empty its bank; ``ready``, ``bank`` and ``last``: a
-    frame is complete in ``bank``, and whether it ends its sequence; ``release`` (in) gives that bank back.
+    the column groups' lists; ``open`` (valid, bank) pulses when a frame begins, to empty its bank; ``ready``, ``bank`` and
+    ``last``: a frame is complete in ``bank``, and whether it ends its sequence; ``release`` (in) gives that bank back.
 
     Timing: one value a cycle; a frame's list is complete, and ``ready``, ``latency`` + 1 cycles after its last value was taken.
     """
@@ -149,7 +149,9 @@ class InputEncoder(wiring.Component):
             m.d.comb += reference.eq(Mux(taken, compare.update, read.data))
         # the comparison's stage, then the list's
         where = Signal(data.StructLayout({"bank": 1, "group": len(self.push.group), "place": len(self.push.place)}))
-        ending, complete = (Signal(data.StructLayout({"frame": 1, "last": 1}), name=name) for name in ("ending", "complete"))
+        ending, complete = (
+            Signal(data.StructLayout({"frame": 1, "last": 1}), name=name) for name in ("ending", "complete")
+        )
         m.d.sync += [
             taken.eq(take),
             write.addr.eq(column),
@@ -176,7 +178,13 @@ class InputEncoder(wiring.Component):
                 m.d.sync += group.eq(group + 1)
             with m.If(final):
                 m.d.sync += taken_banks.bit_select(filling, 1).eq(1)
-                m.d.sync += [column.eq(0), group.eq(0), place.eq(0), filling.eq(~filling), first.eq(self.i.payload.last)]
+                m.d.sync += [
+                    column.eq(0),
+                    group.eq(0),
+                    place.eq(0),
+                    filling.eq(~filling),
+                    first.eq(self.i.payload.last),
+                ]
         with m.If(self.release):
             m.d.sync += [banks.bit_select(self.bank, 1).eq(0) for banks in (full, taken_banks)]
             m.d.sync += [self.bank.eq(~self.bank)]

@@ -17,15 +17,15 @@ from sparsegate_hw.pe import Beat, depth_bits
 class Dispatcher(wiring.Component):
     """Runs through the moved columns of a phase in fixed order and issues their entries without a bubble.
 
-    The order is: the phase's source vector bank by bank, then (for a recurrent layer) its own output bank by bank. While ``run`` is 0
-    the pointers rest at the lists' starts.
+    The order is: the phase's source vector bank by bank, then (for a recurrent layer) its own output bank by bank. While
+    ``run`` is 0 the pointers rest at the lists' starts.
 
     Members: ``run``, ``phase``, ``first`` (the sequence's first step: there is no earlier output), ``bank`` (of the
     input's two); ``input`` and ``lanes`` the read sides of the group's lists (counts of each section, address, entry); ``beat``
     (:class:`Beat`); ``issued`` pulses for each column; ``idle`` when nothing is left.
 
-    Timing: the first beat comes ``DISPATCH`` = 4 cycles after ``run``; a column takes its burst of slots * N beats; ``idle`` holds from
-    the cycle after the last beat, and at once where no column is listed.
+    Timing: the first beat comes ``DISPATCH`` = 4 cycles after ``run``; a column takes its burst of slots * N beats;
+    ``idle`` holds from the cycle after the last beat, and at once where no column is listed.
     """
 
     latency = timing.DISPATCH
@@ -81,7 +81,9 @@ class Dispatcher(wiring.Component):
 
         input_pointer = pointer("input_pointer", self.input.counts[0])
         input_left = Signal()
-        m.d.comb += input_left.eq(from_input & (input_pointer != Mux(self.bank, self.input.counts[1], self.input.counts[0])))
+        m.d.comb += input_left.eq(
+            from_input & (input_pointer != Mux(self.bank, self.input.counts[1], self.input.counts[0]))
+        )
         x_pointers, h_pointers, x_left, h_left = [], [], [], []
         for lane, side in enumerate(sides):
             for pointers, left, key in ((x_pointers, x_left, "x"), (h_pointers, h_left, "h")):
@@ -130,7 +132,12 @@ class Dispatcher(wiring.Component):
 
         # -- A: the column ---------------------------------------------------------------------------------------------
         places = max(len(side.entry.place) for side in (self.input, *sides))
-        a_h, a_place, a_delta, a_bank = Signal(), Signal(places), Signal(signed(layout.delta_width)), Signal.like(s_bank)
+        a_h, a_place, a_delta, a_bank = (
+            Signal(),
+            Signal(places),
+            Signal(signed(layout.delta_width)),
+            Signal.like(s_bank),
+        )
         m.d.comb += a_move.eq(~a_valid | b_move)
         with m.If(a_move):
             m.d.sync += [a_valid.eq(s_valid), a_h.eq(s_h), a_bank.eq(s_bank)]

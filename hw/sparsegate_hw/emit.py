@@ -72,7 +72,9 @@ def describe(layout: Layout) -> dict[str, Any]:
     for number, phase in enumerate(layout.phases):
         layer = phase.layer
         tables = {
-            function: activation.table(function, layer.formats["pre"], layer.formats["gate"], layer.step_bits).worst_error()
+            function: activation.table(
+                function, layer.formats["pre"], layer.formats["gate"], layer.step_bits
+            ).worst_error()
             for function in layer.cell.functions
         }
         layers.append(
@@ -86,7 +88,11 @@ def describe(layout: Layout) -> dict[str, Any]:
                 "entries": {key: m.matrix.entries for key, m in zip("xh", phase.matrices, strict=False)},
                 "nonzeros": {key: m.matrix.nonzeros for key, m in zip("xh", phase.matrices, strict=False)},
                 "formats": {key: str(value) for key, value in layer.formats.items()},
-                "accumulator": {"bound": layer.bound, "width": layer.formats["acc"].width, "max": layer.formats["acc"].max},
+                "accumulator": {
+                    "bound": layer.bound,
+                    "width": layer.formats["acc"].width,
+                    "max": layer.formats["acc"].max,
+                },
                 "slots": phase.slots,
                 "idle_share": round(layout.idle_share(number), 6),
                 "worst_table_error_lsb": {key: round(value, 6) for key, value in tables.items()},

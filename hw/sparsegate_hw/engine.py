@@ -30,8 +30,8 @@ def saturation_sites(program: Program) -> list[tuple[str, str]]:
 class Counters(wiring.Signature):
     """What the host may read; every counter is 32 bits and wraps.
 
-    ``cycles`` with a frame in work, ``steps`` done, ``columns_seen`` (that a dense engine would have processed), ``columns_sent`` (processed),
-    ``saturations`` for each of :func:`saturation_sites`.
+    ``cycles`` with a frame in work, ``steps`` done, ``columns_seen`` (that a dense engine would have processed),
+    ``columns_sent`` (processed), ``saturations`` for each of :func:`saturation_sites`.
     """
 
     def __init__(self, program: Program) -> None:
@@ -76,8 +76,8 @@ class Engine(wiring.Component):
     step_start, step_done : pulses when a frame is taken and when its last result is there.
     trace : see :class:`Trace`.
 
-    Timing: exactly ``sparsegate.cycles.predict`` without stalls. State, sent values and accumulators restart from zero after a frame with
-    ``last``; there is no other reset of memories.
+    Timing: exactly ``sparsegate.cycles.predict`` without stalls. State, sent values and accumulators restart from zero
+    after a frame with ``last``; there is no other reset of memories.
     """
 
     def __init__(self, program: Program, config: HardwareConfig | None = None) -> None:
@@ -97,7 +97,7 @@ class Engine(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        layout, phases = self.layout, self.layout.phases
+        layout = self.layout
         m.submodules.encoder = encoder = InputEncoder(layout)
         m.submodules.sequencer = sequencer = Sequencer(layout)
         m.submodules.control = control = LaneControl(layout)
@@ -261,4 +261,7 @@ class Engine(wiring.Component):
             flags = [getattr(lane, f"saturated_{shared[phase].name}_{site}") for lane in lanes]
             clipped = Signal(range(len(lanes) + 1), name=f"clipped_{number}")
             total = self.counters.saturations[number]
-            m.d.sync += [clipped.eq(Mux(sequencer.phase == phase, sum(flags, Const(0, 1)), 0)), total.eq(total + clipped)]
+            m.d.sync += [
+                clipped.eq(Mux(sequencer.phase == phase, sum(flags, Const(0, 1)), 0)),
+                total.eq(total + clipped),
+            ]

@@ -103,8 +103,8 @@ class LaneControl(wiring.Component):
     """Walks the control of a read-out through the stages that all lanes share.
 
     Members: ``valid``, ``turn``, ``sub``, ``address`` of a position as the sequencer reads it, one cycle after its
-    decision; ``phase``, ``first``; ``bus`` (:class:`LaneBus`); ``place`` and ``group`` of the result's column: lane l's result goes to group
-    ``(group + l) mod groups``; ``begin`` pulses before a read-out.
+    decision; ``phase``, ``first``; ``bus`` (:class:`LaneBus`); ``place`` and ``group`` of the result's column: lane l's
+    result goes to group ``(group + l) mod groups``; ``begin`` pulses before a read-out.
 
     Timing: a result is valid ``timing.result_latency`` cycles after the sequencer's decision, its registered request included.
     """
@@ -141,10 +141,24 @@ class LaneControl(wiring.Component):
         ahead = timing.READOUT - 1 + timing.group_sum(layout.groups)
         valid, turn, sub, address = (
             delayed(value, ahead, name)
-            for value, name in ((self.valid, "valid"), (self.turn, "turn"), (self.sub, "sub"), (self.address, "address"))
+            for value, name in (
+                (self.valid, "valid"),
+                (self.turn, "turn"),
+                (self.sub, "sub"),
+                (self.address, "address"),
+            )
         )
-        m.d.comb += [bus.phase.eq(self.phase), bus.first.eq(self.first), bus.turn.eq(turn), bus.sub.eq(sub), bus.bias.eq(address)]
-        valid, address = delayed(valid, timing.SELECT, "valid_select"), delayed(address, timing.SELECT, "address_select")
+        m.d.comb += [
+            bus.phase.eq(self.phase),
+            bus.first.eq(self.first),
+            bus.turn.eq(turn),
+            bus.sub.eq(sub),
+            bus.bias.eq(address),
+        ]
+        valid, address = (
+            delayed(valid, timing.SELECT, "valid_select"),
+            delayed(address, timing.SELECT, "address_select"),
+        )
         m.d.comb += bus.state.eq(address)
         valid, address = delayed(valid, timing.BIAS, "valid_bias"), delayed(address, timing.BIAS, "address_bias")
         for stage in range(len(bus.valid)):
@@ -181,9 +195,9 @@ class LaneControl(wiring.Component):
 class CellPipeline(wiring.Component):
     """One cell as a pipeline, built from its arithmetic.
 
-    Members: ``gate_<name>`` signed(acc.width), the exact pre-activations; ``state_<name>`` the states before the step; ``h`` the
-    output; ``next_<name>`` the new states, ``state_stages[name]`` cycles after the gates; ``saturated_<site>`` flags,
-    ``site_stages[site]`` cycles after the gates.
+    Members: ``gate_<name>`` signed(acc.width), the exact pre-activations; ``state_<name>`` the states before the step;
+    ``h`` the output; ``next_<name>`` the new states, ``state_stages[name]`` cycles after the gates; ``saturated_<site>``
+    flags, ``site_stages[site]`` cycles after the gates.
 
     Timing: ``latency`` cycles from gates to ``h``; one item per cycle, no back-pressure.
     """
@@ -229,9 +243,10 @@ class Lane(wiring.Component):
     """One cell lane: chooses the rows of a unit, adds the bias, runs the cell, keeps states and sent outputs.
 
     Members: ``acc`` signed(acc_width), one for each row of the lane's clusters, groups already summed; ``bus``
-    (:class:`LaneBus`); ``threshold`` of the phase's output; ``value_mode``: list held values instead of deltas, for a layer that
-    runs on the last step only. Outputs, valid with ``bus.result_valid``: ``h`` signed; ``real`` (the position holds a unit); ``moved`` and
-    ``delta`` for the column lists. ``saturated_<pipeline>_<site>``: an item of that pipeline clipped, this cycle.
+    (:class:`LaneBus`); ``threshold`` of the phase's output; ``value_mode``: list held values instead of deltas, for a layer
+    that runs on the last step only. Outputs, valid with ``bus.result_valid``: ``h`` signed; ``real`` (the position holds a
+    unit); ``moved`` and ``delta`` for the column lists. ``saturated_<pipeline>_<site>``: an item of that pipeline clipped,
+    this cycle.
 
     Timing: as :class:`LaneControl` has it; one unit per cycle.
     """

@@ -21,10 +21,11 @@ def output_payload(layout: Layout) -> data.StructLayout:
 class OutputBuffer(wiring.Component):
     """One memory a lane, written by position and read by unit.
 
-    Members: ``write`` (valid, position within the layer), ``h`` of every lane; ``start`` and ``last`` begin a frame; ``busy`` until its last value is
-    out of the memories; ``o`` stream of :func:`output_payload`.
+    Members: ``write`` (valid, position within the layer), ``h`` of every lane; ``start`` and ``last`` begin a frame;
+    ``busy`` until its last value is out of the memories; ``o`` stream of :func:`output_payload`.
 
-    Timing: the first value is valid two cycles after ``start``, then one a cycle; ``busy`` lasts ``outputs`` cycles without stalls.
+    Timing: the first value is valid two cycles after ``start``, then one a cycle; ``busy`` lasts ``outputs`` cycles without
+    stalls.
     """
 
     latency = 2
@@ -46,7 +47,11 @@ class OutputBuffer(wiring.Component):
     def model(self, values: Any) -> list[int]:
         """Integer model: values (lanes, positions) to the frame in unit order."""
         units = self._layout.units(len(self._layout.phases) - 1)
-        frame = {int(unit): int(value) for unit, value in zip(units.reshape(-1), values.reshape(-1), strict=True) if unit >= 0}
+        frame = {
+            int(unit): int(value)
+            for unit, value in zip(units.reshape(-1), values.reshape(-1), strict=True)
+            if unit >= 0
+        }
         return [frame[unit] for unit in range(len(frame))]
 
     def elaborate(self, platform: Any) -> Module:

@@ -22,7 +22,8 @@ def depth_bits(depth: int) -> int:
 class Beat(wiring.Signature):
     """One entry for every PE of a group to process.
 
-    ``address`` of the entry in the weight memory; ``delta``, already at the matrix's scale; ``slot``, accumulator address of the block's first unit.
+    ``address`` of the entry in the weight memory; ``delta``, already at the matrix's scale; ``slot``, accumulator address
+    of the block's first unit.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -46,10 +47,12 @@ class Read(wiring.Signature):
 class ProcessingElement(wiring.Component):
     """acc[slot + index] += weight * delta, one entry a cycle.
 
-    Members: ``beat`` (:class:`Beat`), ``read`` (:class:`Read`), ``value`` signed(acc_width). ``weights`` are the contents of the weight memory.
+    Members: ``beat`` (:class:`Beat`), ``read`` (:class:`Read`), ``value`` signed(acc_width). ``weights`` are the contents
+    of the weight memory.
 
-    Timing: an entry's product is added, and written, ``MAC`` = 4 cycles after its beat; the accumulator read by ``read`` is at ``value`` 2
-    cycles later. The same accumulator may be hit in consecutive cycles. A read must not come while a product is at the accumulator.
+    Timing: an entry's product is added, and written, ``MAC`` = 4 cycles after its beat; the accumulator read by ``read`` is
+    at ``value`` 2 cycles later. The same accumulator may be hit in consecutive cycles. A read must not come while a product
+    is at the accumulator.
     Arithmetic: exact; the Program proves that ``acc_width`` bits suffice.
     """
 
@@ -59,9 +62,7 @@ class ProcessingElement(wiring.Component):
         self._layout = layout
         self._entry = data.StructLayout({"index": layout.index_width, "weight": signed(layout.weight_width)})
         self._init = [{"index": int(i), "weight": int(w)} for i, w in zip(index, weight, strict=True)]
-        super().__init__(
-            {"beat": In(Beat(layout)), "read": In(Read(layout)), "value": Out(signed(layout.acc_width))}
-        )
+        super().__init__({"beat": In(Beat(layout)), "read": In(Read(layout)), "value": Out(signed(layout.acc_width))})
 
     @staticmethod
     def model(acc: Mapping[int, int], slot: int, index: int, weight: int, delta: int) -> dict[int, int]:
@@ -72,7 +73,9 @@ class ProcessingElement(wiring.Component):
         m = Module()
         layout, beat, read = self._layout, self.beat, self.read
         m.submodules.weights = weights = Memory(shape=self._entry, depth=len(self._init), init=self._init)
-        m.submodules.accumulators = accumulators = Memory(shape=signed(layout.acc_width), depth=layout.acc_depth, init=[])
+        m.submodules.accumulators = accumulators = Memory(
+            shape=signed(layout.acc_width), depth=layout.acc_depth, init=[]
+        )
         fetch = weights.read_port()
         current = accumulators.read_port(domain="comb")
         update = accumulators.write_port()
@@ -92,7 +95,9 @@ class ProcessingElement(wiring.Component):
         m.d.sync += [weight_2.eq(fetch.data.weight), delta_2.eq(delta_1), address_2.eq(slot_1 + fetch.data.index)]
 
         # multiply, two registers for the multiplier's own
-        product_3, product = (Signal(signed(layout.weight_width + layout.operand_width), name=f"product_{s}") for s in (3, 4))
+        product_3, product = (
+            Signal(signed(layout.weight_width + layout.operand_width), name=f"product_{s}") for s in (3, 4)
+        )
         m.d.sync += [product_3.eq(weight_2 * delta_2), product.eq(product_3), address_3.eq(address_2)]
 
         # accumulate; read-out shares the address register, so that the loop has no multiplexer in it

@@ -16,10 +16,10 @@ from sparsegate_hw.pe import Read, depth_bits
 class Sequencer(wiring.Component):
     """For each frame and phase: dispatch the columns, drain, read out, wait for the lanes.
 
-    Members: ``frame_ready``, ``frame_last`` and ``release`` from and to the input encoder; ``idle`` when every dispatcher is; ``output_busy``
-    while an output frame is leaving; ``phase``, ``first`` and ``last`` (of the sequence), ``run`` (dispatch); ``begin`` pulses
-    before a read-out; ``read`` (:class:`Read`) with ``turn``, ``sub``, ``position`` registered; ``step_start``, ``step_done``; ``output``
-    pulses with ``step_done`` when the step has an output frame.
+    Members: ``frame_ready``, ``frame_last`` and ``release`` from and to the input encoder; ``idle`` when every dispatcher
+    is; ``output_busy`` while an output frame is leaving; ``phase``, ``first`` and ``last`` (of the sequence), ``run``
+    (dispatch); ``begin`` pulses before a read-out; ``read`` (:class:`Read`) with ``turn``, ``sub``, ``position``
+    registered; ``step_start``, ``step_done``; ``output`` pulses with ``step_done`` when the step has an output frame.
 
     Timing: the sum in ``sparsegate.cycles``.
     """
@@ -68,7 +68,15 @@ class Sequencer(wiring.Component):
         position_base = per_phase([p.position_base for p in phases], "position_base")
 
         left = Signal(range(max(2, max(p.positions for p in phases))))
-        wait = Signal(range(max(2, timing.DRAIN, *(timing.result_latency(p.layer.cell, p.layer.step_bits, layout.groups) for p in phases))))
+        wait = Signal(
+            range(
+                max(
+                    2,
+                    timing.DRAIN,
+                    *(timing.result_latency(p.layer.cell, p.layer.step_bits, layout.groups) for p in phases),
+                )
+            )
+        )
         address = Signal.like(self.read.address)
         turn, sub, position = Signal.like(self.turn), Signal.like(self.sub), Signal.like(self.position)
         wrapped = Signal()

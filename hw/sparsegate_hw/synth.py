@@ -360,8 +360,9 @@ def critical_path(report: Mapping[str, Any]) -> list[str]:
         place = re.split(r"_(?:TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|DI|DO|RAD|WAD|D|Q|Z)(?:_|$)|\$", hop["to"]["cell"])[
             0
         ]
-        if places and places[-1][0] == place:
-            places[-1] = (place, places[-1][1] + hop["delay"])
+        # cells that nextpnr adds have no net of their own
+        if places and place in (places[-1][0], ""):
+            places[-1] = (places[-1][0], places[-1][1] + hop["delay"])
         else:
             places.append((place, hop["delay"]))
     return [f"{delay:.2f} ns {place}" for place, delay in places]

@@ -42,7 +42,10 @@ def run(
     folder = cache.root() / "runs" if folder is None else Path(folder)
     with cache.scratch(folder) as scratch:
         artefact.write_json(scratch / "bench.json", {"ports": ports, "parameters": dict(parameters)})
-        environment = {"SPARSEGATE_BENCH": str(scratch / "bench.json"), "SPARSEGATE_REPORT": str(scratch / "report.json")}
+        environment = {
+            "SPARSEGATE_BENCH": str(scratch / "bench.json"),
+            "SPARSEGATE_REPORT": str(scratch / "report.json"),
+        }
         runner.run(built, TOP, simulator, bench, folder=folder, environment=environment, waves=waves)
         found = scratch / "report.json"
         return artefact.read_json(found) if found.exists() else None

@@ -46,7 +46,12 @@ def built(key: str, build: Callable[[Path], None], folder: Path | None = None) -
             try:
                 build(temporary)
                 temporary.chmod(0o755)
-                temporary.rename(target)
+                try:
+                    temporary.rename(target)
+                except OSError:
+                    # somebody else's equal build may have come first
+                    if not target.is_dir():
+                        raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -72,6 +77,8 @@ def scratch(folder: Path) -> Iterator[Path]:
 def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        # removed while still held: whoever waits on it finds the finished build, whoever comes later makes a new file
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            # removed while still held: whoever waits on it finds the finished build, whoever comes later makes a new file
+            path.unlink(missing_ok=True)

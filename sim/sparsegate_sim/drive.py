@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,7 +119,7 @@ def plan(
     program: Program,
     raw: ArrayLike,
     lengths: ArrayLike | None = None,
-    thresholds: tuple[int, ...] | None = None,
+    thresholds: Sequence[int] | None = None,
     stalls: int | None = None,
 ) -> Plan:
     """The plan that streams a batch of sequences back to back: raw (N, T, I), lengths (N,)."""

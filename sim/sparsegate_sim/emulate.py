@@ -19,9 +19,12 @@ from sparsegate_sim.drive import DRAIN_CYCLES, RESET_CYCLES, STALL_LEVELS, STALL
 from sparsegate_sim.runner import SimulationError, Waves, keep, waves_format
 
 MAX_LANES = 64
-VERILATE = ("--cc", "--exe", "-O3", "--no-timing", "--prefix", "Vtop", "--Mdir", "objects")
-# random values for whatever the design does not initialise, instead of flattering zeros
-VERILATE += ("--x-assign", "unique", "--x-initial", "unique", "-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT")
+VERILATE = (
+    *("--cc", "--exe", "-O3", "--no-timing", "--prefix", "Vtop", "--Mdir", "objects"),
+    *("-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT"),
+    # random values for whatever the design does not initialise, instead of flattering zeros
+    *("--x-assign", "unique", "--x-initial", "unique"),
+)
 
 
 def build(

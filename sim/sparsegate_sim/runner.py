@@ -175,7 +175,7 @@ def run(
 def _judge(results: Path, log: Path, bench: str) -> None:
     """Raise unless every test of the result file passed."""
     try:
-        cases = list(ElementTree.parse(results).getroot().iter("testcase"))  # noqa: S314 (cocotb just wrote it)
+        cases = list(ElementTree.parse(results).getroot().iter("testcase"))
     except (OSError, ElementTree.ParseError):
         raise SimulationError(f"the simulation of {bench} ended early:\n{tools.tail(log)}") from None
     if not cases:

@@ -132,22 +132,25 @@ class Scoreboard:
         table = self.units[number]  # (lanes, positions)
         lanes = table.shape[0]
         differences = []
+
+        def note(event: int, unit: int, sentence: str) -> None:
+            step_of = min(int(np.count_nonzero(np.diff(position[: event + 1]) <= 0)), len(self.when[number]) - 1)
+            sequence, step = (int(value) for value in self.when[number][step_of])
+            differences.append(self._at(sequence, step, number, unit, sentence))
+
         beyond = (position < 0) | (position >= table.shape[1])
-        if beyond.any():
-            sentence = f"the trace names position {position[beyond][0]}, but a lane has {table.shape[1]}"
-            differences.append(self._at(0, 0, number, 0, sentence))
-            position = np.where(beyond, 0, position)
+        for event in np.flatnonzero(beyond)[:1].tolist():
+            note(event, 0, f"the trace names position {position[event]}, but a lane has {table.shape[1]}")
         shift = np.arange(lanes, dtype=np.uint64)
         real = (recording.trace_real[mine][:, None] >> shift & np.uint64(1)).astype(bool)  # (events, lanes)
         real &= ~beyond[:, None]
-        units = table.T[position]  # (events, lanes)
+        units = table.T[np.where(beyond, 0, position)]  # (events, lanes)
         wrong = (real != (units >= 0)) & ~beyond[:, None]
-        if wrong.any():
-            event, lane = (int(value) for value in np.argwhere(wrong)[0])
+        for event, lane in np.argwhere(wrong)[:1].tolist():
             claim = "holds a unit" if real[event, lane] else "holds no unit"
             truth = f"is unit {units[event, lane]}" if units[event, lane] >= 0 else "is none"
-            sentence = f"lane {lane} says that position {position[event]} {claim}, but it {truth}"
-            differences.append(self._at(0, 0, number, max(0, int(units[event, lane])), sentence))
+            unit = max(0, int(units[event, lane]))
+            note(event, unit, f"lane {lane} says that position {position[event]} {claim}, but it {truth}")
         keep = real & (units >= 0)
         return units[keep], recording.trace_h[mine][:, :lanes][keep], _runs(position, keep.sum(axis=1)), differences
 
@@ -167,9 +170,9 @@ class Scoreboard:
     def _check_output(self, recording: Recording) -> tuple[int, list[Difference]]:
         when, count, layer = self.when[-1], self.layers[-1].units, len(self.layers)
         expected = self.trace.outputs[when[:, 0], when[:, 1]].reshape(-1)
-        last = np.zeros((len(when), count), bool)
-        last[when[:, 1] == self.trace.lengths[when[:, 0]] - 1, -1] = True
-        last = last.reshape(-1)
+        flags = np.zeros((len(when), count), bool)
+        flags[when[:, 1] == self.trace.lengths[when[:, 0]] - 1, -1] = True
+        last = flags.reshape(-1)
         got, got_last = recording.y_data, recording.y_last
         shared = min(len(expected), len(got))
         differences = []
@@ -180,11 +183,11 @@ class Scoreboard:
             text = f"sequence {sequence}, step {step}, {OUTPUT} {unit}: {sentence}"
             differences.append(Difference(sequence, step, layer, unit, text))
 
-        for place in np.flatnonzero(got[:shared] != expected[:shared]):
-            note(int(place), f"expected {expected[place]}, got {got[place]}")
-        for place in np.flatnonzero(got_last[:shared] != last[:shared]):
+        for place in np.flatnonzero(got[:shared] != expected[:shared]).tolist():
+            note(place, f"expected {expected[place]}, got {got[place]}")
+        for place in np.flatnonzero(got_last[:shared] != last[:shared]).tolist():
             if got[place] == expected[place]:  # one difference a value
-                note(int(place), f"expected last = {int(last[place])}, got {int(got_last[place])}")
+                note(place, f"expected last = {int(last[place])}, got {int(got_last[place])}")
         for place in range(shared, len(expected)):
             note(place, f"expected {expected[place]}, got no value")
         if len(got) > len(expected):

@@ -114,7 +114,9 @@ def load(path: str | Path, form: str, version: int) -> tuple[dict[str, NDArray],
     except Exception as error:
         raise SparseGateError(f"{path} is not a readable safetensors file: {error}") from error
     if "sparsegate" not in metadata:
-        raise SparseGateError(f"{path} is a safetensors file, but not one that SparseGate wrote; use 'sparsegate import' first")
+        raise SparseGateError(
+            f"{path} is a safetensors file, but not one that SparseGate wrote; use 'sparsegate import' first"
+        )
     try:
         stored = json.loads(metadata["sparsegate"])
         header, expected = stored["header"], stored["digest"]

@@ -26,9 +26,10 @@ from sparsegate.layout import Layout, PhaseLayout
 class Cycles:
     """Predicted clock cycles of a batch streamed back to back, source always valid, sink always ready.
 
-    ``start`` and ``end`` (N, T): the cycles in which a step takes its frame and delivers its last result, counted from the first cycle after
-    reset; -1 past a sequence's end. ``matvec`` (N, T): cycles of a step's matrix-vector phases. ``useful_macs``: entries of real
-    blocks in issued columns. ``columns_seen`` and ``columns_sent``: columns a dense engine would process, and those processed.
+    ``start`` and ``end`` (N, T): the cycles in which a step takes its frame and delivers its last result, counted from the
+    first cycle after reset; -1 past a sequence's end. ``matvec`` (N, T): cycles of a step's matrix-vector phases.
+    ``useful_macs``: entries of real blocks in issued columns. ``columns_seen`` and ``columns_sent``: columns a dense engine
+    would process, and those processed.
     """
 
     start: NDArray[np.int64]
@@ -100,12 +101,13 @@ def predict(trace: Trace, layout: Layout) -> Cycles:
     for n in range(count):
         for t in range(lengths[n]):
             encoded = max(encoded, released[frame % 2]) + inputs
-            now = start[n, t] = max(idle, encoded + timing.ENCODE)
+            now = max(idle, encoded + timing.ENCODE)
+            start[n, t] = now
             for number in range(last + 1):
-                matvec = int(matvecs[number][n, t])
-                if not matvec:
+                dispatch = int(matvecs[number][n, t])
+                if not dispatch:
                     continue
-                now += matvec
+                now += dispatch
                 if number == 0:
                     released[frame % 2] = now + 1
                 now += timing.DRAIN

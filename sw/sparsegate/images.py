@@ -39,9 +39,7 @@ def table_fields(table: ActivationTable) -> tuple[int, int]:
 def table_image(table: ActivationTable) -> Image:
     """Contents of an activation table."""
     base, slope = table_fields(table)
-    words = tuple(
-        int(b) | (int(s) << base if slope else 0) for b, s in zip(table.base, table.slope, strict=True)
-    )
+    words = tuple(int(b) | (int(s) << base if slope else 0) for b, s in zip(table.base, table.slope, strict=True))
     return Image(f"{table.function}_{table.source}_{table.target}_{table.step_bits}", base + slope, words)
 
 

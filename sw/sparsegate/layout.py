@@ -3,9 +3,10 @@
 The array has ``rows`` x ``groups`` processing elements (PEs). ``cluster`` neighbouring PE rows feed one another's cell lane;
 ``clusters = rows / cluster``, and ``lanes`` (a divisor of it) cell lanes take turns over them.
 
-Blocks of a layer (block = unit_block * gates + gate) are dealt to PE rows in turn. When a layer has fewer gates than a cluster has
-rows, ``packed = cluster // gates`` unit blocks share a cluster, and a lane reads them one after the other. A lane meets the
-units of its clusters in a fixed order of *positions*: slot, then index in the block, then cluster, then packed unit block.
+Blocks of a layer (block = unit_block * gates + gate) are dealt to PE rows in turn. When a layer has fewer gates than a
+cluster has rows, ``packed = cluster // gates`` unit blocks share a cluster, and a lane reads them one after the other. A
+lane meets the units of its clusters in a fixed order of *positions*: slot, then index in the block, then cluster, then
+packed unit block.
 
 Columns of a layer's output are dealt to column groups by lane and position, ``(position + lane) mod groups``, so that every
 lane sends at most one column to one list a cycle and no division is needed in hardware.
@@ -59,9 +60,9 @@ def _bits(count: int) -> int:
 class MatrixLayout:
     """One matrix on the array: which list of columns drives it and where its weights are.
 
-    ``vector`` is the source (0 the network's input, v + 1 the output of layer v), ``shift`` the left shift of its deltas, ``burst``
-    the cycles one column takes. ``bases[group][bank]`` is the weight address of the first column of each bank of the list (the input has one
-    bank, a layer's output one per lane).
+    ``vector`` is the source (0 the network's input, v + 1 the output of layer v), ``shift`` the left shift of its deltas,
+    ``burst`` the cycles one column takes. ``bases[group][bank]`` is the weight address of the first column of each bank of
+    the list (the input has one bank, a layer's output one per lane).
     """
 
     matrix: Matrix
@@ -75,8 +76,8 @@ class MatrixLayout:
 class Geometry:
     """How a layer's units spread over the array.
 
-    ``slots`` blocks a PE; ``packed`` unit blocks a cluster and slot; ``turns`` positions that share an accumulator address (clusters
-    a lane serves times ``packed``); ``positions`` a lane reads out.
+    ``slots`` blocks a PE; ``packed`` unit blocks a cluster and slot; ``turns`` positions that share an accumulator address
+    (clusters a lane serves times ``packed``); ``positions`` a lane reads out.
     """
 
     layer: Layer
@@ -141,7 +142,9 @@ class Layout:
             h = None
             if layer.matrix_h is not None:
                 h = self._place(layer.matrix_h, number + 1, layer.shift_h, geometry.slots, layer.formats["h"].width)
-            self.phases.append(PhaseLayout(**vars(geometry), acc_base=self.acc_depth, position_base=self.position_depth, x=x, h=h))
+            self.phases.append(
+                PhaseLayout(**vars(geometry), acc_base=self.acc_depth, position_base=self.position_depth, x=x, h=h)
+            )
             self.acc_depth += geometry.slots * layer.block
             self.position_depth += geometry.positions
         self.weight_depth = max(self._fill)
@@ -175,7 +178,12 @@ class Layout:
     @cached_property
     def weight_width(self) -> int:
         """Bits of the widest weight."""
-        return max(phase.layer.formats[key].width for phase in self.phases for key in ("wx", "wh") if key in phase.layer.formats)
+        return max(
+            phase.layer.formats[key].width
+            for phase in self.phases
+            for key in ("wx", "wh")
+            if key in phase.layer.formats
+        )
 
     @cached_property
     def index_width(self) -> int:
@@ -265,7 +273,7 @@ class Layout:
 
     def _blocks(self, phase: PhaseLayout) -> tuple[NDArray, NDArray, NDArray]:
         """PE row and slot of every block of a layer, and the block's number; arrays (blocks,)."""
-        gates, used = phase.layer.gates, phase.packed * phase.layer.gates
+        used = phase.packed * phase.layer.gates  # rows of a cluster that hold blocks of this layer
         block = np.arange(phase.layer.blocks)
         place = block % (self.clusters * used)
         return place // used * self.cluster + place % used, block // (self.clusters * used), block

@@ -58,7 +58,9 @@ class Matrix:
         cut = cut.reshape(unit_blocks * gates, block, columns).transpose(0, 2, 1)  # (blocks, columns, block)
         count = (cut != 0).sum(axis=2)
         if count.max() > entries:
-            raise SparseGateError(f"{name}: a column holds {count.max()} nonzeros in a block of {block}, expected at most {entries}")
+            raise SparseGateError(
+                f"{name}: a column holds {count.max()} nonzeros in a block of {block}, expected at most {entries}"
+            )
         # nonzeros first, then unused indices, each in ascending order
         order = np.argsort(cut == 0, axis=2, kind="stable")[:, :, :entries]
         index = np.sort(order, axis=2)
@@ -133,7 +135,9 @@ class Layer:
     @property
     def shift_h(self) -> int:
         """The same for deltas of the layer's own output."""
-        return self.formats["acc"].frac - self.formats["h"].frac - self.formats["wh"].frac if "wh" in self.formats else 0
+        return (
+            self.formats["acc"].frac - self.formats["h"].frac - self.formats["wh"].frac if "wh" in self.formats else 0
+        )
 
     @cached_property
     def bound(self) -> int:
@@ -160,13 +164,17 @@ class Layer:
             raise SparseGateError(f"{at}: input format {form['x']} differs from its source's {source}")
         for key, allowed in (("x", ACTIVATION_BITS), ("wx", WEIGHT_BITS), ("wh", WEIGHT_BITS)):
             if key in form and form[key].width not in allowed:
-                raise SparseGateError(f"{at}: format {key} is {form[key].width} bits wide, expected {allowed[0]} to {allowed[-1]}")
+                raise SparseGateError(
+                    f"{at}: format {key} is {form[key].width} bits wide, expected {allowed[0]} to {allowed[-1]}"
+                )
         if what.recurrent and form["h"].width not in ACTIVATION_BITS:
             raise SparseGateError(f"{at}: format h is {form['h'].width} bits wide, expected 4 to 16")
         if self.units < 1 or self.block < 1:
             raise SparseGateError(f"{at}: {self.units} units in blocks of {self.block}, both must be positive")
         if what.recurrent != (self.matrix_h is not None):
-            raise SparseGateError(f"{at}: a {self.kind} layer {'needs' if what.recurrent else 'has no'} recurrent matrix")
+            raise SparseGateError(
+                f"{at}: a {self.kind} layer {'needs' if what.recurrent else 'has no'} recurrent matrix"
+            )
         if self.when not in ("step", "last") or (self.when == "last" and what.recurrent):
             raise SparseGateError(f"{at}: a {self.kind} layer cannot run {self.when!r}")
         for key, matrix, columns in (("wx", self.matrix_x, self.inputs), ("wh", self.matrix_h, self.units)):
@@ -175,9 +183,13 @@ class Layer:
         if self.bias.shape != (self.gates, self.units):
             raise SparseGateError(f"{at}: bias has shape {self.bias.shape}, expected {(self.gates, self.units)}")
         if self.shift_x < 0 or self.shift_h < 0:
-            raise SparseGateError(f"{at}: the accumulator has {form['acc'].frac} fractional bits, fewer than its products")
+            raise SparseGateError(
+                f"{at}: the accumulator has {form['acc'].frac} fractional bits, fewer than its products"
+            )
         if self.bound > form["acc"].max:
-            raise SparseGateError(f"{at}: accumulators may reach {self.bound}, but {form['acc']} ends at {form['acc'].max}")
+            raise SparseGateError(
+                f"{at}: accumulators may reach {self.bound}, but {form['acc']} ends at {form['acc'].max}"
+            )
         if self.threshold < 0:
             raise SparseGateError(f"{at}: threshold {self.threshold} is negative")
         for function in what.functions:
@@ -186,7 +198,12 @@ class Layer:
     def _validate_matrix(self, at: str, matrix: Matrix, columns: int, form: QFormat) -> None:
         index, weight = matrix.index, matrix.weight
         expected = (self.blocks, columns)
-        if index.shape != weight.shape or index.ndim != 3 or index.shape[:2] != expected or not 1 <= matrix.entries <= self.block:
+        if (
+            index.shape != weight.shape
+            or index.ndim != 3
+            or index.shape[:2] != expected
+            or not 1 <= matrix.entries <= self.block
+        ):
             raise SparseGateError(
                 f"{at} has entries of shape {index.shape} and {weight.shape}, expected {expected} times 1..{self.block} entries"
             )
@@ -226,7 +243,9 @@ class Program:
             if layer.when == "last" and position != len(self.layers) - 1:
                 raise SparseGateError(f"layer {layer.name!r} runs on the last step only, so nothing may follow it")
             if layer.when == "last" and position == 0:
-                raise SparseGateError(f"layer {layer.name!r} runs on the last step only, so another layer must come before it")
+                raise SparseGateError(
+                    f"layer {layer.name!r} runs on the last step only, so another layer must come before it"
+                )
             source, width = layer.formats["h"], layer.units
         if len({layer.name for layer in self.layers}) != len(self.layers):
             raise SparseGateError("two layers of the Program have the same name")
@@ -319,7 +338,10 @@ class Program:
             layers = []
             for position, entry in enumerate(header["layers"]):
                 matrices = [
-                    Matrix(tensors[f"{position}.index_{key}"].astype(np.int64), tensors[f"{position}.weight_{key}"].astype(np.int64))
+                    Matrix(
+                        tensors[f"{position}.index_{key}"].astype(np.int64),
+                        tensors[f"{position}.weight_{key}"].astype(np.int64),
+                    )
                     if f"{position}.index_{key}" in tensors
                     else None
                     for key in ("x", "h")

@@ -37,6 +37,7 @@ class QuantizeConfig:
     output_bits: int = 16
     table_bits: int = 11
     threshold: int = 0
+    operand_bits: int = 18
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -45,9 +46,12 @@ class QuantizeConfig:
             ("state_bits", 4, 24),
             ("output_bits", 4, 32),
             ("table_bits", 3, 15),
+            ("gate_bits", 4, 18),
+            ("pre_bits", 6, 16),
+            ("operand_bits", self.activation_bits + 1, 64),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise SparseGateError(f"{name} is {value}, expected {low} to {high}")
         if self.threshold < 0:
             raise SparseGateError(f"threshold is {self.threshold}, expected 0 or more")
@@ -121,10 +125,35 @@ def choose_formats(network: Network, calibration: Calibration, config: QuantizeC
                 formats[name] = QFormat(config.state_bits, frac_for(shared[layer.kind, name], config.state_bits))
         chosen.append(formats)
         source = formats["h"]
+    _fit_operands(network, chosen, config)
     return chosen
 
 
-def build(network: Network, formats: Sequence[dict[str, QFormat]], config: QuantizeConfig, meta: dict | None = None) -> Program:
+def _fit_operands(network: Network, chosen: list[dict[str, QFormat]], config: QuantizeConfig) -> None:
+    """Take fractional bits from the weights whose products are finest, until every shifted delta fits the multiplier.
+
+    A delta of the coarser matrix is shifted left to the accumulator's binary point; only wide activations come near the
+    multiplier's width, and then with weights that have bits to spare.
+    """
+    products: dict[str, list[tuple[dict[str, QFormat], str, str]]] = defaultdict(list)
+    for layer, formats in zip(network.layers, chosen, strict=True):
+        products[layer.kind].append((formats, "x", "wx"))
+        if "wh" in formats:
+            products[layer.kind].append((formats, "h", "wh"))
+    for of_kind in products.values():
+        # each product allows the shared accumulator so many fractional bits
+        most = min(
+            form[key].frac + form[w].frac + config.operand_bits - form[key].width - 1 for form, key, w in of_kind
+        )
+        for form, key, w in of_kind:
+            excess = form[key].frac + form[w].frac - most
+            if excess > 0:
+                form[w] = QFormat(form[w].width, form[w].frac - excess)
+
+
+def build(
+    network: Network, formats: Sequence[dict[str, QFormat]], config: QuantizeConfig, meta: dict | None = None
+) -> Program:
     """Round weights and biases to the given formats and assemble a Program."""
     fracs: dict[str, int] = {}
     for layer, form in zip(network.layers, formats, strict=True):
@@ -162,7 +191,9 @@ def _parts(layer: FloatLayer, form: dict[str, QFormat], frac: int) -> tuple[dict
     raw_x = form["wx"].quantize(layer.w_x)
     matrix_x = Matrix.pack(raw_x, gates, block, layer.pattern_x.stored(block), f"layer {layer.name!r}: w_x")
     raw_bias = np.floor(np.ldexp(layer.bias, frac) + 0.5).astype(np.int64).reshape(gates, layer.units)
-    total = np.abs(raw_bias.reshape(-1)) + (np.abs(raw_x).sum(axis=1) * -form["x"].min << (frac - form["x"].frac - form["wx"].frac))
+    total = np.abs(raw_bias.reshape(-1)) + (
+        np.abs(raw_x).sum(axis=1) * -form["x"].min << (frac - form["x"].frac - form["wx"].frac)
+    )
     matrix_h = None
     if layer.w_h is not None:
         raw_h = form["wh"].quantize(layer.w_h)

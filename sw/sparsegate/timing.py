@@ -82,7 +82,9 @@ class StageArithmetic:
 
 @dataclass(frozen=True)
 class Stages:
-    """Cycles, after a cell's gates, at which its new states are there and its narrowing sites' flags; ``latency`` is the output's."""
+    """Cycles, after a cell's gates, at which its new states are there and its narrowing sites' flags; ``latency`` is the
+    output's.
+    """
 
     latency: int
     states: Mapping[str, int]

@@ -36,7 +36,9 @@ def test_partial_sums_meet_after_exactly_the_latency(groups: int) -> None:
         await ctx.tick().repeat(dut.latency - 1)
         assert all(ctx.get(value) == 0 for value in dut.value)
         await ctx.tick()
-        partial = np.array([[weight[row, g, g % 2] * deltas[g] for g in range(groups)] for row in range(layout.cluster)])
+        partial = np.array(
+            [[weight[row, g, g % 2] * deltas[g] for g in range(groups)] for row in range(layout.cluster)]
+        )
         assert [ctx.get(value) for value in dut.value] == dut.model(partial).tolist()
 
     simulate(dut, testbench)

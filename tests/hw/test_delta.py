@@ -45,7 +45,9 @@ def test_encoder_lists_what_moved(inputs: int, groups: int, threshold: int) -> N
                 while rng.random() < 0.3:
                     await ctx.tick()
                 # "last" on an earlier value of the frame means nothing
-                ctx.set(dut.i.payload, {"data": value, "last": int(last) if column == inputs - 1 else rng.randint(0, 1)})
+                ctx.set(
+                    dut.i.payload, {"data": value, "last": int(last) if column == inputs - 1 else rng.randint(0, 1)}
+                )
                 ctx.set(dut.i.valid, 1)
                 await ctx.tick().until(dut.i.ready)
                 ctx.set(dut.i.valid, 0)

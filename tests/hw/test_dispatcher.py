@@ -22,7 +22,9 @@ class Bench(wiring.Component):
         self.input = ColumnList([depth, depth], depth, layout.delta_width)
         self.lists = []
         for lane in range(layout.lanes):
-            depths = [layout.bank_depth(v, group, lane) if layout.consumed[v] else 0 for v in range(1, len(layout.phases) + 1)]
+            depths = [
+                layout.bank_depth(v, group, lane) if layout.consumed[v] else 0 for v in range(1, len(layout.phases) + 1)
+            ]
             self.lists.append(ColumnList(depths, max(1, *depths), layout.delta_width))
         self.dut = Dispatcher(layout, group, self.input, self.lists)
         super().__init__({"i": In(1), "o": Out(1)})

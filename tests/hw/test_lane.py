@@ -30,10 +30,12 @@ def test_cell_pipeline_is_its_model_item_by_item(layer: int, config: QuantizeCon
     # a third of the items far outside the tables' range, a third inside, a third tiny
     scale = rng.choice([acc.max, acc.max >> 5, 8], size=(count, 1))
     gates = rng.integers(-scale, scale + 1, (count, len(dut.cell.gates)))
-    states = {name: rng.integers(form.min, form.max + 1, count) for name, form in program.layers[layer].formats.items() if name in dut.cell.states}
-    h, after = dut.model(
-        {name: gates[:, g] for g, name in enumerate(dut.cell.gates)}, states
-    )
+    states = {
+        name: rng.integers(form.min, form.max + 1, count)
+        for name, form in program.layers[layer].formats.items()
+        if name in dut.cell.states
+    }
+    h, after = dut.model({name: gates[:, g] for g, name in enumerate(dut.cell.gates)}, states)
     seen: list[list[int]] = []
 
     async def testbench(ctx):

@@ -27,7 +27,9 @@ def test_frames_leave_in_unit_order(shapes: tuple[Shape, ...], rows: int, lanes:
     dut = OutputBuffer(layout)
     phase = layout.phases[-1]
     rng = random.Random(rows)
-    frames = [np.array([[rng.randint(-100, 100) for _ in range(phase.positions)] for _ in range(lanes)]) for _ in range(3)]
+    frames = [
+        np.array([[rng.randint(-100, 100) for _ in range(phase.positions)] for _ in range(lanes)]) for _ in range(3)
+    ]
     got: list[tuple[int, int]] = []
     waits: list[int] = []
 

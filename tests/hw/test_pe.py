@@ -15,7 +15,7 @@ def test_accumulates_and_reads_out(seed: int) -> None:
     rng = random.Random(seed)
     depth = layout.weight_depth
     block = 1 << layout.index_width
-    slots = range(0, layout.acc_depth - block + 1)
+    slots = range(layout.acc_depth - block + 1)
     index = [rng.randrange(block) for _ in range(depth)]
     weight = [rng.randint(-128, 127) for _ in range(depth)]
     dut = ProcessingElement(layout, index, weight)

@@ -41,7 +41,14 @@ def test_phases_addresses_and_cycles_of_every_step(when: str, rows: int, lanes: 
                 first = values["first"]
                 if ctx.get(dut.read.valid):
                     step["reads"].append(
-                        (values["phase"], ctx.get(dut.read.address), values["turn"], values["sub"], values["position"], ctx.get(dut.read.clear))
+                        (
+                            values["phase"],
+                            ctx.get(dut.read.address),
+                            values["turn"],
+                            values["sub"],
+                            values["position"],
+                            ctx.get(dut.read.clear),
+                        )
                     )
                 if values["step_done"]:
                     step |= {"first": first, "output": values["output"]}
@@ -68,7 +75,14 @@ def test_phases_addresses_and_cycles_of_every_step(when: str, rows: int, lanes: 
                 address, turn = divmod(rest, layout.lane_clusters)
                 ends = position % phase.turns == phase.turns - 1
                 expected.append(
-                    (number, phase.acc_base + address, turn, sub, phase.position_base + position, int(step["last"] and ends))
+                    (
+                        number,
+                        phase.acc_base + address,
+                        turn,
+                        sub,
+                        phase.position_base + position,
+                        int(step["last"] and ends),
+                    )
                 )
         assert step["reads"] == expected
         assert step["cycles"] == cycles

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparsegate import golden
 from sparsegate.layout import HardwareConfig, Layout
-from sparsegate.pattern import DENSE, NM
+from sparsegate.pattern import NM
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig, quantize
 from sparsegate.synthetic import Shape, network, stimulus
@@ -50,7 +50,9 @@ FIXED = {
     # hidden size no multiple of the block, different densities, N > 1, two groups
     "ragged": Case(5, (Shape("lstm", 10, NM(1, 4), NM(2, 4)), HEAD), HardwareConfig(8, 2)),
     # one slot a PE, one lane for two clusters, a head that runs at the end only
-    "one-slot": Case(7, (Shape("lstm", 8, NM(1, 4), NM(1, 4)), Shape("linear", 2, when="last")), HardwareConfig(8, 3, lanes=1)),
+    "one-slot": Case(
+        7, (Shape("lstm", 8, NM(1, 4), NM(1, 4)), Shape("linear", 2, when="last")), HardwareConfig(8, 3, lanes=1)
+    ),
     # dense everywhere, narrow numbers
     "dense": Case(6, (Shape("lstm", 9), HEAD), HardwareConfig(4, 1), bits=4, weight_bits=4),
     # two recurrent layers of different patterns, wide numbers

@@ -68,7 +68,9 @@ def test_cell_of_a_lane(simulator, tmp_path) -> None:
     items = []
     for _ in range(300):
         # all magnitudes: most of an accumulator's range saturates, the interesting part lies near zero
-        gates = {name: int(rng.integers(acc.min, acc.max + 1) >> rng.integers(0, acc.width)) for name in layer.cell.gates}
+        gates = {
+            name: int(rng.integers(acc.min, acc.max + 1) >> rng.integers(0, acc.width)) for name in layer.cell.gates
+        }
         states = {name: int(rng.integers(form[name].min, form[name].max + 1)) for name in layer.cell.states}
         h, after = dut.model(
             {name: np.int64(value) for name, value in gates.items()},
@@ -100,7 +102,9 @@ def test_processing_element(simulator, tmp_path) -> None:
             beats.append([address, slot, delta])
             model = ProcessingElement.model(model, slot, index[address], weight[address], delta)
         clear = rng.random() < 0.5
-        bursts.append({"beats": beats, "clear": clear, "expected": [model[address] for address in range(layout.acc_depth)]})
+        bursts.append(
+            {"beats": beats, "clear": clear, "expected": [model[address] for address in range(layout.acc_depth)]}
+        )
         if clear:
             model = dict.fromkeys(model, 0)
     parameters = {"bursts": bursts, "mac": timing.MAC, "readout": timing.READOUT - 1, "seed": 8}

@@ -87,7 +87,9 @@ def test_more_lanes_than_a_word_has_bits_are_refused(engine) -> None:
 
 def test_fst_without_its_libraries_is_a_sentence(engine, monkeypatch, tmp_path) -> None:
     def refuse() -> None:
-        raise ToolError("FST waveforms from Verilator need lz4.h; 'apt-get install liblz4-dev' provides it, or write a .vcd file")
+        raise ToolError(
+            "FST waveforms from Verilator need lz4.h; 'apt-get install liblz4-dev' provides it, or write a .vcd file"
+        )
 
     monkeypatch.setattr(tools, "fst_headers", refuse)
     with pytest.raises(ToolError, match="need lz4.h"):

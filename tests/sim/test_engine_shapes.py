@@ -61,7 +61,9 @@ def cases(draw: st.DrawFn) -> Case:
     hardware = HardwareConfig(4 * clusters, draw(st.integers(1, 3)), lanes)
     thresholds = tuple(draw(st.sampled_from([0, 0, 1, 3, 1 << (bits - 2)])) for _ in range(len(shapes) + 1))
     stalls = draw(st.one_of(st.none(), st.integers(0, 1000)))
-    return Case(draw(st.integers(1, 40)), tuple(shapes), quantization, hardware, thresholds, stalls, draw(st.integers(0, 999)))
+    return Case(
+        draw(st.integers(1, 40)), tuple(shapes), quantization, hardware, thresholds, stalls, draw(st.integers(0, 999))
+    )
 
 
 def affordable(case: Case, most: int) -> tuple[Program, np.ndarray, np.ndarray] | None:
@@ -70,8 +72,9 @@ def affordable(case: Case, most: int) -> tuple[Program, np.ndarray, np.ndarray] 
         program = case.program()
         layout = Layout(program, case.hardware)
     except SparseGateError as error:
-        assert "multiplier" in str(error)
-        return None
+        if "multiplier" in str(error):
+            return None
+        raise
     rng = np.random.default_rng(case.seed)
     lengths = rng.integers(1, 4, 2)
     raw = stimulus(program.input_format, 2, int(lengths.max()), case.inputs, case.seed)
@@ -92,20 +95,55 @@ def check(case: Case, simulator: str, work: tuple[Program, np.ndarray, np.ndarra
 
 
 # shapes that must be there whatever is drawn
-ODD_HIDDEN = Case(3, (Shape("lstm", 13, NM(1, 8), NM(2, 8)), Shape("linear", 5)), QuantizeConfig(), HardwareConfig(8), (0, 0, 0), None, 1)
+ODD_HIDDEN = Case(
+    3,
+    (Shape("lstm", 13, NM(1, 8), NM(2, 8)), Shape("linear", 5)),
+    QuantizeConfig(),
+    HardwareConfig(8),
+    (0, 0, 0),
+    None,
+    1,
+)
 ONE_SLOT = Case(7, (Shape("lstm", 8, NM(1, 4), NM(1, 4)),), QuantizeConfig(), HardwareConfig(8, 2), (0, 0), 5, 2)
 TWO_DENSITIES = Case(
-    9, (Shape("lstm", 20, NM(3, 4), NM(1, 16)), Shape("linear", 3, when="last")), QuantizeConfig(), HardwareConfig(16, 3, 2), (2, 1, 0), 6, 3
+    9,
+    (Shape("lstm", 20, NM(3, 4), NM(1, 16)), Shape("linear", 3, when="last")),
+    QuantizeConfig(),
+    HardwareConfig(16, 3, 2),
+    (2, 1, 0),
+    6,
+    3,
 )
-DENSE_LAYER = Case(5, (Shape("lstm", 6),), QuantizeConfig(activation_bits=4, weight_bits=2), HardwareConfig(4), (0, 1), 7, 4)
+DENSE_LAYER = Case(
+    5, (Shape("lstm", 6),), QuantizeConfig(activation_bits=4, weight_bits=2), HardwareConfig(4), (0, 1), 7, 4
+)
 WIDE = Case(
-    4, (Shape("lstm", 9, NM(1, 4), NM(1, 4)),), QuantizeConfig(activation_bits=16, weight_bits=16, table_bits=6), HardwareConfig(4, 3), (0, 0), None, 5
+    4,
+    (Shape("lstm", 9, NM(1, 4), NM(1, 4)),),
+    QuantizeConfig(activation_bits=16, weight_bits=16, table_bits=6),
+    HardwareConfig(4, 3),
+    (0, 0),
+    None,
+    5,
 )
 STACK = Case(
-    6, (Shape("lstm", 12, NM(2, 8), NM(1, 8)), Shape("lstm", 10, NM(1, 4), DENSE), Shape("linear", 4)), QuantizeConfig(),
-    HardwareConfig(12, 2, 1, 4), (1, 2, 0, 0), 8, 6,
-)  # fmt: skip
-LARGE = Case(40, (Shape("lstm", 96, NM(1, 16), NM(1, 16)), Shape("linear", 20)), QuantizeConfig(), HardwareConfig(16), (0, 0, 0), None, 7)
+    6,
+    (Shape("lstm", 12, NM(2, 8), NM(1, 8)), Shape("lstm", 10, NM(1, 4), DENSE), Shape("linear", 4)),
+    QuantizeConfig(),
+    HardwareConfig(12, 2, 1, 4),
+    (1, 2, 0, 0),
+    8,
+    6,
+)
+LARGE = Case(
+    40,
+    (Shape("lstm", 96, NM(1, 16), NM(1, 16)), Shape("linear", 20)),
+    QuantizeConfig(),
+    HardwareConfig(16),
+    (0, 0, 0),
+    None,
+    7,
+)
 SINGLE = Case(1, (Shape("lstm", 4, NM(1, 4), NM(1, 4)),), QuantizeConfig(), HardwareConfig(4), (0, 0), 9, 8)
 
 

@@ -107,7 +107,10 @@ def test_a_lane_that_claims_a_unit_it_has_not_is_noticed() -> None:
     recording.trace_real[event] |= np.uint64(1 << lane)
     verdict = board.check(recording)
     assert verdict.mismatches == 1
-    assert f"lane {lane} says that position {recording.trace_position[event]} holds a unit, but it is none" in verdict.first
+    assert (
+        f"lane {lane} says that position {recording.trace_position[event]} holds a unit, but it is none"
+        in verdict.first
+    )
 
 
 def test_a_lane_that_hides_a_unit_is_noticed() -> None:
@@ -120,8 +123,12 @@ def test_a_lane_that_hides_a_unit_is_noticed() -> None:
 
 def test_positions_and_layers_that_do_not_exist_are_noticed() -> None:
     board, recording = run()
-    recording.trace_position[2] = 999
-    assert "position 999" in board.check(recording).first
+    late = np.flatnonzero(recording.trace_layer == 0)[-1]
+    recording.trace_position[late] = 999
+    first = board.check(recording).first
+    assert "position 999" in first
+    # named at its own step, which is the last
+    assert first.startswith(f"sequence 2, step {board.trace.lengths[2] - 1}, layer 'lstm0'")
     board, recording = run()
     recording.trace_layer[2] = 7
     assert board.check(recording).mismatches > 0

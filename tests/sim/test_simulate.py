@@ -50,9 +50,9 @@ def test_fixed_shapes_in_the_emulator(name: str) -> None:
 @pytest.mark.icarus
 def test_every_simulator_and_the_emulator_agree_to_the_cycle_with_stalls() -> None:
     options = {"stalls": 7, "thresholds": (3, 1, 0)}
-    runs = [
-        both("ragged", simulator="verilator", fast=fast, **options)[0] for fast in (True, False)
-    ] + [both("ragged", simulator=simulator, **options)[0] for simulator in ("icarus", "amaranth")]
+    runs = [both("ragged", simulator="verilator", fast=fast, **options)[0] for fast in (True, False)] + [
+        both("ragged", simulator=simulator, **options)[0] for simulator in ("icarus", "amaranth")
+    ]
     for run in runs:
         assert run.passed, run.summary
         assert (run.step_start == runs[0].step_start).all()

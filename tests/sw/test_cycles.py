@@ -81,7 +81,9 @@ def test_last_only_head_takes_what_is_held() -> None:
     assert predicted.columns_seen == 4 * (3 + 8) + 8
 
 
-@pytest.mark.parametrize(("block", "units", "entries", "expected"), [(4, 10, 2, 4 * (2 * 2 + 2)), (4, 9, 2, 4 * (2 * 2 + 1))])
+@pytest.mark.parametrize(
+    ("block", "units", "entries", "expected"), [(4, 10, 2, 4 * (2 * 2 + 2)), (4, 9, 2, 4 * (2 * 2 + 1))]
+)
 def test_useful_macs_never_count_padding_rows(block: int, units: int, entries: int, expected: int) -> None:
     small = program(1, Shape("lstm", units, NM(entries, block), NM(entries, block)))
     predicted = cycles.predict(golden.run(small, np.ones((1, 1, 1), int)), Layout(small, HardwareConfig(4)))

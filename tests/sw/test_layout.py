@@ -125,9 +125,12 @@ def test_refuses_what_does_not_fit(config: dict[str, int], sentence: str) -> Non
         Layout(program(3, Shape("lstm", 8)), HardwareConfig(**config))
 
 
-def test_wide_activations_shrink_the_shift_that_fits() -> None:
+def test_quantization_keeps_shifted_deltas_within_the_multiplier() -> None:
     x = np.random.default_rng(0).normal(size=(2, 4, 3)) * 1e-3
-    wide = quantize(network(3, [Shape("lstm", 4)], 0), x, config=QuantizeConfig(activation_bits=16, weight_bits=16))
-    assert max(wide.layers[0].shift_x, wide.layers[0].shift_h) > 1
+    floats = network(3, [Shape("lstm", 4)], 0)
+    wide = quantize(floats, x, config=QuantizeConfig(activation_bits=16, weight_bits=16))
+    assert Layout(wide, HardwareConfig(4)).operand_width <= 18
+    careless = quantize(floats, x, config=QuantizeConfig(activation_bits=16, weight_bits=16, operand_bits=40))
+    assert max(careless.layers[0].shift_x, careless.layers[0].shift_h) > 1
     with pytest.raises(SparseGateError, match=r"wider than the multiplier's 18 bits"):
-        Layout(wide, HardwareConfig(4))
+        Layout(careless, HardwareConfig(4))
