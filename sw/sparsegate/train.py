@@ -6,10 +6,9 @@ frames, is the only regularisation. Everything is deterministic for a seed, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from sparsegate.fake_quant import FakeQuant
 from sparsegate.network import Layer, Network, When
 from sparsegate.pattern import NM
 from sparsegate.program import Program
-from sparsegate.prune import Cubic, attach
+from sparsegate.prune import Cubic, Patterns, attach
 from sparsegate.quantize import QuantizeConfig
 
 Progress = Callable[[int, int, float], None]
@@ -126,7 +125,7 @@ def train_float(
 def prune_and_finetune(
     network: Network,
     dataset: Dataset,
-    patterns: Any = "4:16",
+    patterns: Patterns = "4:16",
     epochs: int = PRUNE.epochs,
     seed: int = 0,
     progress: Progress | None = None,
@@ -136,20 +135,25 @@ def prune_and_finetune(
     """Prune the LSTM layers gradually while training goes on.
 
     ``patterns`` is one N:M pattern, a pair for Wx and Wh, or a mapping from layer names to these. Masks tighten
-    over the first half of the steps and are frozen for the second.
+    over the first half of the steps and are frozen for the second. Layers that are not mentioned come out with the
+    patterns that they had.
     """
+    recurrent = [layer.name for layer in network.layers if layer.kind == "lstm"]
+    wanted = dict(patterns) if isinstance(patterns, Mapping) else dict.fromkeys(recurrent, patterns)
+    if not wanted:
+        raise SparseGateError("the network has no LSTM layer to prune; give the patterns by layer name")
     names = {layer.name: f"parts.{position}" for position, layer in enumerate(network.layers)}
+    for unknown in wanted.keys() - names.keys():
+        raise SparseGateError(f"the network has no layer {unknown!r}; it has {', '.join(names)}")
+    kept = {layer.name: (layer.pattern_x, layer.pattern_h) for layer in network.layers}  # of an earlier pruning
     model = Classifier(network)
-    if isinstance(patterns, dict):
-        for unknown in patterns.keys() - names.keys():
-            raise SparseGateError(f"the network has no layer {unknown!r}; it has {', '.join(names)}")
-        patterns = {names[name]: wanted for name, wanted in patterns.items()}
     recipe = replace(recipe, epochs=epochs)
     steps = epochs * _batches(dataset, recipe)
-    pruner = attach(model, patterns, Cubic(begin=0, end=steps // 2))
+    targets = {names[name]: pattern for name, pattern in (kept | wanted).items()}
+    pruner = attach(model, targets, Cubic(begin=0, end=steps // 2))
     _train(model, dataset, recipe, seed, progress, after_step=pruner.step)
     pruner.finish()
-    return model.network({name: pruner.patterns[part] for name, part in names.items() if part in pruner.patterns})
+    return model.network({name: pruner.patterns[part] for name, part in names.items()})
 
 
 def quantize_and_finetune(

@@ -90,6 +90,17 @@ def test_patterns_by_layer_name(small):
         train.prune_and_finetune(network, small, {"lstm": "2:8"}, epochs=1)
 
 
+def test_pruning_again_keeps_what_is_not_mentioned(small):
+    network = train.train_float(small, hidden=8, epochs=1, depth=2)
+    once = train.prune_and_finetune(network, small, {"lstm_l0": ("2:4", "1:4"), "head": "1:3"}, epochs=1)
+    twice = train.prune_and_finetune(once, small, {"lstm_l1": "1:8"}, epochs=1)
+    found = [(str(layer.pattern_x), str(layer.pattern_h)) for layer in twice.layers]
+    assert found == [("2:4", "1:4"), ("1:8", "1:8"), ("1:3", "1:3")]
+    head = twice.with_layers([replace(network.layers[2], name="only")])
+    with pytest.raises(SparseGateError, match="the network has no LSTM layer to prune"):
+        train.prune_and_finetune(head, small, "1:2", epochs=1)
+
+
 def test_progress(small):
     calls = []
     train.train_float(small, hidden=4, epochs=3, progress=lambda *call: calls.append(call))
