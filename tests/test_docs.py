@@ -21,7 +21,9 @@ def blocks(page: Path) -> list[str]:
 
 
 # docs/python-api.md is one long script, run by tests/sw/test_docs.py
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name != "python-api.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if blocks(p) and p.name != "python-api.md"], ids=lambda page: page.name
+)
 def test_examples_run(page, tmp_path, monkeypatch):
     from sparsegate import cells
 

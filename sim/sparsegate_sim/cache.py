@@ -60,8 +60,8 @@ def built(key: str, build: Callable[[Path], None], folder: Path | None = None) -
 
 
 @contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """A temporary folder inside ``folder``, removed whatever happens."""
+def scratch(folder: Path, log: str | None = None) -> Iterator[Path]:
+    """A temporary folder inside ``folder``, removed whatever happens; its file ``log`` is kept in ``folder``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".run-", dir=folder))
@@ -70,6 +70,9 @@ def scratch(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
+        # written in the temporary folder, so that two runs never share one
+        if log is not None and (temporary / log).exists():
+            (temporary / log).replace(folder / log)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

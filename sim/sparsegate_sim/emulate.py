@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sparsegate.errors import SparseGateError
 from sparsegate_sim import cache, tools, verilated
 from sparsegate_sim.drive import DRAIN_CYCLES, RESET_CYCLES, STALL_LEVELS, STALL_SPAN, Plan, Port, Recording
-from sparsegate_sim.runner import SimulationError, Waves, keep, waves_format
+from sparsegate_sim.runner import LOG, SimulationError, Waves, keep, waves_format
 
 MAX_LANES = 64
 VERILATE = (
@@ -71,8 +71,8 @@ def run(built: Path, plan: Plan, ports: Mapping[str, Port], folder: Path, waves:
     """
     folder = Path(folder).resolve()
     waves_format(waves)
-    with cache.scratch(folder) as scratch:
-        log = folder / "simulation.log"
+    with cache.scratch(folder, LOG) as scratch:
+        log = scratch / LOG
         try:
             _encode(plan, ports).tofile(scratch / "plan")
             command = [built, scratch / "plan", scratch / "recording"]

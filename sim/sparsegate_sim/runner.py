@@ -17,6 +17,7 @@ from sparsegate_sim import cache, tools, verilated
 Simulator = Literal["icarus", "verilator"]
 Waves = Literal["vcd", "fst"]
 
+LOG = "simulation.log"
 TIMESCALE = ("1ns", "1ps")
 """Icarus would otherwise count in whole seconds."""
 TOP_VISIBLE = """\
@@ -152,8 +153,8 @@ def run(
     found = tool(simulator)
     tools.cocotb()
     folder = Path(folder).resolve()
-    with cache.scratch(folder) as scratch:
-        log, results = folder / "simulation.log", scratch / "results.xml"
+    with cache.scratch(folder, LOG) as scratch:
+        log, results = scratch / LOG, scratch / "results.xml"
         runner = _runner(simulator, found, log, scratch / f"waves.{waves_format(waves)}")
         with contextlib.suppress(SystemExit, RuntimeError):  # the result file says what happened
             runner.test(

@@ -109,12 +109,10 @@ def test_missing_tools(monkeypatch):
 
 def test_elaboration_is_the_same_every_time():
     program = make_program()
-    for chosen in (boards.target("icepi-zero"), boards.target(device="LFE5U-25F")):
-        first = synth.elaborate(program, CONFIG, chosen, 80_000_000, 1_000_000)
-        assert first == synth.elaborate(program, CONFIG, chosen, 80_000_000, 1_000_000)
-        assert "/" not in first[1]
-        assert str(Path(__file__).parents[2]) not in first[0]
-        assert "FREQUENCY PORT" in first[1]
+    first = synth.elaborate(program, CONFIG, boards.target("icepi-zero"), 80_000_000, 1_000_000)
+    assert first == synth.elaborate(program, CONFIG, boards.target("icepi-zero"), 80_000_000, 1_000_000)
+    assert str(Path(__file__).parents[2]) not in first[0] + first[1]
+    assert "FREQUENCY PORT" in first[1]
 
 
 def report(achieved):
@@ -274,12 +272,11 @@ def test_interrupting_the_process_leaves_nothing(tmp_path):
 @pytest.mark.slow
 def test_a_small_bitstream(tmp_path):
     said = []
-    result = synth.synthesize(
-        make_program(), CONFIG, device="LFE5U-25F", folder=tmp_path, progress=said.append, attempts=1
-    )
-    header = result.bitstream.read_bytes()[:64]
-    assert b"LFE5U-25F" in header or header.startswith(b"\xff\x00")
-    assert result.bitstream.stat().st_size > 10_000
+    program = make_program(units=2, inputs=2)
+    result = synth.synthesize(program, CONFIG, device="LFE5U-25F", folder=tmp_path, progress=said.append, attempts=1)
+    contents = result.bitstream.read_bytes()
+    assert b"\xff\xff\xbd\xb3" in contents[:256]  # preamble
+    assert bytes.fromhex("41111043") in contents[:256]  # identity of an LFE5U-25F
     assert result.fmax_mhz > 25
     assert result.dsp > 0
     assert result.critical_path

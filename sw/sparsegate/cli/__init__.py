@@ -6,9 +6,11 @@ is the only one of its room that may reach into ``sparsegate_hw`` and ``sparsega
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
-from sparsegate.cli.app import app
+from sparsegate.cli.app import INTERRUPTED, app
 
 PROGRAM = "sparsegate"
 
@@ -19,7 +21,22 @@ def main() -> None:
         app(prog_name=PROGRAM)
     except KeyboardInterrupt:  # before a command has begun
         print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _leave()
+        raise
+
+
+def _leave() -> NoReturn:
+    """Exit with the status of an interrupt.
+
+    Not through ``sys.exit``: once an interrupt has passed through code that an extension runs (as while torch is imported), Python
+    kills itself with SIGINT at its end, although the interrupt was caught and everything is cleaned up.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 __all__ = ["app", "main"]
