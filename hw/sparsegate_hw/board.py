@@ -222,6 +222,29 @@ class Top(Elaboratable):
         return m
 
 
+class Bare(wiring.Component):
+    """A :class:`Board` for a device whose board is not known: a clock pin, no PLL, and no reset but configuration.
+
+    A reset pin would be one more net with a load everywhere, and routing it takes longer than all the rest.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        super().__init__({"clk": In(1), "rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(len(LEDS))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.domains.sync = ClockDomain("sync", reset_less=True)
+        m.submodules.board = board = self.board
+        m.d.comb += [
+            ClockSignal("sync").eq(self.clk),
+            board.rx.eq(self.rx),
+            self.tx.eq(board.tx),
+            self.leds.eq(board.leds),
+        ]
+        return m
+
+
 def _leds(platform: Any) -> list[Any]:
     """Ports of the board's LEDs, plain ones first."""
     ports: list[Any] = []

@@ -332,9 +332,10 @@ class Lane(wiring.Component):
             for number, name in enumerate(layer.cell.states):
                 m.d.comb += getattr(cell, f"state_{name}").eq(states[number])
             mine = Cat(bus.phase == phase for phase in pipeline.phases).any()
+            # positions without a unit hold zeros, which never saturate
             for site, stage in cell.site_stages.items():
                 m.d.comb += getattr(self, f"saturated_{pipeline.name}_{site}").eq(
-                    getattr(cell, f"saturated_{site}") & bus.valid[stage] & real[stage] & mine
+                    getattr(cell, f"saturated_{site}") & bus.valid[stage] & mine
                 )
         with m.Switch(bus.phase):
             for pipeline, cell in zip(self.pipelines, self._cells, strict=True):

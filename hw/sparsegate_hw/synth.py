@@ -27,7 +27,7 @@ from sparsegate import artefact
 from sparsegate.errors import SparseGateError, ToolError
 from sparsegate.layout import HardwareConfig
 from sparsegate.program import Program
-from sparsegate_hw.board import BAUD, Board, Top
+from sparsegate_hw.board import BAUD, Bare, Board, Top
 from sparsegate_hw.boards import DEVICES, PACKAGES, Target, target
 from sparsegate_hw.engine import Engine
 
@@ -197,7 +197,9 @@ def elaborate(
     """RTLIL and LPF constraints of the whole design."""
     board = Board(Engine(program, config), program, frequency_hz, baud)
     if chosen.board is None:
-        return rtlil.convert(board, name="top", emit_src=False), f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n'
+        return rtlil.convert(
+            Bare(board), name="top", emit_src=False
+        ), f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n'
     plan = chosen.platform().prepare(Top(board), "top", emit_src=False)
     return plan.files["top.il"], plan.files["top.lpf"]
 

@@ -41,7 +41,7 @@ def error(sentence: str) -> None:
 
 def note(sentence: str) -> None:
     """Print a line beside the results."""
-    stderr().print(sentence, markup=False)
+    stderr().print(sentence, markup=False, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -123,7 +123,7 @@ def _plain(description: str, console: Console) -> Iterator[Task]:
             now = time.monotonic()
             if latest[0] != shown or now - when >= HEARTBEAT_S:
                 shown, when = latest[0], now
-                console.print(f"  {now - start:4.0f} s  {shown or description}", markup=False)
+                console.print(f"  {now - start:4.0f} s  {shown or 'still running'}", markup=False, soft_wrap=True)
 
     writer = threading.Thread(target=lines, daemon=True)
     writer.start()

@@ -159,6 +159,17 @@ def test_pattern_that_is_none(files):
     assert not (files / "out.safetensors").exists()
 
 
+def test_missing_tool(files, monkeypatch):
+    from sparsegate_sim import tools
+
+    monkeypatch.setenv("PATH", str(files))
+    tools.icarus.cache_clear()
+    words = ("simulate", files / "program.safetensors", "--data", files / "data.npz", "--simulator", "icarus")
+    assert (
+        failure(*words) == "Icarus Verilog (iverilog and vvp) is not installed; 'apt-get install iverilog' provides it"
+    )
+
+
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS])
 def test_full_or_read_only_folder(files, monkeypatch, reason):
     def refuse(*_: object) -> None:

@@ -104,58 +104,30 @@ def rtl(out: Out = Path("build/bench/rtl.json"), as_json: Json = False) -> None:
 
     Example: [bold]sparsegate bench rtl[/]
     """
-    import shutil
+    from dataclasses import asdict
 
     from sparsegate import artefact
+    from sparsegate_sim import bench
 
-    names = ["verilator", *(["icarus"] if shutil.which("iverilog") else []), "amaranth"]
-    rows = []
-    for name in names:
-        with console.task(f"64 units on 8 PEs in {name}"):
-            rows.append(simulated(name, sequences=64 if name == "verilator" else 1))
-    slowest = rows[-1]["cycles_per_second"]
-    result = {"rows": [row | {"times_amaranth": row["cycles_per_second"] / slowest} for row in rows]}
+    with console.task("the same engine on every simulator"):
+        speeds = bench.measure(bench.available())
+    rows = [asdict(speed) | {"cycles_per_second": round(speed.cycles_per_second)} for speed in speeds]
+    result = {"definition": bench.DEFINITION, "rows": rows}
     artefact.write_json(out, result)
-    columns = ("simulator", "cycles a second", "times Amaranth's", "cycles run", "seconds", "seconds to build")
+    columns = ("simulator", "driven by", "cycles a second", "ratio", "cycles run", "seconds", "to build")
     cells = [
         (
-            row["simulator"],
-            f"{row['cycles_per_second']:,}",
-            f"{row['times_amaranth']:.1f}",
-            row["cycles"],
-            f"{row['seconds']:.2f}",
-            f"{row['build_seconds']:.1f}",
+            speed.simulator,
+            speed.driver,
+            f"{speed.cycles_per_second:,.0f}",
+            f"{speed.ratio:,.1f}",
+            speed.cycles,
+            f"{speed.seconds:.2f}",
+            f"{speed.build_seconds:.1f}",
         )
-        for row in result["rows"]
+        for speed in speeds
     ]
-    _show(result, as_json, "RTL, every value compared", columns, cells, out)
-
-
-def simulated(simulator: str, sequences: int, steps: int = 16, units: int = 64) -> dict[str, Any]:
-    """Speed of one simulator on a drawn network; its values must be right."""
-    import numpy as np
-
-    from sparsegate import quantize, synthetic
-    from sparsegate.errors import SparseGateError
-    from sparsegate.layout import HardwareConfig
-    from sparsegate.pattern import NM
-    from sparsegate.synthetic import Shape
-    from sparsegate_sim.simulate import simulate
-
-    network = synthetic.network(12, [Shape("lstm", units, NM(1, 8), NM(1, 8)), Shape("linear", 9)], seed=1)
-    x = np.random.default_rng(2).normal(size=(sequences, steps, 12))
-    program = quantize.quantize(network, x)
-    outcome = simulate(program, HardwareConfig(rows=8), program.quantize(x), simulator=simulator)
-    if not outcome.passed:
-        raise SparseGateError(outcome.summary)
-    return {
-        "simulator": simulator,
-        "cycles": outcome.cycles,
-        "values_compared": outcome.values_compared,
-        "seconds": round(outcome.seconds, 3),
-        "build_seconds": round(outcome.build_seconds, 3),
-        "cycles_per_second": round(outcome.cycles / outcome.seconds),
-    }
+    _show(result, as_json, "RTL, every value and cycle compared", columns, cells, out)
 
 
 def _show(result: dict[str, Any], as_json: bool, title: str, columns: tuple, cells: list[tuple], out: Path) -> None:
