@@ -19,13 +19,13 @@ class ActivationLookup(wiring.Component):
 
     Members: ``i`` signed(source.width), must lie in -source.max..source.max; ``o`` signed(target.width).
 
-    Timing: latency ``timing.lookup(table)`` (4 cycles, 6 with interpolation), one item per cycle, no back-pressure.
+    Timing: latency ``timing.lookup(step_bits)`` (4 cycles, 6 with interpolation), one item per cycle, no back-pressure.
     Arithmetic: as the table's ``lookup``, to the integer.
     """
 
     def __init__(self, table: ActivationTable) -> None:
         self.table = table
-        self.latency = timing.lookup(table)
+        self.latency = timing.lookup(table.step_bits)
         super().__init__({"i": In(signed(table.source.width)), "o": Out(signed(table.target.width))})
 
     def model(self, raw: Any) -> Any:

@@ -28,8 +28,8 @@ class ColumnList(wiring.Component):
     each section; ``read`` (address in the whole memory, entry) is combinational. ``bases`` are the sections' first
     addresses.
 
-    Timing: a push is visible in ``counts`` and ``read`` one cycle later. A clear wins over nothing: never push in the same
-    cycle to the same section.
+    Timing: a push is visible in ``counts`` and ``read`` one cycle later. A clear wins over a push to the same section in
+    the same cycle.
     """
 
     latency = 1

@@ -11,9 +11,8 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.layout import Layout
+from sparsegate.program import THRESHOLD_BITS
 from sparsegate_hw.pe import depth_bits
-
-THRESHOLD_BITS = 16
 
 
 class DeltaCompare(wiring.Component):
@@ -47,9 +46,10 @@ class DeltaCompare(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        value, reference = Signal.like(self.value), Signal.like(self.reference)
+        value = Signal.like(self.value, name="value_1")
+        reference = Signal.like(self.reference, name="reference_1")
         # both differences, so that the comparison needs no negation
-        opposite = Signal.like(self.delta)
+        opposite = Signal.like(self.delta, name="opposite")
         m.d.sync += [
             value.eq(self.value),
             reference.eq(self.reference),
@@ -72,7 +72,8 @@ class InputEncoder(wiring.Component):
     """Takes frames of ``program.inputs`` values and lists the columns that moved, in two banks in turn.
 
     Members: ``i`` stream of :func:`input_payload`; ``threshold`` unsigned(16); ``push`` (valid, bank, group, place, delta) to
-    the column groups' lists; ``open`` (valid, bank) pulses when a frame begins, to empty its bank; ``ready``, ``bank`` and
+    the column groups' lists; ``open`` (valid, bank) pulses with ``release``, to empty
+    that bank for a later frame; ``ready``, ``bank`` and
     ``last``: a frame is complete in ``bank``, and whether it ends its sequence; ``release`` (in) gives that bank back.
 
     Timing: one value a cycle; a frame's list is complete, and ``ready``, ``latency`` + 1 cycles after its last value was taken.
@@ -117,16 +118,18 @@ class InputEncoder(wiring.Component):
         write, read = sent.write_port(), sent.read_port(domain="comb")
 
         column = Signal(range(max(2, inputs)))
-        group = Signal.like(self.push.group)
-        place = Signal.like(self.push.place)
+        group = Signal.like(self.push.group, name="group")
+        place = Signal.like(self.push.place, name="place")
         # the reference counts as 0 throughout a sequence's first frame, whatever the memory holds
         first = Signal(init=1)
         filling = Signal()
         # a bank is taken with its frame's last value, and full once that value's comparison is in the list
-        taken_banks, full, ends = Signal(2), Signal(2), Signal(2)
+        taken_banks = Signal(2)
+        full = Signal(2)
+        ends = Signal(2)
         take = Signal()
         final = Signal()
-        reference = Signal.like(read.data)
+        reference = Signal.like(read.data, name="reference")
         taken = Signal()
         m.d.comb += [
             self.i.ready.eq(~taken_banks.bit_select(filling, 1)),

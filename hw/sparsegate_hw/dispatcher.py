@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from sparsegate import timing
 from sparsegate.layout import Layout, MatrixLayout
 from sparsegate_hw.columns import ColumnList
+from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import Beat, depth_bits
 
 
@@ -58,12 +59,6 @@ class Dispatcher(wiring.Component):
             }
         )
 
-    def _per_phase(self, values: list[int], name: str, m: Module) -> Signal:
-        """A constant chosen by the phase."""
-        signal = Signal(range(max(2, max(values) + 1)), name=name)
-        m.d.comb += signal.eq(Array(values)[self.phase])
-        return signal
-
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout, beat = self._layout, self.beat
@@ -104,10 +99,16 @@ class Dispatcher(wiring.Component):
             m.d.comb += lane_left[lane].eq(Mux(from_x, x_left[lane], h_left[lane]))
 
         # -- S: where the column is listed -----------------------------------------------------------------------------
-        s_valid, s_h, s_input = Signal(), Signal(), Signal()
+        s_valid = Signal()
+        s_h = Signal()
+        s_input = Signal()
         s_bank = Signal(depth_bits(lanes))
         s_address = Signal(max(len(side.address) for side in (self.input, *sides)))
-        a_valid, b_valid, s_move, a_move, b_move = Signal(), Signal(), Signal(), Signal(), Signal()
+        a_valid = Signal()
+        b_valid = Signal()
+        s_move = Signal()
+        a_move = Signal()
+        b_move = Signal()
         m.d.comb += [s_move.eq(~s_valid | a_move), self.issued.eq(self.run & some_left & s_move)]
         with m.If(s_move):
             m.d.sync += [s_valid.eq(self.run & some_left), s_h.eq(~from_x), s_input.eq(input_left)]
@@ -132,12 +133,10 @@ class Dispatcher(wiring.Component):
 
         # -- A: the column ---------------------------------------------------------------------------------------------
         places = max(len(side.entry.place) for side in (self.input, *sides))
-        a_h, a_place, a_delta, a_bank = (
-            Signal(),
-            Signal(places),
-            Signal(signed(layout.delta_width)),
-            Signal.like(s_bank),
-        )
+        a_h = Signal()
+        a_place = Signal(places)
+        a_delta = Signal(signed(layout.delta_width))
+        a_bank = Signal.like(s_bank, name="a_bank")
         m.d.comb += a_move.eq(~a_valid | b_move)
         with m.If(a_move):
             m.d.sync += [a_valid.eq(s_valid), a_h.eq(s_h), a_bank.eq(s_bank)]
@@ -153,13 +152,10 @@ class Dispatcher(wiring.Component):
         def matrices(phase: Any) -> list[MatrixLayout]:
             return [phase.x, phase.h or phase.x]
 
-        def chosen(values: list[list[int]], name: str, select: Value) -> Signal:
-            flat = [value for pair in values for value in pair]
-            signal = Signal(range(max(2, max(flat) + 1)), name=name)
-            m.d.comb += signal.eq(Array(flat)[Cat(select, self.phase)])
-            return signal
+        def of_matrix(values: list[list[int]], name: str, h: Value) -> Signal:
+            return constant(m, Cat(h, self.phase), [value for pair in values for value in pair], name)
 
-        burst = chosen([[x.burst for x in matrices(phase)] for phase in phases], "burst", a_h)
+        burst = of_matrix([[x.burst for x in matrices(phase)] for phase in phases], "burst", a_h)
         b_product = Signal(places + burst.shape().width)
         b_base = Signal(depth_bits(layout.weight_depth))
         b_delta = Signal(signed(layout.operand_width))
@@ -177,11 +173,13 @@ class Dispatcher(wiring.Component):
                             m.d.sync += [b_base.eq(Array(bases)[a_bank]), b_delta.eq(a_delta.shift_left(matrix.shift))]
 
         # -- Q: the burst ----------------------------------------------------------------------------------------------
-        entries = chosen([[x.matrix.entries - 1 for x in matrices(phase)] for phase in phases], "entries", b_h)
-        slots = self._per_phase([phase.slots - 1 for phase in phases], "slots", m)
-        acc_base = self._per_phase([phase.acc_base for phase in phases], "acc_base", m)
-        block = self._per_phase([phase.layer.block for phase in phases], "block", m)
-        entry_left, slot_left, entry_reload = Signal.like(entries), Signal.like(slots), Signal.like(entries)
+        entries = of_matrix([[x.matrix.entries - 1 for x in matrices(phase)] for phase in phases], "entries", b_h)
+        slots = constant(m, self.phase, [phase.slots - 1 for phase in phases], "slots")
+        acc_base = constant(m, self.phase, [phase.acc_base for phase in phases], "acc_base")
+        block = constant(m, self.phase, [phase.layer.block for phase in phases], "block")
+        entry_left = Signal.like(entries, name="entry_left")
+        entry_reload = Signal.like(entries, name="entry_reload")
+        slot_left = Signal.like(slots, name="slot_left")
         # whether this beat is its burst's last: known a cycle ahead, as the whole pipeline waits for it
         final = Signal()
         m.d.comb += q_load.eq(~beat.valid | final)

@@ -71,13 +71,14 @@ class Engine(wiring.Component):
     -------
     x : stream of columns' values, frames of ``program.inputs``; ``last`` with the final value of a sequence's final frame.
     y : stream of outputs, frames of ``program.outputs``, one a step (or a sequence, for a layer that runs on the last step).
-    threshold : Θ of the input and of every layer's output, in LSBs; may change between sequences.
+    threshold : Θ of the input and of every layer's output, in LSBs; change it only when no frame is
+        in work or waiting: after the last step's ``step_done``, before the next sequence's first value.
     counters : see :class:`Counters`.
     step_start, step_done : pulses when a frame is taken and when its last result is there.
     trace : see :class:`Trace`.
 
     Timing: exactly ``sparsegate.cycles.predict`` without stalls. State, sent values and accumulators restart from zero
-    after a frame with ``last``; there is no other reset of memories.
+    after a frame with ``last``, and after reset, which first clears an accumulator address a cycle.
     """
 
     def __init__(self, program: Program, config: HardwareConfig | None = None) -> None:
@@ -101,7 +102,7 @@ class Engine(wiring.Component):
         m.submodules.encoder = encoder = InputEncoder(layout)
         m.submodules.sequencer = sequencer = Sequencer(layout)
         m.submodules.control = control = LaneControl(layout)
-        m.submodules.output = output = OutputBuffer(layout)
+        m.submodules.output_buffer = output = OutputBuffer(layout)
         connect(m, flipped(self.x), encoder.i)
         connect(m, output.o, flipped(self.y))
         m.d.comb += [
@@ -125,7 +126,7 @@ class Engine(wiring.Component):
         """Cell lanes, their control, and what becomes of their results."""
         layout, phases = self.layout, self.layout.phases
         m.d.comb += [
-            control.valid.eq(sequencer.read.valid),
+            control.valid.eq(sequencer.read.valid & ~sequencer.clearing),
             control.turn.eq(sequencer.turn),
             control.sub.eq(sequencer.sub),
             control.address.eq(sequencer.position),
@@ -243,7 +244,7 @@ class Engine(wiring.Component):
         sent = Signal(range(len(issued) + 1))
         seen = Signal(range(max(columns) + 1))
         done = Signal()
-        # a phase's columns are counted when its first read-out cycle begins: exactly once
+        # a phase's columns are counted when it begins to drain: exactly once
         begun = Signal()
         m.d.sync += [
             begun.eq(sequencer.begin),

@@ -163,6 +163,8 @@ class LaneControl(wiring.Component):
         valid, address = delayed(valid, timing.BIAS, "valid_bias"), delayed(address, timing.BIAS, "address_bias")
         for stage in range(len(bus.valid)):
             m.d.comb += [bus.valid[stage].eq(valid), bus.position[stage].eq(address)]
+            if stage == len(bus.valid) - 1:
+                break
             # an item leaves at its own pipeline's end, or the next phase's longer pipeline would see it again
             mine = [number for pipeline in self._pipelines if pipeline.latency > stage for number in pipeline.phases]
             stays = valid & Cat(self.phase == number for number in mine).any()
@@ -356,7 +358,8 @@ class Lane(wiring.Component):
         reference, update = sent.read_port(), sent.write_port()
         feeds = Array([int(layout.consumed[number + 1]) for number in range(len(layout.phases))])[bus.phase]
         h_1, h_2 = Signal.like(self.h, name="h_1"), Signal.like(self.h, name="h_2")
-        real_1, real_2 = Signal(), Signal()
+        real_1 = Signal()
+        real_2 = Signal()
         m.d.comb += [
             reference.addr.eq(bus.sent_address),
             compare.value.eq(h_1),

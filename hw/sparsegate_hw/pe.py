@@ -82,8 +82,8 @@ class ProcessingElement(wiring.Component):
 
         # fetch: the memory's own output register is stage 1
         valid = [Signal(name=f"valid_{stage}") for stage in range(1, self.latency + 1)]
-        delta_1, delta_2 = Signal.like(beat.delta), Signal.like(beat.delta)
-        slot_1 = Signal.like(beat.slot)
+        delta_1, delta_2 = Signal.like(beat.delta, name="delta_1"), Signal.like(beat.delta, name="delta_2")
+        slot_1 = Signal.like(beat.slot, name="slot_1")
         m.d.comb += fetch.addr.eq(beat.address)
         m.d.sync += [valid[0].eq(beat.valid), delta_1.eq(beat.delta), slot_1.eq(beat.slot)]
         for before, after in zip(valid, valid[1:], strict=False):

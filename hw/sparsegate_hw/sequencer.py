@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.layout import Layout
+from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import Read, depth_bits
 
 
 class Sequencer(wiring.Component):
-    """For each frame and phase: dispatch the columns, drain, read out, wait for the lanes.
+    """After reset: clear the accumulators. For each frame and phase: dispatch the columns, drain, read out, wait for the lanes.
 
     Members: ``frame_ready``, ``frame_last`` and ``release`` from and to the input encoder; ``idle`` when every dispatcher
     is; ``output_busy`` while an output frame is leaving; ``phase``, ``first`` and ``last`` (of the sequence), ``run``
-    (dispatch); ``begin`` pulses before a read-out; ``read`` (:class:`Read`) with ``turn``, ``sub``, ``position``
-    registered; ``step_start``, ``step_done``; ``output`` pulses with ``step_done`` when the step has an output frame.
+    (dispatch); ``begin`` pulses before a read-out; ``clearing``: reads only clear accumulators; ``read`` (:class:`Read`)
+    with ``turn``, ``sub``, ``position`` registered; ``step_start``, ``step_done``; ``output`` pulses with ``step_done``
+    when the step has an output frame.
 
     Timing: the sum in ``sparsegate.cycles``.
     """
@@ -39,6 +41,7 @@ class Sequencer(wiring.Component):
                 "run": Out(1),
                 "begin": Out(1),
                 "read": Out(Read(layout)),
+                "clearing": Out(1, init=1),
                 "turn": Out(depth_bits(layout.lane_clusters)),
                 "sub": Out(depth_bits(layout.cluster)),
                 "position": Out(depth_bits(layout.position_depth)),
@@ -55,9 +58,7 @@ class Sequencer(wiring.Component):
         only_last = phases[final].layer.when == "last"
 
         def per_phase(values: list[int], name: str) -> Signal:
-            signal = Signal(range(max(2, max(values) + 1)), name=name)
-            m.d.comb += signal.eq(Array(values)[self.phase])
-            return signal
+            return constant(m, self.phase, values, name)
 
         waits = per_phase(
             [timing.result_latency(p.layer.cell, p.layer.step_bits, layout.groups) - 1 for p in phases], "waits"
@@ -77,8 +78,10 @@ class Sequencer(wiring.Component):
                 )
             )
         )
-        address = Signal.like(self.read.address)
-        turn, sub, position = Signal.like(self.turn), Signal.like(self.sub), Signal.like(self.position)
+        address = Signal.like(self.read.address, name="next_address")
+        turn = Signal.like(self.turn, name="next_turn")
+        sub = Signal.like(self.sub, name="next_sub")
+        position = Signal.like(self.position, name="next_position")
         wrapped = Signal()
         m.d.comb += wrapped.eq((sub == subs) & (turn == layout.lane_clusters - 1))
 
@@ -98,7 +101,13 @@ class Sequencer(wiring.Component):
             m.d.comb += ends.eq(self.phase == final)
 
         with m.FSM():
+            with m.State("CLEAR"):
+                # a reset may come in the middle of a sequence, and no reset reaches the contents of a memory
+                m.d.sync += [self.read.valid.eq(1), self.read.clear.eq(1), address.eq(address + 1)]
+                with m.If(address == layout.acc_depth - 1):
+                    m.next = "IDLE"
             with m.State("IDLE"):
+                m.d.sync += self.clearing.eq(0)
                 m.d.sync += self.phase.eq(0)
                 with m.If(self.frame_ready):
                     m.d.comb += self.step_start.eq(1)

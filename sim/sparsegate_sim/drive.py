@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from sparsegate import artefact
 from sparsegate.errors import SparseGateError
 from sparsegate.network import sequences
-from sparsegate.program import Program
+from sparsegate.program import MAX_THRESHOLD, Program
 
 RESET_CYCLES = 2
 DRAIN_CYCLES = 64
@@ -133,7 +133,7 @@ def plan(
     if x.min() < form.min or x.max() > form.max:
         raise SparseGateError(f"raw inputs lie in {x.min()}..{x.max()}, but {form} holds {form.min}..{form.max}")
     thresholds = program.thresholds if thresholds is None else tuple(int(value) for value in thresholds)
-    if len(thresholds) != len(program.layers) + 1 or not all(0 <= value < 1 << 16 for value in thresholds):
+    if len(thresholds) != len(program.layers) + 1 or not all(0 <= value <= MAX_THRESHOLD for value in thresholds):
         raise SparseGateError(f"{len(program.layers) + 1} thresholds in 0..65535 expected, found {thresholds}")
     last = np.zeros((len(x), program.inputs), bool)
     last[np.cumsum(lengths) - 1, -1] = True

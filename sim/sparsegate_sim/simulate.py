@@ -321,6 +321,8 @@ def _placed(pulses: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.i
 def _counters(trace: golden.Trace, recording: Recording, predicted: cycles.Cycles | None) -> list[str]:
     """Sentences about counters that are not what golden and cycle model say; absent counters are not compared."""
     expected = {"steps": int(trace.lengths.sum())}
+    if len(recording.step_start) == len(recording.step_done):
+        expected["cycles"] = int((recording.step_done - recording.step_start).sum())
     if predicted is not None:
         expected |= {"columns_seen": predicted.columns_seen, "columns_sent": predicted.columns_sent}
     if trace.saturations:

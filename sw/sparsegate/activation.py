@@ -44,7 +44,7 @@ class ActivationTable:
     def __post_init__(self) -> None:
         if self.function not in FUNCTIONS:
             raise ValueError(f"activation function is one of {', '.join(FUNCTIONS)}, not {self.function!r}")
-        if self.one > self.target.max or self.target.frac < 0:
+        if self.target.frac < 0 or self.one > self.target.max:
             raise ValueError(
                 f"{self.target} cannot hold 1 exactly; a gate format needs width >= frac + 2 and frac >= 0"
             )

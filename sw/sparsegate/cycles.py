@@ -8,6 +8,7 @@ For one step the engine takes a frame, then runs the phases (layers) in turn. A 
 - waits ``result_latency`` cycles for the last result.
 
 Encoding of the next frame overlaps: there are two input buffers, each free again when the first phase has dispatched it.
+After reset the accumulators are cleared, an address a cycle, before the first frame is taken.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def predict(trace: Trace, layout: Layout) -> Cycles:
     start = np.full((count, steps), -1, np.int64)
     end = np.full((count, steps), -1, np.int64)
     inputs, outputs = trace.program.inputs, trace.program.outputs
-    encoded = idle = sent_out = 0  # first free cycles of the encoder, the sequencer and the output
+    # first free cycles of the encoder, the sequencer (which clears the accumulators after reset) and the output
+    encoded, idle, sent_out = 0, layout.acc_depth, 0
     released = [0, 0]
     frame = 0
     last = len(layout.phases) - 1

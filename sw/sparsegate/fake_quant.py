@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from sparsegate import activation, quantize
 from sparsegate.cells import Cell, cell
-from sparsegate.errors import SparseGateError
 from sparsegate.fixed import QFormat
-from sparsegate.golden import FLOAT64_EXACT
 from sparsegate.network import Layer, Network
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig
@@ -193,9 +191,6 @@ class FakeQuant(nn.Module):
         self.start, self.config = network, config
         self.chosen = [dict(form) for form in formats]
         program = quantize.build(network, self.chosen, config)
-        widest = max(layer.bound for layer in program.layers)
-        if widest >= FLOAT64_EXACT:
-            raise SparseGateError(f"accumulators may reach {widest}, beyond the exact range of 2**53")
         self.input_format = program.input_format
         self.thresholds = program.thresholds
         self.layers = nn.ModuleList(

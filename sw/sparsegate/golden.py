@@ -18,10 +18,9 @@ from sparsegate.cells import Fixed, IntegerArithmetic, Step
 from sparsegate.errors import SparseGateError
 from sparsegate.fixed import round_shift
 from sparsegate.network import lengths_of
-from sparsegate.program import Layer, Program
+from sparsegate.program import MAX_THRESHOLD, Layer, Program
 
 FLOAT32_EXACT = 1 << 24
-FLOAT64_EXACT = 1 << 53
 INT32_MAX = (1 << 31) - 1
 
 
@@ -76,8 +75,10 @@ def run(
         raise SparseGateError(f"the golden model takes integers, not {raw.dtype}; use Program.quantize first")
     lengths = lengths_of(raw.shape, lengths, program.inputs)
     thresholds = program.thresholds if thresholds is None else tuple(int(t) for t in thresholds)
-    if len(thresholds) != len(program.layers) + 1 or min(thresholds) < 0:
-        raise SparseGateError(f"{len(program.layers) + 1} thresholds of at least 0 expected, found {thresholds}")
+    if len(thresholds) != len(program.layers) + 1 or min(thresholds) < 0 or max(thresholds) > MAX_THRESHOLD:
+        raise SparseGateError(
+            f"{len(program.layers) + 1} thresholds in 0..{MAX_THRESHOLD} expected, found {', '.join(map(str, thresholds))}"
+        )
     form = program.input_format
     valid = np.arange(raw.shape[1])[None, :] < lengths[:, None]  # (N, T)
     x = np.where(valid[:, :, None], raw, 0)
@@ -138,12 +139,8 @@ class _Runner:
         self.layer, self.threshold, self.valid, self.lengths = layer, threshold, valid, lengths
         self.counts = dict.fromkeys(layer.cell.sites, 0)
         self.count, self.watch = saturations, observe
-        if layer.bound >= FLOAT64_EXACT:
-            raise SparseGateError(
-                f"layer {layer.name!r}: accumulators may reach {layer.bound}, beyond the exact range of 2**53"
-            )
         self.real = np.float32 if layer.bound < FLOAT32_EXACT else np.float64
-        self.integer = np.int32 if _peak(layer) <= INT32_MAX else np.int64
+        self.integer = np.int32 if layer.peak <= INT32_MAX else np.int64
         columns = [layer.w_x << layer.shift_x, layer.bias.reshape(-1, 1)]
         if layer.w_h is not None:
             columns.insert(1, layer.w_h << layer.shift_h)
@@ -191,50 +188,3 @@ class _Runner:
                     self.watch(layer.name, t, site, Fixed(after.raw.T, after.frac))
 
         return layer.cell.step(IntegerArithmetic(layer.formats, layer.step_bits, gates, states, observe))
-
-
-def _peak(layer: Layer) -> int:
-    """Largest magnitude that any intermediate of the layer's cell can have."""
-    bounds = _Bounds(layer)
-    layer.cell.step(bounds)
-    return bounds.peak
-
-
-class _Bounds:
-    """The arithmetic of a cell on magnitudes: ``raw`` is the largest that a value's raw integer can have."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.layer, self.peak = layer, 0
-
-    def _see(self, raw: int, frac: int) -> Fixed:
-        self.peak = max(self.peak, raw)
-        return Fixed(raw, frac)
-
-    def gate(self, name: str) -> Fixed:
-        return self._see(self.layer.bound, self.layer.formats["acc"].frac)
-
-    def state(self, name: str) -> Fixed:
-        return self._see(-self.layer.formats[name].min, self.layer.formats[name].frac)
-
-    def mul(self, a: Fixed, b: Fixed) -> Fixed:
-        return self._see(a.raw * b.raw, a.frac + b.frac)
-
-    def add(self, a: Fixed, b: Fixed) -> Fixed:
-        frac = max(a.frac, b.frac)
-        return self._see((a.raw << (frac - a.frac)) + (b.raw << (frac - b.frac)), frac)
-
-    sub = add
-
-    def one(self) -> Fixed:
-        frac = self.layer.formats["gate"].frac
-        return self._see(1 << frac, frac)
-
-    def narrow(self, value: Fixed, target: str, site: str, symmetric: bool = False) -> Fixed:
-        form = self.layer.formats[target]
-        shift = value.frac - form.frac
-        self._see(value.raw + (1 << (shift - 1)) if shift > 0 else value.raw << -shift, form.frac)
-        return self._see(-form.min, form.frac)
-
-    def lookup(self, function: str, value: Fixed) -> Fixed:
-        frac = self.layer.formats["gate"].frac
-        return self._see(1 << frac, frac)

@@ -133,6 +133,7 @@ class Layout:
         self.consumed = [True, *(layer.cell.recurrent for layer in program.layers)]
         self.consumed[1:-1] = [True] * (len(program.layers) - 1)
         self._geometry = [self._measure(layer) for layer in program.layers]
+        self._columns: dict[int, tuple[NDArray, NDArray, NDArray, NDArray]] = {}
         self._fill = [0] * self.groups  # words of weight memory in use, by group
         self.phases = []
         self.acc_depth = self.position_depth = 0
@@ -212,12 +213,16 @@ class Layout:
 
     def columns(self, vector: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Column numbers of a vector with their bank, group and index in the bank; arrays of equal length."""
-        if vector == 0:
-            column = np.arange(self.program.inputs)
-            return column, np.zeros_like(column), column % self.groups, column // self.groups
-        units = self.units(vector - 1)  # (lanes, positions)
-        lane, position = np.nonzero(units >= 0)
-        return units[lane, position], lane, (position + lane) % self.groups, position // self.groups
+        if vector not in self._columns:
+            if vector == 0:
+                column = np.arange(self.program.inputs)
+                self._columns[vector] = column, np.zeros_like(column), column % self.groups, column // self.groups
+            else:
+                units = self.units(vector - 1)  # (lanes, positions)
+                lane, position = np.nonzero(units >= 0)
+                group, index = (position + lane) % self.groups, position // self.groups
+                self._columns[vector] = units[lane, position], lane, group, index
+        return self._columns[vector]
 
     def units(self, layer: int) -> NDArray[np.int64]:
         """Unit at each lane and position of a layer, -1 where there is none. (lanes, positions)"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparsegate import artefact
 from sparsegate.activation import table
-from sparsegate.cells import Cell, cell
+from sparsegate.cells import Cell, bounds, cell
 from sparsegate.errors import SparseGateError
 from sparsegate.fixed import QFormat
 from sparsegate.pattern import blocked, unblocked
@@ -22,6 +22,25 @@ FORMAT = "sparsegate-program"
 VERSION = 1
 ACTIVATION_BITS = range(4, 17)
 WEIGHT_BITS = range(2, 17)
+PRE_BITS = range(2, 19)
+FRACS = range(-64, 65)
+THRESHOLD_BITS = 16
+MAX_THRESHOLD = (1 << THRESHOLD_BITS) - 1
+"""Largest Θ: the engine's threshold inputs have 16 bits."""
+EXACT = 1 << 53
+"""Integers up to here are exact in float64, through which the golden model multiplies."""
+
+
+def accumulator_bound(bias: NDArray[np.int64], terms: Sequence[tuple[NDArray[np.int64], QFormat, int]]) -> int:
+    """Largest magnitude of b + Σ W x~ · 2**shift over rows, for any x~ inside its format's range.
+
+    ``terms`` are dense raw matrices (rows, columns) with their columns' format and shift. Python integers: the bound cannot wrap.
+    """
+    rows = [abs(int(value)) for value in bias.reshape(-1)]
+    for matrix, form, shift in terms:
+        scale = -form.min << shift
+        rows = [row + int(total) * scale for row, total in zip(rows, np.abs(matrix).sum(axis=1), strict=True)]
+    return max(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +165,15 @@ class Layer:
         Every partial state is b + W x~ with x~ inside the input box, so the sum over columns of |w| times the box's half-width
         bounds the middle of a step too.
         """
-        total = np.abs(self.bias.reshape(-1)) + (
-            np.abs(self.w_x).sum(axis=1) * (-self.formats["x"].min) << self.shift_x
-        )
+        terms = [(self.w_x, self.formats["x"], self.shift_x)]
         if self.w_h is not None:
-            total = total + (np.abs(self.w_h).sum(axis=1) * (-self.formats["h"].min) << self.shift_h)
-        return int(total.max())
+            terms.append((self.w_h, self.formats["h"], self.shift_h))
+        return accumulator_bound(self.bias, terms)
+
+    @cached_property
+    def peak(self) -> int:
+        """Largest possible magnitude of any intermediate of the layer's cell."""
+        return bounds.peak(self.cell, self.formats, self.bound)
 
     def validate(self, source: QFormat) -> None:
         """Refuse anything that the golden model and the engine could not run exactly."""
@@ -162,7 +184,21 @@ class Layer:
             raise SparseGateError(f"{at}: formats {sorted(form)} found, expected {sorted(needed)}")
         if form["x"] != source:
             raise SparseGateError(f"{at}: input format {form['x']} differs from its source's {source}")
-        for key, allowed in (("x", ACTIVATION_BITS), ("wx", WEIGHT_BITS), ("wh", WEIGHT_BITS)):
+        for key, value in form.items():
+            if value.frac not in FRACS:
+                raise SparseGateError(f"{at}: format {key} has {value.frac} fractional bits, expected -64 to 64")
+        if self.inputs < 1:
+            raise SparseGateError(f"{at}: it takes no inputs, expected at least 1")
+        if not np.issubdtype(self.bias.dtype, np.integer):
+            raise SparseGateError(f"{at}: biases of type {self.bias.dtype} found, expected integers")
+        if self.step_bits and not what.functions:
+            raise SparseGateError(f"{at}: step_bits is {self.step_bits}, expected 0 for a layer without tables")
+        for key, allowed in (
+            ("x", ACTIVATION_BITS),
+            ("wx", WEIGHT_BITS),
+            ("wh", WEIGHT_BITS),
+            ("pre", PRE_BITS),
+        ):
             if key in form and form[key].width not in allowed:
                 raise SparseGateError(
                     f"{at}: format {key} is {form[key].width} bits wide, expected {allowed[0]} to {allowed[-1]}"
@@ -186,12 +222,16 @@ class Layer:
             raise SparseGateError(
                 f"{at}: the accumulator has {form['acc'].frac} fractional bits, fewer than its products"
             )
+        if self.bound >= EXACT:
+            raise SparseGateError(f"{at}: accumulators may reach {self.bound}, beyond the exact range of 2**53")
+        if self.peak >= 1 << 63:
+            raise SparseGateError(f"{at}: an intermediate of the cell may reach {self.peak}, beyond 63 bits")
         if self.bound > form["acc"].max:
             raise SparseGateError(
                 f"{at}: accumulators may reach {self.bound}, but {form['acc']} ends at {form['acc'].max}"
             )
-        if self.threshold < 0:
-            raise SparseGateError(f"{at}: threshold {self.threshold} is negative")
+        if not 0 <= self.threshold <= MAX_THRESHOLD:
+            raise SparseGateError(f"{at}: threshold {self.threshold} found, expected 0 to {MAX_THRESHOLD}")
         for function in what.functions:
             table(function, form["pre"], form["gate"], self.step_bits)
 
@@ -227,14 +267,14 @@ class Program:
     layers: tuple[Layer, ...]
     input_threshold: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Free JSON values (accuracy, origin); no part of the digest of shape or contents is derived from it by the compiler."""
+    """Free JSON values (accuracy, origin); neither digest covers them, and nothing is computed from them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers:
             raise SparseGateError("a Program needs at least one layer")
-        if self.input_threshold < 0:
-            raise SparseGateError(f"input threshold {self.input_threshold} is negative")
+        if not 0 <= self.input_threshold <= MAX_THRESHOLD:
+            raise SparseGateError(f"input threshold {self.input_threshold} found, expected 0 to {MAX_THRESHOLD}")
         source, width = self.input_format, self.layers[0].inputs
         for position, layer in enumerate(self.layers):
             layer.validate(source)

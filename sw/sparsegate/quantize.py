@@ -15,7 +15,7 @@ from sparsegate.fixed import QFormat, bits_for, frac_for
 from sparsegate.network import Layer as FloatLayer
 from sparsegate.network import Network, sequences
 from sparsegate.pattern import common_block
-from sparsegate.program import Layer, Matrix, Program
+from sparsegate.program import Layer, Matrix, Program, accumulator_bound
 
 
 @dataclass(frozen=True)
@@ -191,15 +191,14 @@ def _parts(layer: FloatLayer, form: dict[str, QFormat], frac: int) -> tuple[dict
     raw_x = form["wx"].quantize(layer.w_x)
     matrix_x = Matrix.pack(raw_x, gates, block, layer.pattern_x.stored(block), f"layer {layer.name!r}: w_x")
     raw_bias = np.floor(np.ldexp(layer.bias, frac) + 0.5).astype(np.int64).reshape(gates, layer.units)
-    total = np.abs(raw_bias.reshape(-1)) + (
-        np.abs(raw_x).sum(axis=1) * -form["x"].min << (frac - form["x"].frac - form["wx"].frac)
-    )
+    terms = [(raw_x, form["x"], frac - form["x"].frac - form["wx"].frac)]
     matrix_h = None
     if layer.w_h is not None:
         raw_h = form["wh"].quantize(layer.w_h)
         matrix_h = Matrix.pack(raw_h, gates, block, layer.pattern_h.stored(block), f"layer {layer.name!r}: w_h")
-        total = total + (np.abs(raw_h).sum(axis=1) * -form["h"].min << (frac - form["h"].frac - form["wh"].frac))
-    return {"block": block, "matrix_x": matrix_x, "matrix_h": matrix_h, "bias": raw_bias}, int(total.max())
+        terms.append((raw_h, form["h"], frac - form["h"].frac - form["wh"].frac))
+    fields = {"block": block, "matrix_x": matrix_x, "matrix_h": matrix_h, "bias": raw_bias}
+    return fields, accumulator_bound(raw_bias, terms)
 
 
 def quantize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparsegate.activation import ActivationTable
 from sparsegate.cells import Cell
 
 ENCODE = 2
@@ -42,16 +41,16 @@ def group_sum(groups: int) -> int:
     return (groups - 1).bit_length()
 
 
-def lookup(table: ActivationTable) -> int:
-    """Latency of an activation table."""
-    return LOOKUP + (INTERPOLATE if table.step_bits else 0)
+def lookup(step_bits: int) -> int:
+    """Latency of an activation table with so many interpolated bits."""
+    return LOOKUP + (INTERPOLATE if step_bits else 0)
 
 
 class StageArithmetic:
     """Counts pipeline stages: every value is the cycle, after the cell's input, at which it is there."""
 
     def __init__(self, step_bits: int) -> None:
-        self._lookup = LOOKUP + (INTERPOLATE if step_bits else 0)
+        self._lookup = lookup(step_bits)
         self.sites: dict[str, int] = {}
 
     def gate(self, name: str) -> int:

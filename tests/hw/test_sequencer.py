@@ -19,6 +19,7 @@ def test_phases_addresses_and_cycles_of_every_step(when: str, rows: int, lanes: 
     lasts = [0, 1, 1, 0]
     busy = 5  # cycles that a dispatch takes here
     seen: list[dict] = []
+    cleared: list[tuple[int, int]] = []
 
     async def dispatchers(ctx):
         since = 0
@@ -39,7 +40,9 @@ def test_phases_addresses_and_cycles_of_every_step(when: str, rows: int, lanes: 
                 if ctx.get(dut.step_start):
                     step["cycles"] = 0
                 first = values["first"]
-                if ctx.get(dut.read.valid):
+                if ctx.get(dut.read.valid) and ctx.get(dut.clearing):
+                    cleared.append((ctx.get(dut.read.address), ctx.get(dut.read.clear)))
+                elif ctx.get(dut.read.valid):
                     step["reads"].append(
                         (
                             values["phase"],
@@ -59,6 +62,7 @@ def test_phases_addresses_and_cycles_of_every_step(when: str, rows: int, lanes: 
             seen.append(step)
 
     simulate(dut, dispatchers, testbench)
+    assert cleared == [(address, 1) for address in range(layout.acc_depth)]
     before = 1
     for step in seen:
         runs = [n for n, phase in enumerate(layout.phases) if phase.layer.when == "step" or step["last"]]

@@ -278,8 +278,8 @@ BAD = [
     (np.zeros((1, 2, 3), int), {}, r"x has shape \(1, 2, 3\), expected \(N, T, 4\)"),
     (np.full((1, 2, 4), 128), {}, r"raw inputs lie in 128\.\.128, but s8f\d+ holds -128\.\.127"),
     (np.zeros((1, 2, 4), int), {"lengths": [3]}, r"lengths lie in 3\.\.3"),
-    (np.zeros((1, 2, 4), int), {"thresholds": (0,)}, r"2 thresholds of at least 0 expected, found \(0,\)"),
-    (np.zeros((1, 2, 4), int), {"thresholds": (0, -1)}, r"2 thresholds of at least 0 expected"),
+    (np.zeros((1, 2, 4), int), {"thresholds": (0,)}, r"2 thresholds in 0\.\.65535 expected, found 0"),
+    (np.zeros((1, 2, 4), int), {"thresholds": (0, -1)}, r"2 thresholds in 0\.\.65535 expected, found 0, -1"),
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsegate import artefact, synthetic
+from sparsegate import artefact, golden, synthetic
 from sparsegate.errors import SparseGateError
 from sparsegate.fixed import QFormat
 from sparsegate.pattern import NM, blocked, unblocked
@@ -186,7 +186,7 @@ def damage(made: Program) -> list[tuple[dict, str]]:
         ({"matrix_x": beyond}, "has weights for units beyond the layer's 6"),
         ({"matrix_h": None}, "a lstm layer needs recurrent matrix"),
         ({"bias": layer.bias[:3]}, r"bias has shape \(3, 6\), expected \(4, 6\)"),
-        ({"threshold": -1}, "threshold -1 is negative"),
+        ({"threshold": -1}, "threshold -1 found, expected 0 to 65535"),
         ({"when": "last"}, "cannot run 'last'"),
         ({"units": 0}, "0 units in blocks of 4, both must be positive"),
         ({"formats": {k: v for k, v in form.items() if k != "c"}}, "formats .* found, expected"),
@@ -216,7 +216,7 @@ def test_chains_are_validated():
         replace(program(), layers=(replace(made.layers[1], when="last"),), input_format=made.layers[1].formats["x"])
     with pytest.raises(SparseGateError, match="2 thresholds given, expected 1 or 3"):
         made.with_thresholds(1, 2)
-    with pytest.raises(SparseGateError, match="input threshold -1 is negative"):
+    with pytest.raises(SparseGateError, match="input threshold -1 found, expected 0 to 65535"):
         replace(made, input_threshold=-1)
 
 
@@ -224,3 +224,58 @@ def test_thresholds():
     made = program()
     assert made.with_thresholds(4).thresholds == (4, 4, 4)
     assert made.with_thresholds(1, 2, 3).thresholds == (1, 2, 3)
+
+
+# --- proofs ------------------------------------------------------------------------------------------------------------
+
+
+LSTM, LINEAR = 0, 1
+
+
+def with_format(position: int, key: str, form: QFormat) -> Program:
+    made = program()
+    return changed(made, position, formats={**made.layers[position].formats, key: form})
+
+
+def test_bound_does_not_wrap() -> None:
+    """Shifted by 56 bits the bound exceeds 63 bits; in int64 it would come out small, and pass."""
+    with pytest.raises(SparseGateError, match=r"beyond the exact range of 2\*\*53"):
+        with_format(LINEAR, "acc", QFormat(64, 64))
+
+
+def test_an_intermediate_beyond_63_bits_is_refused() -> None:
+    with pytest.raises(SparseGateError, match="beyond 63 bits"):
+        with_format(LSTM, "c", QFormat(64, 60))
+
+
+@pytest.mark.parametrize("threshold", [-1, 65536, 70000])
+def test_threshold_that_the_engine_cannot_hold(threshold: int) -> None:
+    made = program()
+    with pytest.raises(SparseGateError, match=f"threshold {threshold} found, expected 0 to 65535"):
+        made.with_thresholds(threshold)
+    with pytest.raises(SparseGateError, match=r"thresholds in 0\.\.65535 expected"):
+        golden.run(made, np.zeros((1, 1, 5), int), thresholds=(threshold, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (dict(step_bits=5), "step_bits is 5, expected 0 for a layer without tables"),
+        (dict(bias=np.zeros((1, 2))), "biases of type float64 found, expected integers"),
+    ],
+)
+def test_fields_that_mean_nothing(fields: dict, sentence: str) -> None:
+    with pytest.raises(SparseGateError, match=sentence):
+        changed(program(), LINEAR, **fields)
+
+
+@pytest.mark.parametrize(
+    ("key", "form", "sentence"),
+    [
+        ("pre", QFormat(40, 36), "format pre is 40 bits wide, expected 2 to 18"),
+        ("h", QFormat(8, -80), "format h has -80 fractional bits, expected -64 to 64"),
+    ],
+)
+def test_formats_out_of_range(key: str, form: QFormat, sentence: str) -> None:
+    with pytest.raises(SparseGateError, match=sentence):
+        with_format(LSTM, key, form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsegate.cells import bounds
 from sparsegate.cells.cell import Arithmetic, Cell, Fixed, FloatArithmetic, IntegerArithmetic, Step
 from sparsegate.cells.linear import Linear
 from sparsegate.cells.lstm import LSTM
@@ -17,4 +18,4 @@ def cell(kind: str) -> Cell:
     return CELLS[kind]
 
 
-__all__ = ["CELLS", "Arithmetic", "Cell", "Fixed", "FloatArithmetic", "IntegerArithmetic", "Step", "cell"]
+__all__ = ["CELLS", "Arithmetic", "Cell", "Fixed", "FloatArithmetic", "IntegerArithmetic", "Step", "bounds", "cell"]
