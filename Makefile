@@ -25,7 +25,7 @@ help: ## show this list
 
 setup: $(READY) system ## make .venv with the pinned dependencies (once)
 
-demo: setup ## everything once, on real speech: train, prune, quantize, simulate, synthesize, report (about 10 minutes)
+demo: setup ## everything once, on real speech: train, prune, quantize, simulate, synthesize, report (about 5 minutes)
 	@$(BIN)/sparsegate demo $(DEMO_ARGS)
 
 test: setup ## the whole test suite
@@ -57,8 +57,8 @@ bench: setup ## throughput of the golden model against torch, of Verilated RTL a
 	@$(BIN)/sparsegate bench golden
 	$(BIN)/sparsegate bench rtl
 
-bench-accuracy: setup ## accuracy after pruning and quantization, mean over three seeds (about 6 minutes)
-	@$(BIN)/sparsegate bench accuracy $(BENCH_ARGS)
+bench-accuracy: setup ## docs/benchmarks/accuracy.json again: every pattern, mean over three seeds (about 10 minutes)
+	@$(BIN)/sparsegate bench accuracy --out docs/benchmarks/accuracy.json $(BENCH_ARGS)
 
 docs: setup ## rewrite docs/cli.md from the commands' own help
 	@$(BIN)/python -m sparsegate.cli.document docs/cli.md
@@ -91,7 +91,7 @@ system: | $(READY)
 	  { echo "apt-get could not install $$packages; install them by hand and run make again" >&2; exit 1; }
 
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo 'Installing the pinned dependencies into .venv (some 2 GB once unpacked; two to five minutes) ...'
+	@echo 'Installing the pinned dependencies into .venv (some 2 GB once unpacked; this takes minutes) ...'
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
 	touch $@
 

@@ -15,6 +15,7 @@ from sparsegate.images import images, memory_bits
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.program import Program
 from sparsegate_hw.engine import Engine, saturation_sites
+from sparsegate_hw.folders import making
 from sparsegate_hw.verilog import convert
 
 MANIFEST = "manifest.json"
@@ -114,9 +115,10 @@ def describe(layout: Layout) -> dict[str, Any]:
 
 
 def emit(program: Program, config: HardwareConfig, folder: str | Path) -> Manifest:
-    """Write ``engine.v``, ``images/*.hex``, ``program.safetensors`` and ``manifest.json``; the manifest last.
+    """Write ``engine.v``, ``images/*.hex``, ``program.safetensors`` and ``manifest.json``.
 
-    Every file appears whole or not at all, and is the same for the same Program, configuration and tools.
+    The folder appears whole or not at all, and its files are the same for the same Program, configuration and tools. A folder
+    that is there already is replaced where these files differ; whatever else lies in it stays.
     """
     folder = Path(folder)
     engine = Engine(program, config)
@@ -124,19 +126,33 @@ def emit(program: Program, config: HardwareConfig, folder: str | Path) -> Manife
     files = {"engine.v": convert(engine, name="engine")}
     for image in images(layout):
         files[f"images/{image.name}.hex"] = image.hex()
-    hashes = {}
-    for name, text in files.items():
-        artefact.write_text(folder / name, text)
-        hashes[name] = hashlib.sha256(text.encode()).hexdigest()
-    program.save(folder / "program.safetensors")
     content = {
         "name": program.name,
         "digests": {"program": program.digest, "shape": program.shape_digest},
         "hardware": asdict(config),
         "layout": describe(layout),
         "saturation_sites": [list(site) for site in saturation_sites(program)],
-        "files": hashes,
+        "files": {name: _sha256(text) for name, text in files.items()},
         "tools": versions(),
     }
-    artefact.write_json(folder / MANIFEST, content)
+    with making(folder, keep=lambda staging: _same(staging, folder)) as staging:
+        for name, text in files.items():
+            artefact.write_text(staging / name, text)
+        program.save(staging / "program.safetensors")
+        artefact.write_json(staging / MANIFEST, content)
     return Manifest(folder, content)
+
+
+def verilog_digest(program: Program, config: HardwareConfig) -> str:
+    """SHA-256 of the ``engine.v`` that :func:`emit` writes."""
+    return _sha256(convert(Engine(program, config), name="engine"))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _same(new: Path, old: Path) -> bool:
+    """Whether every file of the folder ``new`` is in ``old``, byte for byte."""
+    names = [path.relative_to(new) for path in new.rglob("*") if path.is_file()]
+    return all((old / name).is_file() and (old / name).read_bytes() == (new / name).read_bytes() for name in names)

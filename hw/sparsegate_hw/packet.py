@@ -6,8 +6,22 @@ from amaranth.hdl import Array, Cat, Const, Module, ResetInserter, Signal, signe
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from sparsegate.errors import SparseGateError
 from sparsegate.program import Program
-from sparsegate.protocol import COUNTERS, LAST, NAK, OUTPUTS, REPLY, SYNC, Command, Identity, Reason, value_bytes
+from sparsegate.protocol import (
+    COUNTERS,
+    LAST,
+    MAX_PAYLOAD,
+    NAK,
+    OUTPUTS,
+    REPLY,
+    SYNC,
+    Command,
+    Identity,
+    Reason,
+    longest_reply,
+    value_bytes,
+)
 from sparsegate_hw.crc import Crc16
 
 
@@ -57,6 +71,13 @@ class Packet(wiring.Component):
         self.identity = Identity.of(program, clock_hz)
         self.thresholds = program.thresholds
         self.timeout, self.gap = timeout, gap
+        request = 1 + program.inputs * value_bytes(program.input_format.width)
+        for what, size in (
+            ("the inputs of a step", request),
+            ("the contents of the longest reply", longest_reply(program)),
+        ):
+            if size > MAX_PAYLOAD:
+                raise SparseGateError(f"{what} are {size} bytes, a frame has at most {MAX_PAYLOAD}")
         super().__init__(
             {
                 "i": In(stream.Signature(8)),

@@ -8,11 +8,9 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +28,7 @@ from sparsegate.program import Program
 from sparsegate_hw.board import BAUD, Bare, Board, Top
 from sparsegate_hw.boards import DEVICES, PACKAGES, Target, target
 from sparsegate_hw.engine import Engine
+from sparsegate_hw.folders import making
 
 FREQUENCY_HZ = 80_000_000
 ATTEMPTS = 3
@@ -39,6 +38,8 @@ ROUTERS: dict[str, float | None] = {"router1": 240.0, "router2": None}
 router1 is driven by timing and gives a quarter more speed, but can go on for ever on a crowded design; router2 always ends.
 """
 RESULT = "synth.json"
+GRACE_S = 3.0
+"""Seconds that a tool has to end by itself."""
 
 Progress = Callable[[str], None]
 
@@ -114,10 +115,17 @@ class SynthResult:
 
     @classmethod
     def load(cls, folder: Path) -> SynthResult:
-        """What an earlier run left in ``folder``."""
+        """What an earlier run left in ``folder``; a SparseGateError if it is damaged or its bitstream is gone."""
         values = artefact.read_json(folder / RESULT)
-        values |= {"bitstream": folder / values["bitstream"], "critical_path": tuple(values["critical_path"])}
-        return cls(**values, cached=True)
+        with artefact.reading(folder / RESULT):
+            values = values | {
+                "bitstream": folder / values["bitstream"],
+                "critical_path": tuple(values["critical_path"]),
+            }
+            result = cls(**values, cached=True)
+        if not result.bitstream.is_file():
+            raise SparseGateError(f"{folder} has no bitstream {result.bitstream.name}")
+        return result
 
 
 def synthesize(
@@ -169,22 +177,25 @@ def synthesize(
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{program.name}-{chosen.name}").strip(".-")
     final = Path(folder) / f"{name}-{digest[:12]}"
     if (final / RESULT).exists():
-        say(f"found an earlier result in {final}")
-        return SynthResult.load(final)
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=folder))
-    except OSError as error:
-        raise SparseGateError(f"cannot write {folder}: {error.strerror or error}") from error
-    try:
+        try:
+            found = SynthResult.load(final)
+        except SparseGateError as error:
+            say(f"building again: {error}")
+        else:
+            say(f"found an earlier result in {final}")
+            return found
+    with making(final, keep=lambda staging: _complete(final)) as staging:
         _build(staging, design, constraints, chosen, frequency_hz, seed, attempts, tools, say)
-        staging.chmod(0o755)  # mkdtemp makes it private
-        os.replace(staging, final)
-    except OSError as error:
-        raise SparseGateError(f"cannot write {final}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return _fresh(SynthResult.load(final))
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a folder holds a whole result; by its name it is then this one, made by another process."""
+    try:
+        SynthResult.load(folder)
+    except SparseGateError:
+        return False
+    return True
 
 
 def _fresh(result: SynthResult) -> SynthResult:
@@ -466,10 +477,12 @@ def announcement(line: str) -> str | None:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a tool and everything it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=3)
-            return
+    """End a tool and everything it started: politely, then, for whatever did not listen, for certain."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=GRACE_S)
+    # the group outlives its leader where a child goes on
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,9 @@ from sparsegate.network import sequences
 VOWELS = "vowels"
 TEST_SHARE = 0.2
 SPLIT_SEED = 0
+MAX_CLASSES = 65536
+"""A label beyond this is no class: an identifier or a measurement stands where the class should."""
+NEEDED, OPTIONAL = ("x", "length", "y"), ("x_test", "length_test", "y_test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Dataset:
     Raises
     ------
     SparseGateError
-        For shapes that disagree, NaN or infinite inputs, lengths outside 1..T, or labels that are no classes.
+        For shapes that disagree, inputs that are no finite real numbers, lengths outside 1..T, or labels that are no classes.
     """
 
     name: str
@@ -44,6 +46,10 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.classes < 2:
             raise SparseGateError(f"data set {self.name!r}: {self.classes} classes found, expected at least 2")
+        if self.classes > MAX_CLASSES:
+            raise SparseGateError(
+                f"data set {self.name!r}: labels reach {self.classes - 1}, expected classes 0, 1, 2, ... below {MAX_CLASSES}"
+            )
         for part in ("train", "test"):
             keys = [f"{key}_{part}" for key in ("x", "length", "y")]
             x, lengths, y = (np.asarray(getattr(self, key)) for key in keys)
@@ -108,11 +114,8 @@ def npz(path: str | Path) -> Dataset:
     """
     path = Path(path)
     arrays = _read_npz(path)
-    for key in ("x", "length", "y"):
-        if key not in arrays:
-            raise SparseGateError(f"{path} has no array {key!r}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
     x, length, y = arrays["x"], arrays["length"], arrays["y"]
-    test = [key for key in ("x_test", "length_test", "y_test") if key in arrays]
+    test = [key for key in OPTIONAL if key in arrays]
     if len({len(np.atleast_1d(value)) for value in (x, length, y)}) != 1:
         raise SparseGateError(
             f"{path}: x, length and y have shapes {x.shape}, {length.shape} and {y.shape}, expected the same N"
@@ -136,16 +139,33 @@ def npz(path: str | Path) -> Dataset:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray]:
+    """The arrays of a data set; whatever else the archive holds is left alone."""
     try:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             if isinstance(found, np.ndarray):
-                raise zipfile.BadZipFile("it holds a single array")
-            return {key: found[key] for key in found.files}
+                raise SparseGateError(f"{path} is not a readable .npz archive: it holds a single array")
+            names = set(found.files)
+            for key in NEEDED:
+                if key not in names:
+                    raise SparseGateError(
+                        f"{path} has no array {key!r}; it holds {', '.join(sorted(names)) or 'nothing'}"
+                    )
+            arrays = {key: found[key] for key in (*NEEDED, *OPTIONAL) if key in names}
+    except SparseGateError:
+        raise
     except OSError as error:
         raise SparseGateError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError as error:
+        raise SparseGateError(f"{path} does not fit this machine's memory: {error}") from error
+    except (
+        Exception
+    ) as error:  # numpy, zipfile and zlib raise a different type for each way in which a file can be damaged
         raise SparseGateError(f"{path} is not a readable .npz archive: {error}") from error
+    for key, value in arrays.items():
+        if not isinstance(value, np.ndarray):  # numpy gives the bytes of what has not the magic of an .npy file
+            raise SparseGateError(f"{path}: {key} is not a numpy array; write the file with numpy.savez")
+    return arrays
 
 
 def japanese_vowels(folder: str | Path | None = None) -> Dataset:

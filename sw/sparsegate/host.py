@@ -62,6 +62,12 @@ class HostResult:
     retries: int
     seconds: float
 
+    @property
+    def cycles_per_step(self) -> float | None:
+        """Mean cycles of a step; None where the board has no clock to count, as the simulated one."""
+        busy = self.cycles[self.cycles >= 0]
+        return float(busy.mean()) if busy.any() else None
+
 
 def run(
     port: str | Port,

@@ -23,6 +23,10 @@ from numpy.typing import NDArray
 from sparsegate.errors import SparseGateError
 from sparsegate.program import Layer, Matrix, Program
 
+MAX_PES = 4096
+"""Far beyond any FPGA that an open toolchain knows; larger arrays would only take hours to be refused by placement."""
+MAX_MULTIPLIER = 64
+
 
 @dataclass(frozen=True)
 class HardwareConfig:
@@ -30,7 +34,7 @@ class HardwareConfig:
 
     ``rows`` x ``groups`` PEs (Pr x Pc); ``cluster`` rows to a cluster (default: the most gates of any layer); ``lanes`` cell
     lanes (default: one per cluster); ``multiplier`` is the widest operand that the target's multiplier takes (18 bits on ECP5,
-    16 on iCE40).
+    16 on iCE40). At most 4096 PEs.
     """
 
     rows: int = 8
@@ -44,6 +48,12 @@ class HardwareConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SparseGateError(f"{name} is {value}, expected 1 or more")
+        if self.pes > MAX_PES:
+            raise SparseGateError(
+                f"{self.rows} rows x {self.groups} groups are {self.pes} processing elements, expected at most {MAX_PES}"
+            )
+        if self.multiplier > MAX_MULTIPLIER:
+            raise SparseGateError(f"multiplier is {self.multiplier} bits, expected at most {MAX_MULTIPLIER}")
 
     @property
     def pes(self) -> int:

@@ -20,6 +20,9 @@ VERSION = 1
 
 When = Literal["step", "last"]
 
+LARGEST = 1e9
+"""Largest magnitude of an input or a weight; beyond it something is wrong with the numbers, or with their unit."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -51,6 +54,7 @@ class Layer:
             if not np.all(np.isfinite(value)):
                 bad = int(np.count_nonzero(~np.isfinite(value)))
                 raise SparseGateError(f"layer {self.name!r}: {key} holds {bad} NaN or infinite values")
+            _check_magnitude(value, f"layer {self.name!r}: {key}")
         if self.w_x.ndim != 2 or self.w_x.shape[0] % gates or 0 in self.w_x.shape:
             raise SparseGateError(
                 f"layer {self.name!r}: w_x has shape {self.w_x.shape}, expected ({gates} gates * units, inputs)"
@@ -218,13 +222,26 @@ class Evaluation:
 
 
 def sequences(x: ArrayLike, lengths: ArrayLike | None, inputs: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Check a batch of sequences: x (N, T, I) finite, lengths (N,) in 1..T."""
-    x = np.asarray(x, np.float64)
+    """Check a batch of sequences: x (N, T, I) finite reals within :data:`LARGEST`, lengths (N,) in 1..T."""
+    try:
+        x = np.asarray(x)
+    except ValueError:
+        raise SparseGateError(f"x is ragged, expected (N, T, {inputs}): pad the sequences and give lengths") from None
+    if x.dtype.kind not in "buif":
+        raise SparseGateError(f"x holds values of type {x.dtype}, expected real numbers")
+    x = x.astype(np.float64, copy=False)
     lengths = lengths_of(x.shape, lengths, inputs)
-    valid = np.arange(x.shape[1])[None, :] < lengths[:, None]
-    if not np.all(np.isfinite(x[valid])):
-        raise SparseGateError(f"x holds {int(np.count_nonzero(~np.isfinite(x[valid])))} NaN or infinite values")
+    real = x[np.arange(x.shape[1])[None, :] < lengths[:, None]]
+    if not np.all(np.isfinite(real)):
+        raise SparseGateError(f"x holds {int(np.count_nonzero(~np.isfinite(real)))} NaN or infinite values")
+    _check_magnitude(real, "x")
     return x, lengths
+
+
+def _check_magnitude(values: NDArray, name: str) -> None:
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > LARGEST:
+        raise SparseGateError(f"{name} reaches a magnitude of {largest:g}, expected at most {LARGEST:g}")
 
 
 def lengths_of(shape: tuple[int, ...], lengths: ArrayLike | None, inputs: int) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """N:M sparsity along the columns of a weight matrix: which weights the hardware can keep.
 
 A matrix has ``gates * units`` rows (gate-major, as in PyTorch) and any number of columns. In every column, every block of M
-consecutive units of one gate keeps at most N nonzeros. The last block of a gate may be short.
+consecutive units of one gate keeps at most N nonzeros. The last block of a gate may be short, and is the only one where M
+exceeds the units: it still keeps N, so that the matrix is denser than N / M.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from sparsegate.errors import SparseGateError
 
+MAX_BLOCK = 1024
+
 
 @dataclass(frozen=True, order=True)
 class NM:
@@ -25,6 +28,8 @@ class NM:
     def __post_init__(self) -> None:
         if not 1 <= self.n <= self.m:
             raise SparseGateError(f"an N:M pattern needs 1 <= N <= M, not {self.n}:{self.m}")
+        if self.m > MAX_BLOCK:
+            raise SparseGateError(f"blocks of an N:M pattern have at most {MAX_BLOCK} units, not {self.m}")
 
     @property
     def density(self) -> float:
@@ -53,7 +58,7 @@ class NM:
     def from_density(cls, density: float, m: int) -> NM:
         """The pattern of exactly this density in blocks of ``m``; a density that N:M cannot express is refused."""
         n = density * m
-        if not (abs(n - round(n)) < 1e-9 and 1 <= round(n) <= m):
+        if not (math.isfinite(n) and abs(n - round(n)) < 1e-9 and 1 <= round(n) <= m):
             raise SparseGateError(f"a density of {density:g} cannot be expressed as N:{m}: N would be {n:g}")
         return cls(round(n), m)
 

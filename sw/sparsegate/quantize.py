@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparsegate.cells import cell
 from sparsegate.errors import SparseGateError
-from sparsegate.fixed import QFormat, bits_for, frac_for
+from sparsegate.fixed import MAX_WIDTH, QFormat, bits_for, frac_for
 from sparsegate.network import Layer as FloatLayer
 from sparsegate.network import Network, sequences
 from sparsegate.pattern import common_block
-from sparsegate.program import Layer, Matrix, Program, accumulator_bound
+from sparsegate.program import FRACS, Layer, Matrix, Program, accumulator_bound
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,13 @@ def choose_formats(network: Network, calibration: Calibration, config: QuantizeC
         chosen.append(formats)
         source = formats["h"]
     _fit_operands(network, chosen, config)
+    for layer, formats in zip(network.layers, chosen, strict=True):
+        for key, form in formats.items():
+            if form.frac not in FRACS:
+                raise SparseGateError(
+                    f"layer {layer.name!r}: {key} would need {form.frac} fractional bits, expected {FRACS[0]} to {FRACS[-1]}; "
+                    f"its values are too {'large' if form.frac < 0 else 'small'}, scale the data or the weights"
+                )
     return chosen
 
 
@@ -164,6 +171,11 @@ def build(
     parts = [_parts(layer, form, fracs[layer.kind]) for layer, form in zip(network.layers, formats, strict=True)]
     widths: dict[str, int] = {}
     for layer, (_, bound) in zip(network.layers, parts, strict=True):
+        if bits_for(bound) >= MAX_WIDTH:
+            raise SparseGateError(
+                f"layer {layer.name!r}: accumulators may reach {bound}, which {MAX_WIDTH - 1} bits cannot hold; "
+                "the scales of its weights and inputs lie too far apart"
+            )
         # one bit of margin, so that a fine-tuned Program usually fits the same netlist
         widths[layer.kind] = max(widths.get(layer.kind, 0), bits_for(bound) + 1)
     layers = []
@@ -190,7 +202,13 @@ def _parts(layer: FloatLayer, form: dict[str, QFormat], frac: int) -> tuple[dict
     block = common_block(layer.pattern_x, *(() if layer.w_h is None else (layer.pattern_h,)))
     raw_x = form["wx"].quantize(layer.w_x)
     matrix_x = Matrix.pack(raw_x, gates, block, layer.pattern_x.stored(block), f"layer {layer.name!r}: w_x")
-    raw_bias = np.floor(np.ldexp(layer.bias, frac) + 0.5).astype(np.int64).reshape(gates, layer.units)
+    bias = np.floor(np.ldexp(layer.bias, frac) + 0.5)
+    if np.abs(bias).max() >= 2.0 ** (MAX_WIDTH - 2):  # beyond what integers hold; whether it can run is seen later
+        raise SparseGateError(
+            f"layer {layer.name!r}: a bias of {np.abs(layer.bias).max():g} does not fit an accumulator with {frac} fractional bits;"
+            " the weights are too small for it"
+        )
+    raw_bias = bias.astype(np.int64).reshape(gates, layer.units)
     terms = [(raw_x, form["x"], frac - form["x"].frac - form["wx"].frac)]
     matrix_h = None
     if layer.w_h is not None:

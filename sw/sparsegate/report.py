@@ -1,7 +1,7 @@
 """The report of a compiled folder: what every stage measured, as JSON, as one table, and as a page that stands alone.
 
-Reads what the stages left (``compile.json``, ``golden.json``, ``simulate-*.json``, ``synth.json``); runs nothing but the golden
-model, for a picture. Keys are described in ``docs/file-formats.md``.
+Reads what the stages left (``golden.json``, ``simulate-*.json``, ``synth.json``) of this Program and this Verilog; runs nothing
+but the golden model, for a picture. Keys are described in ``docs/file-formats.md``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 PAGE = "report.html"
+RESULTS = ("compile.json", "golden.json", "simulate-*.json", "synth.json", REPORT, PAGE)
+"""Files that the stages leave in a compiled folder."""
 
 
 def collect(folder: str | Path, out: str | Path | None = None) -> dict[str, Any]:
     """Everything that is known about a compiled folder; a stage that has not run leaves None.
 
-    Paths in the report are relative to ``out``, the folder that the report is written to (``folder`` where omitted).
+    A result of another Program, of another engine, or whose bitstream is gone is left out and named under ``outdated``. Paths in
+    the report are relative to ``out``, the folder that the report is written to (``folder`` where omitted).
     """
     folder = Path(folder)
     out = folder if out is None else Path(out)
@@ -41,10 +44,13 @@ def collect(folder: str | Path, out: str | Path | None = None) -> dict[str, Any]
         raise SparseGateError(f"{folder} is no folder made by 'sparsegate compile': it has no manifest.json")
     program = Program.load(folder / "program.safetensors")
     manifest = artefact.read_json(folder / "manifest.json")
-    golden_run = _stage(folder, "golden")
-    simulations = [artefact.read_json(path) for path in sorted(folder.glob("simulate-*.json"))]
+    ours = {"program": program.digest, "verilog": manifest["files"]["engine.v"]}
+    results = {path.stem: artefact.read_json(path) for pattern in RESULTS[1:4] for path in sorted(folder.glob(pattern))}
+    outdated = [name for name, result in results.items() if not _current(result, ours, folder)]
+    current = {name: result for name, result in results.items() if name not in outdated}
+    golden_run, synth = current.get("golden"), current.get("synth")
+    simulations = [result for name, result in current.items() if name.startswith("simulate-")]
     simulations.sort(key=lambda result: -result["rtl"]["values_compared"])
-    synth = _stage(folder, "synth")
     known = dict(program.meta.get("accuracy", {}))
     main = simulations[0] if simulations else None
     return {
@@ -58,7 +64,8 @@ def collect(folder: str | Path, out: str | Path | None = None) -> dict[str, Any]
         },
         "sparsity": sparsity(program),
         "formats": formats(program),
-        "golden": golden_run and {key: value for key, value in golden_run.items() if key != "accuracy"},
+        "golden": golden_run
+        and {key: value for key, value in golden_run.items() if key not in ("accuracy", "digests")},
         "hardware": {**manifest["hardware"], "pes": manifest["hardware"]["rows"] * manifest["hardware"]["groups"]},
         "rtl": main and main["rtl"] | {"also": [result["rtl"] for result in simulations[1:]]},
         "cycles": main and main["cycles"],
@@ -73,20 +80,31 @@ def collect(folder: str | Path, out: str | Path | None = None) -> dict[str, Any]
             "bitstream": synth and _sha256(folder / synth["bitstream"]),
         },
         "compiled": os.path.relpath(folder, out),
+        "outdated": outdated,
     }
 
 
-def _stage(folder: Path, name: str) -> dict[str, Any] | None:
-    path = folder / f"{name}.json"
-    return artefact.read_json(path) if path.exists() else None
+def clear(folder: str | Path) -> None:
+    """Remove what the stages left in a compiled folder."""
+    for pattern in RESULTS:
+        for path in Path(folder).glob(pattern):
+            path.unlink()
+
+
+def _current(result: Mapping[str, Any], ours: Mapping[str, str], folder: Path) -> bool:
+    """Whether a stage ran on what the folder holds now; the golden model knows no Verilog, all others say which they ran on."""
+    digests = result.get("digests", {})
+    same = "program" in digests and all(ours.get(name) == digest for name, digest in digests.items())
+    return same and ("bitstream" not in result or (folder / result["bitstream"]).is_file())
 
 
 def _synth(result: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
-    return dict(result) | {"bitstream": os.path.relpath(folder / result["bitstream"], out)}
+    shown = {key: value for key, value in result.items() if key != "digests"}
+    return shown | {"bitstream": os.path.relpath(folder / result["bitstream"], out)}
 
 
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sparsity(program: Program) -> dict[str, Any]:
@@ -144,6 +162,9 @@ def summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"accuracy, {stage}", percent(accuracy[key]))
         for key, stage in (("float", "float"), ("pruned", "pruned, float"), ("golden", "golden model, integers"))
     ]
+    checked = report["golden"]
+    if checked and checked["inputs_saturated"]:
+        rows.append(("inputs outside the calibrated range", f"{checked['inputs_saturated']} of {checked['inputs']}"))
     rows += [
         ("weights kept, Wx and Wh", f"{percent(sparse['density_x'])}, {percent(sparse['density_h'])}"),
         ("bits of weights; of inputs and hidden states", f"{bits}; {report['formats']['input'][1:].split('f')[0]}"),

@@ -71,7 +71,7 @@ class Classifier(nn.Module):
 
     def network(self, patterns: dict[str, tuple[NM, NM]] | None = None) -> Network:
         """The Network with the present weights; ``patterns`` by layer name, those of the start where omitted."""
-        made = importer.from_torch(self.parts)
+        made = importer.from_torch(self.parts, layers=[str(position) for position in range(len(self.parts))])
         layers = []
         for old, new in zip(self.start.layers, made.layers, strict=True):
             pattern_x, pattern_h = (patterns or {}).get(old.name, (old.pattern_x, old.pattern_h))

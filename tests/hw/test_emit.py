@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sparsegate import artefact
 from sparsegate.errors import SparseGateError
 from sparsegate.images import images
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.program import Program
-from sparsegate_hw.emit import Manifest, build_folder, emit
+from sparsegate_hw.emit import Manifest, build_folder, emit, verilog_digest
 from tests.hw.blocks import small_program
 
 
@@ -66,3 +70,56 @@ def test_a_file_in_the_way_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SparseGateError, match="cannot write"):
         emit(small_program(), HardwareConfig(8), tmp_path / "file")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
+def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error) -> None:
+    refuse_the_second_write(monkeypatch, error)
+    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else SparseGateError
+    with pytest.raises(expected) as raised:
+        emit(small_program(), HardwareConfig(8), tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
+    if expected is SparseGateError:
+        assert str(raised.value).startswith(f"cannot write {tmp_path}/made/images/")
+        assert str(raised.value).endswith(": No space left on device")
+
+
+def refuse_the_second_write(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    whole, calls = Path.write_text, []
+
+    def write_text(path: Path, text: str, **options: Any) -> int:
+        if path.suffix == ".il":  # what Yosys reads
+            return whole(path, text, **options)
+        calls.append(path)
+        if len(calls) == 2:
+            whole(path, text[: len(text) // 2], **options)
+            raise error
+        return whole(path, text, **options)
+
+    monkeypatch.setattr(artefact.Path, "write_text", write_text)
+
+
+def test_a_failure_keeps_the_folder_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    emit(small_program(seed=1), HardwareConfig(8), tmp_path / "made")
+    before = tree(tmp_path)
+    refuse_the_second_write(monkeypatch, OSError(errno.ENOSPC, "full"))
+    with pytest.raises(SparseGateError):
+        emit(small_program(seed=2), HardwareConfig(8), tmp_path / "made")
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_that_is_there_is_kept_or_replaced(tmp_path: Path) -> None:
+    program, config = small_program(), HardwareConfig(8)
+    folder = tmp_path / "made"
+    manifest = emit(program, config, folder)
+    assert manifest.content["files"]["engine.v"] == verilog_digest(program, config)
+    whole = tree(folder)
+    (folder / "mine.txt").write_text("mine")
+    inode = folder.stat().st_ino
+    emit(program, config, folder)
+    assert folder.stat().st_ino == inode  # the same contents: nothing moved
+    (folder / "engine.v").write_text("damaged")
+    (folder / "images" / "old.hex").write_text("0")
+    emit(program, config, folder)
+    assert tree(folder) == whole | {"mine.txt": b"mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from sparsegate import synthetic
+from sparsegate.errors import SparseGateError
 from sparsegate.pattern import NM
 from sparsegate.program import Program
 from sparsegate.protocol import (
@@ -390,3 +391,17 @@ def test_requests_while_a_reply_is_sent_are_dropped():
         assert await device.reply(ctx, limit=TIMEOUT + 500) is None
 
     device.run(bench)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "sentence"),
+    [
+        (0xFFFF, 1, "the inputs of a step are 65536 bytes, a frame has at most 65535"),
+        (1, 32766, "the contents of the longest reply are 65537 bytes, a frame has at most 65535"),
+    ],
+)
+def test_frames_that_would_be_too_long_are_refused(inputs: int, outputs: int, sentence: str) -> None:
+    network = synthetic.network(inputs, [synthetic.Shape("linear", outputs)], 0)
+    program = quantize(network, np.ones((1, 1, inputs)))
+    with pytest.raises(SparseGateError, match=sentence):
+        Packet(program, CLOCK, TIMEOUT, GAP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,32 @@ def test_whatever_interrupts_ends_the_tool_and_its_children(tmp_path):
         if not alive(children[0]):
             return
         time.sleep(0.1)
+    pytest.fail("the tool's child is still running")
+
+
+def test_a_child_that_does_not_listen_is_ended_after_the_grace(tmp_path):
+    code = """
+        import subprocess, sys, time
+        deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+        child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+        child.stdout.readline()
+        print("#", child.pid, flush=True)
+        time.sleep(60)
+    """
+    children = []
+
+    def interrupt(line):
+        if "starting" not in line:
+            children.append(int(line.split()[-1]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        synth.run_tool("tool", python(code), tmp_path, "tool.log", interrupt)
+    for _ in range(50):
+        if not alive(children[0]):
+            return
+        time.sleep(0.1)
+    os.kill(children[0], signal.SIGKILL)
     pytest.fail("the tool's child is still running")
 
 
@@ -180,6 +207,47 @@ def test_results_are_kept_by_content(tmp_path, monkeypatch):
     assert not synth.synthesize(program, CONFIG, folder=tmp_path, device="LFE5U-25F").cached
     assert not synth.synthesize(make_program(5), CONFIG, folder=tmp_path).cached
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["no bitstream", "no JSON", "other keys", "no result"])
+def test_an_earlier_result_that_is_damaged_is_built_again(tmp_path, monkeypatch, damage):
+    tools = Tools(monkeypatch, {1: 90.0})
+    program = make_program()
+    folder = synth.synthesize(program, CONFIG, folder=tmp_path).bitstream.parent
+    if damage == "no bitstream":
+        (folder / "top.bit").unlink()
+    elif damage == "no result":
+        (folder / "synth.json").unlink()
+    else:
+        (folder / "synth.json").write_text("{" if damage == "no JSON" else "{}")
+    if damage != "no result":
+        with pytest.raises(SparseGateError, match=re.escape(str(folder))):
+            synth.SynthResult.load(folder)
+    again = synth.synthesize(program, CONFIG, folder=tmp_path)
+    assert not again.cached
+    assert again.bitstream.read_text() == "1"
+    assert len(tools.calls) == 6
+    assert list(tmp_path.iterdir()) == [folder]
+    assert synth.synthesize(program, CONFIG, folder=tmp_path).cached
+
+
+def test_another_process_that_is_first(tmp_path, monkeypatch):
+    """Two build the same; the second finds the folder taken and keeps what is there."""
+    tools = Tools(monkeypatch, {1: 90.0})
+    program, run = make_program(), tools.run
+
+    def overtaken(name, *rest, **options):
+        run(name, *rest, **options)
+        if name == "ecppack":
+            monkeypatch.setattr(synth, "run_tool", run)
+            first = synth.synthesize(program, CONFIG, folder=tmp_path)
+            (first.bitstream.parent / "first").write_text("")
+
+    monkeypatch.setattr(synth, "run_tool", overtaken)
+    result = synth.synthesize(program, CONFIG, folder=tmp_path)
+    assert (result.bitstream.parent / "first").exists()
+    assert result.met
+    assert list(tmp_path.iterdir()) == [result.bitstream.parent]
 
 
 def test_another_router_where_the_first_finds_no_end(tmp_path, monkeypatch):

@@ -111,6 +111,47 @@ def test_not_a_model(tmp_path):
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def saved(path: Path, **layers) -> Path:
+    """A state_dict file."""
+    import torch
+
+    torch.save(torch.nn.ModuleDict(layers).state_dict(), path)
+    return path
+
+
+def test_import_of_what_cannot_be(tmp_path):
+    """Not-a-number weights, an unsupported layer, and shapes that disagree."""
+    from torch import nn
+
+    broken = nn.LSTM(3, 4)
+    broken.weight_hh_l0.data[1, 2] = float("nan")
+    out = ("--out", tmp_path / "out.safetensors")
+    said = failure("import", saved(tmp_path / "nan.pt", lstm=broken, fc=nn.Linear(4, 2)), *out)
+    assert said == "layer 'lstm': w_h holds 1 NaN or infinite values"
+    said = failure("import", saved(tmp_path / "gru.pt", gru=nn.GRU(3, 4), fc=nn.Linear(4, 2)), *out)
+    assert said.startswith("layer 'gru' (GRU) cannot be imported: GRU is not supported; nn.LSTM and nn.Linear are")
+    said = failure("import", saved(tmp_path / "shapes.pt", lstm=nn.LSTM(3, 4), fc=nn.Linear(5, 2)), *out)
+    assert said.startswith("layer 'fc' takes 5 inputs, but 'lstm' before it gives 4")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_linear_layers_in_a_row_are_imported_by_name_only(tmp_path):
+    from torch import nn
+
+    path = saved(tmp_path / "model.pt", a=nn.Linear(3, 4), b=nn.Linear(4, 2))
+    out = ("--out", tmp_path / "out.safetensors")
+    assert "'a' and 'b' follow each other, and an activation between them" in failure("import", path, *out)
+    sparsegate("import", path, "--layer", "a", "--layer", "b", *out)
+
+
+def test_inputs_beyond_reason(files):
+    data = arrays(files / "data.npz")
+    np.savez(files / "huge.npz", **data | {"x": data["x"] * 1e300})
+    words = ("--data", files / "huge.npz", "--epochs", 0, "--out", files / "out.safetensors")
+    assert "x reaches a magnitude of" in failure("quantize", files / "network.safetensors", *words)
+    assert not (files / "out.safetensors").exists()
+
+
 def test_truncated_program(files):
     whole = (files / "program.safetensors").read_bytes()
     (files / "program.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -150,6 +191,9 @@ def test_more_classes_than_outputs(files):
 def test_array_that_cannot_be_built(files):
     said = failure("compile", files / "program.safetensors", "--rows", 6, "--out", files / "build")
     assert "6" in said
+    words = ("compile", files / "program.safetensors", "--out", files / "build")
+    assert "expected at most 4096" in failure(*words, "--rows", 100000)
+    assert failure(*words, "--groups", 0) == "groups is 0, expected 1 or more"
     assert not (files / "build").exists()
 
 
@@ -208,6 +252,19 @@ def test_wrong_option():
     assert "No such option" in sparsegate("golden", "--nonsense", status=2).stderr
 
 
+def test_ctrl_c_before_the_commands_are_loaded():
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer':\n            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from sparsegate.cli import main\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "error: interrupted\n")
+
+
 def test_ctrl_c_in_the_middle(files):
     out = files / "out" / "pruned.safetensors"
     words = ["prune", "network.safetensors", "--data", "data.npz", "--epochs", "1000000", "--out", str(out)]
@@ -246,6 +303,35 @@ def test_import_reads_a_state_dict(tmp_path):
     network = Network.load(out)
     assert network.layers[-1].when == "last"
     assert np.array_equal(network.layers[0].w_x, model["lstm"].weight_ih_l0.detach().double().numpy())
+
+
+def test_import_keeps_a_pattern_of_the_users_own_pruning(tmp_path, files):
+    import torch
+
+    from sparsegate import prune
+
+    torch.manual_seed(1)
+    model = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(5, 16), "fc": torch.nn.Linear(16, 3)})
+    prune.attach(model, {"lstm": ("2:8", "1:8")}, prune.Cubic(0, 0)).finish()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    out, made = tmp_path / "network.safetensors", tmp_path / "program.safetensors"
+    words = ("import", tmp_path / "model.pt", "--out", out)
+    for pattern in ("2:8,1:8", "lstm=2:8,1:8"):
+        result = json.loads(sparsegate(*words, "--pattern", pattern, "--json").stdout)
+        assert [(layer["pattern_x"], layer["pattern_h"]) for layer in result["layers"]] == [
+            ("2:8", "1:8"),
+            ("1:1", "1:1"),
+        ]
+        sparsegate("quantize", out, "--data", files / "data.npz", "--epochs", 0, "--out", made)
+        layer = Program.load(made).layers[0]
+        assert (layer.block, layer.matrix_x.entries, layer.matrix_h.entries) == (8, 2, 1)
+
+    assert "88 % of Wh of layer 'lstm' are zero, and it is taken as dense" in sparsegate(*words).stderr
+    assert "layer 'lstm': w_x is not 1:8" in failure(*words, "--pattern", "1:8")
+    assert "a pattern is given for 'gru'" in failure(*words, "--pattern", "gru=1:8")
+    assert "an N:M pattern is written like '2:16'" in failure(*words, "--pattern", "lstm=half")
+    assert "not both" in failure(*words, "--pattern", "2:8", "--pattern", "fc=1:3")
+    assert "given twice for 'lstm'" in failure(*words, "--pattern", "lstm=2:8", "--pattern", "lstm=1:8")
 
 
 def test_the_same_seed_trains_the_same_network(files):
@@ -322,6 +408,7 @@ def test_board_that_is_simulated(files):
     result = json.loads(sparsegate(*words).stdout)
     assert result["mismatches"] == 0
     assert result["values_compared"] == 3 * result["steps"]
+    assert result["cycles_per_step"] is None  # the golden model has no clock
 
 
 def test_port_that_is_not_there(files):

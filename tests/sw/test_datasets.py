@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -78,6 +80,10 @@ BAD = [
     ({"x_test": GOOD["x"][..., :2], "length_test": GOOD["length"], "y_test": GOOD["y"]}, "test sequences 2"),
     ({"x": GOOD["x"][:1], "length": GOOD["length"][:1], "y": GOOD["y"][:1]}, "holds 1 sequences, expected at least 2"),
     ({"x": np.zeros((10, 0, 3))}, "x_train has shape"),
+    ({"x": GOOD["x"] + 1j}, "x holds values of type complex128, expected real numbers"),
+    ({"x": GOOD["x"].astype(str)}, "x holds values of type <U32, expected real numbers"),
+    ({"x": GOOD["x"] * 1e300}, r"x reaches a magnitude of .*e\+300, expected at most 1e\+09"),
+    ({"y": GOOD["y"] + 10**12}, r"labels reach 1000000000002, expected classes 0, 1, 2, \.\.\. below 65536"),
 ]
 
 
@@ -156,3 +162,47 @@ def test_missing_package(monkeypatch):
         SparseGateError, match="comes with the package sktime, which is not installed; run 'pip install sktime'"
     ):
         datasets.load("vowels")
+
+
+def damaged(path, change) -> None:
+    """Write a good archive, changed in its central directory (PK 1 2: flags at 8, method at 10) or its data."""
+    np.savez_compressed(path, **GOOD)
+    data = bytearray(path.read_bytes())
+    change(data, data.find(b"PK\x01\x02"))
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "encrypted": lambda data, at: data.__setitem__(at + 8, data[at + 8] | 1),
+    "unknown compression": lambda data, at: data.__setitem__(at + 10, 99),
+    "zlib": lambda data, at: data.__setitem__(slice(100, 140), b"\xff" * 40),
+}
+
+
+@pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_archives(tmp_path, change):
+    damaged(tmp_path / "own.npz", change)
+    with pytest.raises(SparseGateError, match=r"own\.npz is not a readable \.npz archive: "):
+        datasets.load(tmp_path / "own.npz")
+
+
+def test_members_that_are_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.npz", "w") as file:
+        for name in ("x", "length", "y"):
+            file.writestr(name, b"abc")
+    with pytest.raises(SparseGateError, match="x is not a numpy array; write the file with numpy.savez"):
+        datasets.load(tmp_path / "own.npz")
+
+
+def test_other_arrays_are_left_alone(tmp_path):
+    np.savez(tmp_path / "own.npz", **GOOD, notes=np.array({"by": "me"}, object))
+    assert datasets.load(tmp_path / "own.npz").classes == 3
+
+
+def test_arrays_beyond_memory(tmp_path):
+    header = str({"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**6, 1000)}).ljust(117) + "\n"
+    np.savez(tmp_path / "own.npz", length=GOOD["length"], y=GOOD["y"])
+    with zipfile.ZipFile(tmp_path / "own.npz", "a") as file:
+        file.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(SparseGateError, match=r"own\.npz does not fit this machine's memory"):
+        datasets.load(tmp_path / "own.npz")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +13,7 @@ from sparsegate import report
 from sparsegate.cli import app
 from sparsegate.program import Program
 
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "demo",
     "--hidden",
@@ -48,6 +51,29 @@ def test_demo(tmp_path, vowels):
     assert "accuracy, golden model, integers" in dict(report.summary(made))
     for number in (1, 2, 3, 4, 6):
         assert f"[{number}/6]" in result.stderr
+
+    # the next run shows nothing that only this one made
+    result = CliRunner().invoke(app, [*SMALL, "--skip-rtl", "--out", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    again = json.loads(result.stdout)
+    assert again["compiled"] == made["compiled"]
+    assert again["accuracy"] == made["accuracy"]
+    assert again["rtl"] is again["synth"] is again["latency_us"]["step"] is None
+
+
+def test_no_placeholder_is_left_in_a_page():
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 10
+    for page in pages:
+        found = re.findall(r"\bDEMO_[A-Z]+|\b[A-Z]+_(?:MINUTES|TABLE)\b", page.read_text(encoding="utf-8"))
+        assert set(found) <= {"DEMO_ARGS"}, page
+
+
+def test_the_demo_takes_as_long_everywhere():
+    places = (("README.md", r"takes about (\d+) minutes"), ("Makefile", r"^demo:.*\(about (\d+) minutes\)"))
+    told = [re.findall(pattern, (ROOT / name).read_text(encoding="utf-8"), re.M) for name, pattern in places]
+    assert told[0] == told[1]
+    assert len(told[0]) == 1
 
 
 @pytest.mark.parametrize("epochs", ["1,2", "a,b,c"])

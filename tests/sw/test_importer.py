@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -11,6 +15,7 @@ from torch import nn
 from sparsegate import importer, prune
 from sparsegate.errors import SparseGateError
 from sparsegate.pattern import NM
+from sparsegate.quantize import quantize
 
 
 class Tagger(nn.Module):
@@ -121,6 +126,20 @@ def test_patterns_are_checked(model):
         importer.from_torch(model, patterns={"lstm": "1:5"})
     with pytest.raises(SparseGateError, match="a pattern is given for 'gru', which is not among the imported layers"):
         importer.from_torch(model, patterns={"gru": "1:5"})
+    every = importer.from_torch(model, patterns=("1:5", "2:5")).layers
+    assert [(str(layer.pattern_x), str(layer.pattern_h)) for layer in every] == [*2 * [("1:5", "2:5")], ("1:1", "1:1")]
+    with pytest.raises(SparseGateError, match="the model has no LSTM for the pattern"):
+        importer.from_torch(nn.Linear(4, 4), patterns="1:4")
+
+
+def test_a_block_larger_than_the_layer_is_one_short_block(model):
+    """N:M says at most N of M: five units in blocks of 64 keep one weight of five, and so through quantization."""
+    pruner = prune.attach(model, {"lstm": "1:64"}, prune.Cubic(0, 0))
+    pruner.finish()
+    network = importer.from_torch(model, patterns=pruner.patterns)
+    assert (np.count_nonzero(network.layers[0].w_h.reshape(4, 5, 5), axis=1) == 1).all()
+    program = quantize(network, np.random.default_rng(0).normal(size=(2, 4, 3)))
+    assert (program.layers[0].block, program.layers[0].matrix_h.entries) == (64, 1)
 
 
 def test_a_model_under_pruning_is_imported_as_it_computes(model):
@@ -161,6 +180,48 @@ def test_activations_between_layers_are_not_lost_silently():
         importer.from_torch(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)))
 
 
+def test_linear_layers_in_a_row_need_their_names():
+    """A state_dict has no activations, and code of a forward is not seen either."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    for source in (model.state_dict(), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))):
+        with pytest.raises(SparseGateError, match=r"linear layers '0' and '[12]' follow each other, and an activation"):
+            importer.from_torch(source)
+    assert [layer.name for layer in importer.from_torch(model.state_dict(), layers=["0", "2"]).layers] == ["0", "2"]
+
+
+def test_a_matrix_that_may_be_an_embedding_needs_its_name():
+    state = nn.ModuleDict({"words": nn.Embedding(3, 3), "lstm": nn.LSTM(3, 5)}).state_dict()
+    with pytest.raises(SparseGateError, match="layer 'words' holds one matrix and no bias, so it may be an embedding"):
+        importer.from_torch(state)
+    assert importer.from_torch(state, layers=["words", "lstm"]).inputs == 3
+    assert importer.from_torch(nn.ModuleDict({"fc": nn.Linear(3, 3, bias=False), "lstm": nn.LSTM(3, 5)})).inputs == 3
+
+
+class Doubled(nn.LSTM):
+    """Computes something else than its parent."""
+
+    def forward(self, *arguments):
+        return super().forward(*arguments)[0] * 2
+
+
+class Renamed(nn.Linear):
+    """Computes what its parent does."""
+
+
+def test_a_forward_of_its_own_is_refused():
+    for net, known in ((Doubled(3, 5), "LSTM"), (nn.Linear(3, 5), "Linear")):
+        net.forward = net.forward  # as monkey patches do
+        with pytest.raises(SparseGateError, match=rf"it has a forward of its own; only nn\.{known}'s own is known"):
+            importer.from_torch(nn.ModuleDict({"net": net}), layers=["net"])
+    with pytest.raises(SparseGateError, match=r"layer 'doubled' \(Doubled\) cannot be imported: it has a forward"):
+        importer.from_torch(Doubled(3, 5))
+    pruned = Doubled(3, 8)
+    prune.attach(nn.ModuleDict({"net": pruned}), "1:4", prune.Cubic(0, 0))
+    with pytest.raises(SparseGateError, match="it has a forward of its own"):
+        importer.from_torch(pruned)
+    assert importer.from_torch(Renamed(3, 5)).layers[0].kind == "linear"
+
+
 def test_insides_of_unsupported_modules_are_not_imported():
     with pytest.raises(SparseGateError, match=r"layer 'net' \(MultiheadAttention\)"):
         importer.from_torch(nn.ModuleDict({"net": nn.MultiheadAttention(4, 2)}))
@@ -196,6 +257,37 @@ def test_damaged_state_dicts(model):
         importer.from_torch(state | {"lstm.weight": torch.zeros(2, 2)})
     with pytest.raises(SparseGateError, match="the model has no layers with weights"):
         importer.from_torch({})
+    with pytest.raises(SparseGateError, match="a model is a torch module, a state_dict or a file, not a list"):
+        importer.from_torch([1, 2])
+    with pytest.raises(SparseGateError, match="3 is no name of a tensor"):
+        importer.from_torch({3: torch.zeros(2, 2)})
+
+
+HIDDEN = torch.zeros(20, 5)
+ODD_TENSORS = [
+    (torch.zeros(20, 0), r"weight_hh_l0 has shape \(20, 0\), expected a matrix"),
+    (torch.zeros(()), r"weight_hh_l0 has shape \(\), expected a matrix"),
+    (HIDDEN.to_sparse(), r"layer 'lstm': weight_hh_l0 is sparse \(torch.sparse_coo\), expected a dense tensor"),
+    (
+        torch.nested.nested_tensor([HIDDEN], layout=torch.jagged),
+        "'lstm.weight_hh_l0' is a nested tensor, expected a dense one",
+    ),
+    (HIDDEN.to("meta"), r"layer 'lstm': weight_hh_l0 is a tensor without data"),
+    (HIDDEN.to(torch.complex64), r"weight_hh_l0 is of type torch.complex64, expected floating point"),
+    (HIDDEN.to(torch.int8), r"weight_hh_l0 is of type torch.int8, expected floating point"),
+]
+
+
+@pytest.mark.parametrize(("tensor", "message"), ODD_TENSORS)
+def test_odd_tensors(model, tensor, message):
+    with pytest.raises(SparseGateError, match=message):
+        importer.from_torch(model.state_dict() | {"lstm.weight_hh_l0": tensor})
+
+
+def test_weights_that_are_not_there_yet(model):
+    lazy = nn.ModuleDict({"lstm": model.lstm, "fc": nn.LazyLinear(2)})
+    with pytest.raises(SparseGateError, match="layer 'fc': weight cannot be read as numbers"):
+        importer.from_torch(lazy)
 
 
 @pytest.mark.parametrize("nested", [None, "state_dict", "model_state_dict"])
@@ -220,14 +312,17 @@ def test_bad_files(model, tmp_path):
     with pytest.raises(SparseGateError, match=r"cannot read .*: Is a directory"):
         importer.from_torch(tmp_path)
     path = tmp_path / "m.pt"
-    for contents in (b"", b"not a model", b"\x80\x02}q"):
-        path.write_bytes(contents)
-        with pytest.raises(SparseGateError, match=r"m\.pt is not a readable PyTorch state_dict"):
-            importer.from_torch(path)
     torch.save(model.state_dict(), path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(SparseGateError, match=r"m\.pt is not a readable PyTorch state_dict"):
-        importer.from_torch(path)
+    whole = path.read_bytes()
+    for contents, reason in (
+        (b"", "it is empty"),
+        (b"hello\n", "torch.save did not write it"),
+        (b"\x80\x02}q", "it is damaged"),
+        (whole[:2000], "its end is missing"),
+    ):
+        path.write_bytes(contents)
+        with pytest.raises(SparseGateError, match=rf"m\.pt is not a readable PyTorch state_dict: {reason}"):
+            importer.from_torch(path)
     torch.save([1, 2], path)
     with pytest.raises(SparseGateError, match=r"m\.pt holds a list, expected a state_dict"):
         importer.from_torch(path)
@@ -244,3 +339,11 @@ def test_whole_models_are_not_unpickled(model, tmp_path):
     torch.save(model, tmp_path / "m.pt")
     with pytest.raises(SparseGateError, match=r"it holds more than tensors; save the model's state_dict\(\) instead"):
         importer.from_torch(tmp_path / "m.pt")
+
+
+def test_pickles_are_refused_without_a_warning(tmp_path):
+    (tmp_path / "m.pt").write_bytes(pickle.dumps({"a": Path("x")}, protocol=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(SparseGateError, match="it holds more than tensors"):
+            importer.from_torch(tmp_path / "m.pt")

@@ -134,3 +134,18 @@ def test_quantization_keeps_shifted_deltas_within_the_multiplier() -> None:
     assert max(careless.layers[0].shift_x, careless.layers[0].shift_h) > 1
     with pytest.raises(SparseGateError, match=r"wider than the multiplier's 18 bits"):
         Layout(careless, HardwareConfig(4))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rows": 100000}, "100000 rows x 1 groups are 100000 processing elements, expected at most 4096"),
+        ({"rows": 64, "groups": 65}, "64 rows x 65 groups are 4160 processing elements"),
+        ({"groups": 0}, "groups is 0, expected 1 or more"),
+        ({"multiplier": 65}, "multiplier is 65 bits, expected at most 64"),
+    ],
+)
+def test_arrays_beyond_reason_are_refused(fields, message):
+    with pytest.raises(SparseGateError, match=message):
+        HardwareConfig(**fields)
+    assert HardwareConfig(rows=64, groups=64).pes == 4096

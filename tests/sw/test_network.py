@@ -77,6 +77,7 @@ BAD_LAYERS = [
     (("a", "gru", W, H, B), "unsupported layer kind 'gru'"),
     (("a", "lstm", np.full((8, 3), np.nan), H, B), "layer 'a': w_x holds 24 NaN or infinite values"),
     (("a", "lstm", W, H, np.array([np.inf, *B[1:]])), "layer 'a': bias holds 1 NaN or infinite"),
+    (("a", "lstm", W, H * 1e300, B), r"layer 'a': w_h reaches a magnitude of 1e\+300, expected at most 1e\+09"),
     (("a", "lstm", np.ones((7, 3)), H, B), r"w_x has shape \(7, 3\), expected \(4 gates \* units, inputs\)"),
     (("a", "lstm", np.ones((8, 0)), H, B), "w_x has shape"),
     (("a", "lstm", np.ones(8), H, B), "w_x has shape"),
@@ -118,6 +119,9 @@ BAD_DATA = [
     ((np.zeros((2, 5, 3)), [5]), "lengths has shape"),
     ((np.zeros((2, 5, 3)), [5.0, 5.0]), "float64"),
     ((np.full((2, 5, 3), np.nan), None), "x holds 30 NaN or infinite values"),
+    ((np.zeros((2, 5, 3)) + 1j, None), "x holds values of type complex128, expected real numbers"),
+    (([[[1, 2, 3]], [[1, 2, 3], [4, 5, 6]]], None), "x is ragged"),
+    ((np.full((2, 5, 3), -2e9), None), r"x reaches a magnitude of 2e\+09, expected at most 1e\+09"),
 ]
 
 

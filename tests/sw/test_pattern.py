@@ -82,6 +82,7 @@ def test_text_round_trip(text):
         ("0:4", "1 <= N <= M"),
         ("5:4", "not 5:4"),
         ("", "written like"),
+        ("1:99999999999", "have at most 1024 units"),
     ],
 )
 def test_parse_refuses(text, message):
@@ -104,6 +105,9 @@ def test_density():
         NM.from_density(0.01, 16)
     with pytest.raises(SparseGateError, match="cannot be expressed"):
         NM.from_density(1.5, 16)
+    for density in (np.nan, np.inf):
+        with pytest.raises(SparseGateError, match="cannot be expressed"):
+            NM.from_density(density, 16)
 
 
 def test_stored_in_a_larger_block():
@@ -128,3 +132,10 @@ def test_pair():
     assert pair(("dense", NM(1, 8))) == (DENSE, NM(1, 8))
     with pytest.raises(SparseGateError, match="not 3 values"):
         pair(("1:2", "1:2", "1:2"))
+
+
+def test_a_block_larger_than_the_layer_is_one_short_block():
+    keep = mask(np.arange(1.0, 17)[:, None], 1, NM(1, 64))
+    assert keep.sum() == 1
+    assert violations(keep, 1, NM(1, 64)) == 0
+    assert violations(np.ones((16, 1)), 1, NM(1, 64)) == 1

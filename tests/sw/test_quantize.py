@@ -111,3 +111,21 @@ def test_an_all_zero_matrix():
 def test_constant_zero_input():
     program = quantize(NETWORK, np.zeros((1, 2, 4)))
     assert program.input_format == QFormat(8, 7)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ({"x": 1e-30}, "layer 'lstm0': x would need 1.. fractional bits, expected -64 to 64; its values are too small"),
+        ({"w_x": 1e-30, "w_h": 1e-30}, "layer 'lstm0': wx would need 1.. fractional bits"),
+        ({"w_x": 1e-9, "w_h": 1e-9, "bias": 1e9}, "a bias of .* does not fit an accumulator with .. fractional bits"),
+    ],
+)
+def test_scales_that_integers_cannot_hold(scale, message):
+    x = X * scale.get("x", 1)
+    layers = [
+        replace(layer, **{key: getattr(layer, key) * value for key, value in scale.items() if key != "x"})
+        for layer in NETWORK.layers[:2]
+    ]
+    with pytest.raises(SparseGateError, match=message):
+        quantize(NETWORK.with_layers([*layers, NETWORK.layers[2]]), x)

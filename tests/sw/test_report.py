@@ -17,6 +17,14 @@ from sparsegate.program import Program
 from sparsegate.quantize import quantize
 from sparsegate.synthetic import Shape
 
+VERILOG = "0" * 64
+GOLDEN = {
+    "accuracy": 0.25,
+    "sequences": 4,
+    "saturations": {"lstm0": {"h": 2}},
+    "inputs": 70,
+    "inputs_saturated": 0,
+}
 SIMULATION = {
     "rtl": {"simulator": "verilator", "sequences": 3, "steps": 10, "values_compared": 160, "mismatches": 0},
     "cycles": {"predicted": 500, "counted": 500, "step_mean": 40.0, "step_longest": 60},
@@ -62,19 +70,25 @@ def folder(tmp_path, program):
     manifest = {
         "hardware": {"rows": 8, "groups": 2},
         "digests": {"program": program.digest, "shape": program.shape_digest},
-        "files": {"engine.v": "0" * 64},
+        "files": {"engine.v": VERILOG},
     }
     artefact.write_json(place / "manifest.json", manifest)
     return place
 
 
 def all_stages(folder):
-    artefact.write_json(folder / "golden.json", {"accuracy": 0.25, "sequences": 4, "saturations": {"lstm0": {"h": 2}}})
-    artefact.write_json(folder / "simulate-verilator.json", SIMULATION)
+    program = {"program": Program.load(folder / "program.safetensors").digest}
+    both = {"digests": program | {"verilog": VERILOG}}
+    artefact.write_json(folder / "golden.json", GOLDEN | {"digests": program})
+    artefact.write_json(folder / "simulate-verilator.json", SIMULATION | both)
     fewer = SIMULATION["rtl"] | {"simulator": "icarus", "values_compared": 16}
-    artefact.write_json(folder / "simulate-icarus.json", SIMULATION | {"rtl": fewer})
-    artefact.write_json(folder / "synth.json", SYNTHESIS)
+    artefact.write_json(folder / "simulate-icarus.json", SIMULATION | {"rtl": fewer} | both)
+    artefact.write_json(folder / "synth.json", SYNTHESIS | both)
     artefact.write_bytes(folder / "bits" / "top.bit", b"bits")
+
+
+def change(path, **values):
+    artefact.write_json(path, artefact.read_json(path) | values)
 
 
 def test_every_promised_key(folder, tmp_path):
@@ -91,6 +105,7 @@ def test_every_promised_key(folder, tmp_path):
     assert made["synth"]["bitstream"] == "compiled/bits/top.bit"
     assert (tmp_path / made["synth"]["bitstream"]).read_bytes() == b"bits"
     assert made["tools"]["pyosys"] == "0.70"
+    assert made["outdated"] == []
     assert made["digests"]["bitstream"] == hashlib.sha256(b"bits").hexdigest()
 
 
@@ -110,6 +125,60 @@ def test_stages_that_have_not_run_are_none(folder):
     assert made["rtl"] is made["cycles"] is made["synth"] is made["golden"] is None
     assert made["latency_us"]["step"] is None
     assert dict(report.summary(made))["accuracy, golden model, integers"] == "-"
+
+
+@pytest.mark.parametrize("digests", [{"program": "1" * 64}, {"verilog": "1" * 64}, {}])
+def test_results_of_something_else_are_left_out(folder, digests):
+    all_stages(folder)
+    ours = artefact.read_json(folder / "synth.json")["digests"]
+    names = ("simulate-icarus", "simulate-verilator", "synth")
+    for name in names:
+        change(folder / f"{name}.json", digests=ours | digests if digests else {})
+    made = report.collect(folder)
+    assert made["rtl"] is made["cycles"] is made["synth"] is made["digests"]["bitstream"] is None
+    assert made["latency_us"]["step"] is None
+    assert "pyosys" not in made["tools"] or made["tools"]["pyosys"] != SYNTHESIS["tools"]["pyosys"]
+    assert made["accuracy"]["golden"] == 0.25
+    assert sorted(made["outdated"]) == sorted(names)
+
+
+def test_golden_accuracy_of_another_program_is_left_out(folder):
+    all_stages(folder)
+    change(folder / "golden.json", digests={"program": "1" * 64})
+    made = report.collect(folder)
+    assert made["golden"] is made["accuracy"]["golden"] is None
+    assert made["rtl"]["also"]
+    assert made["outdated"] == ["golden"]
+
+
+def test_a_bitstream_that_is_gone_takes_its_figures_with_it(folder):
+    all_stages(folder)
+    (folder / "bits" / "top.bit").unlink()
+    made = report.collect(folder)
+    assert made["synth"] is made["digests"]["bitstream"] is made["latency_us"]["step"] is None
+    assert "device" not in dict(report.summary(made))
+    assert made["outdated"] == ["synth"]
+
+
+def test_clear_removes_results_only(folder):
+    all_stages(folder)
+    report.write(folder)
+    (folder / "notes.txt").write_text("mine")
+    report.clear(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bits",
+        "manifest.json",
+        "notes.txt",
+        "program.safetensors",
+    ]
+
+
+def test_inputs_outside_the_range_are_in_the_summary(folder):
+    all_stages(folder)
+    what = "inputs outside the calibrated range"
+    assert what not in dict(report.summary(report.collect(folder)))
+    change(folder / "golden.json", inputs_saturated=3)
+    assert dict(report.summary(report.collect(folder)))[what] == "3 of 70"
 
 
 def test_density_counts_weights_that_are_not_zero(program):

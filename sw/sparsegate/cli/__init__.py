@@ -10,7 +10,12 @@ import os
 import sys
 from typing import NoReturn
 
-from sparsegate.cli.app import INTERRUPTED, app
+try:
+    from sparsegate.cli.app import INTERRUPTED, app
+except KeyboardInterrupt:  # while the command line itself is loaded, a quarter of a second
+    sys.stderr.write("error: interrupted\n")
+    sys.stderr.flush()
+    os._exit(130)
 
 PROGRAM = "sparsegate"
 

@@ -23,9 +23,14 @@ def accuracy(
     data: Data = "vowels",
     pattern: Annotated[
         list[str] | None,
-        typer.Option("--pattern", "-p", metavar="N:M", help="Repeat for several. Default: 2:8, 4:16, 1:8, 1:16."),
+        typer.Option(
+            "--pattern", "-p", metavar="N:M", help="Repeat for several. Default: 2:8, 4:16, 1:8, 2:16, 1:16, 2:32."
+        ),
     ] = None,
-    bits: Annotated[int, typer.Option("--bits", help="Bits of weights and activations.")] = 8,
+    bits: Annotated[
+        list[int] | None,
+        typer.Option("--bits", help="Bits of weights and activations; repeat for several. Default: 8."),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to SEEDS - 1, of which the mean is taken.")] = 3,
     hidden: Annotated[int, typer.Option("--hidden", min=1, help="Units of the LSTM.")] = 64,
     out: Out = Path("build/bench/accuracy.json"),
@@ -41,23 +46,24 @@ def accuracy(
     from sparsegate.pattern import NM
     from sparsegate.quantize import QuantizeConfig
 
-    patterns = [NM.parse(text) for text in pattern or ("2:8", "4:16", "1:8", "1:16")]
+    patterns = [NM.parse(text) for text in pattern or bench.PATTERNS]
     dataset = open_data(data)
-    config = QuantizeConfig(activation_bits=bits, weight_bits=bits)
+    configs = [QuantizeConfig(activation_bits=width, weight_bits=width) for width in bits or (8,)]
     rows = []
     with console.task("train, prune and quantize") as task:
-        for row in bench.measure(dataset, patterns, [config], range(seeds), hidden):
+        for row in bench.measure(dataset, patterns, configs, range(seeds), hidden):
             rows.append(row)
-            task.at(len(rows), seeds * len(patterns))
+            task.at(len(rows), seeds * len(patterns) * len(configs))
             task.say(f"{row['pattern']}, seed {row['seed']}: golden {percent(row['accuracy_golden'])}")
     means = bench.means(rows)
     result = {"rows": rows, "means": means}
     artefact.write_json(out, result)
-    columns = ("pattern", "kept, Wx and Wh", "float", "pruned", f"golden, {bits} bits", "loss, points")
+    columns = ("pattern", "kept, Wx and Wh", "bits", "float", "pruned", "golden", "loss, points")
     cells = [
         (
             row["pattern"],
             f"{percent(row['density_x'])}, {percent(row['density_h'])}",
+            row["bits"],
             *(percent(row[f"accuracy_{stage}"]) for stage in ("float", "pruned", "golden")),
             f"{row['loss']:.2f}",
         )

@@ -38,7 +38,8 @@ def compile_(
     """Compile a Program for an array of processing elements: Verilog, memory images, manifest.
 
     With [bold]--data[/], the cycle model predicts how long the test sequences take. The folder is addressed by content: the
-    same Program and array give the same folder, byte for byte.
+    same Program and array give the same folder, byte for byte. Compiling again removes the results of golden, simulate and synth
+    from it.
 
     Example: [bold]sparsegate compile build/program.safetensors --rows 8 --groups 1 --data vowels[/]
     """
@@ -70,11 +71,13 @@ def compile_(
 
 
 def build(compiled: Compiled, out: Path) -> tuple[Compiled, dict[str, Any]]:
-    """Emit ``out/<name>-<digest>/``, or write it again byte for byte."""
+    """Emit ``out/<name>-<digest>/``; where it is there already it keeps its bytes, and loses what later stages found."""
+    from sparsegate import report
     from sparsegate_hw import emit
 
     folder = emit.build_folder(compiled.program, compiled.config, out)
     manifest = emit.emit(compiled.program, compiled.config, folder)
+    report.clear(folder)
     layers = manifest.content["layout"]["layers"]
     result = {
         "folder": str(folder),

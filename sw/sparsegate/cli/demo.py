@@ -144,7 +144,9 @@ def _shrink(network: Network, dataset: Dataset, pattern: str, seed: int, effort:
 def _compile(program: Program, dataset: Dataset, rows: int | None, groups: int | None, out: Path) -> Compiled:
     from sparsegate.layout import HardwareConfig
 
-    config = HardwareConfig(rows=default_rows(program) if rows is None else rows, groups=groups or 1)
+    config = HardwareConfig(
+        rows=default_rows(program) if rows is None else rows, groups=1 if groups is None else groups
+    )
     with console.task("compile"):
         compiled, result = compile_.build(Compiled(program, config, None), out)
         result["prediction"] = compile_.predict(compiled, dataset)

@@ -91,6 +91,7 @@ def evaluate(
     count = cycles.predict(run, Layout(program, compiled.config))
     result = {
         "data": dataset.name,
+        "digests": {"program": program.digest},
         "sequences": len(lengths),
         "steps": int(lengths.sum()),
         "thresholds": list(thresholds),

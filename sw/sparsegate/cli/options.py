@@ -74,7 +74,9 @@ def open_program(path: Path, rows: int | None = None, groups: int | None = None,
 
     if not path.is_dir():
         program = Program.load(path)
-        config = HardwareConfig(rows=default_rows(program) if rows is None else rows, groups=groups or 1, lanes=lanes)
+        config = HardwareConfig(
+            rows=default_rows(program) if rows is None else rows, groups=1 if groups is None else groups, lanes=lanes
+        )
         return Compiled(program, config, None)
     if not (path / MANIFEST).exists():
         raise SparseGateError(f"{path} is a folder, but not one that 'sparsegate compile' made: it has no {MANIFEST}")

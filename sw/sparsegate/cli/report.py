@@ -32,3 +32,7 @@ def report(
     where = folder if out is None else out
     rows = [*reporting.summary(made), ("report", where / reporting.PAGE)]
     console.emit(made, as_json, f"report of {made['name']}", rows)
+    for name in made["outdated"]:
+        console.note(
+            f"left out: {name}.json, which is of another Program or engine, or whose bitstream is gone; run it again"
+        )

@@ -77,6 +77,8 @@ def simulate(
         ("columns skipped", f"{result['columns']['skipped']} of {result['columns']['seen']}"),
         ("cycles a second", f"{rtl['cycles_per_second']:.0f}"),
     ]
+    if result.get("inputs_saturated"):
+        table.append(("inputs outside the calibrated range", f"{result['inputs_saturated']} of {result['inputs']}"))
     console.emit(result, as_json, "simulation", table)
     if not result["passed"]:
         console.error(result["summary"])
@@ -94,12 +96,20 @@ def compare(
     waves: Path | None = None,
 ) -> dict[str, Any]:
     """Stream the first test sequences through the engine; the stage's result."""
+    import hashlib
+
+    import numpy as np
+
     from sparsegate import cycles, golden
     from sparsegate.layout import Layout
     from sparsegate_sim.simulate import simulate as run
 
     program = compiled.program
-    raw, lengths = program.quantize(dataset.x_test[:sequences]), dataset.length_test[:sequences]
+    x, lengths = dataset.x_test[:sequences], dataset.length_test[:sequences]
+    raw = program.quantize(x)
+    valid = np.arange(x.shape[1])[None, :] < lengths[:, None]
+    # of a compiled folder, the very file that is there
+    verilog = None if compiled.folder is None else (compiled.folder / "engine.v").read_text(encoding="utf-8")
     outcome = run(
         program,
         compiled.config,
@@ -109,6 +119,7 @@ def compare(
         thresholds=thresholds,
         stalls=stalls,
         waves=waves,
+        verilog=verilog,
     )
     count = cycles.predict(golden.run(program, raw, lengths, thresholds), Layout(program, compiled.config))
     counted = outcome.cycles_counted
@@ -118,7 +129,13 @@ def compare(
         "passed": outcome.passed,
         "summary": outcome.summary,
         "data": dataset.name,
+        "digests": {
+            "program": program.digest,
+            "verilog": None if verilog is None else hashlib.sha256(verilog.encode()).hexdigest(),
+        },
         "thresholds": list(program.thresholds if thresholds is None else thresholds),
+        "inputs": int(valid.sum()) * program.inputs,
+        "inputs_saturated": program.input_format.saturated(x[valid]),
         "rtl": {
             "simulator": outcome.simulator,
             "sequences": outcome.sequences,

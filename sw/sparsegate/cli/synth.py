@@ -71,16 +71,19 @@ def implement(
     seed: int = 1,
 ) -> dict[str, Any]:
     """Run synthesis; the stage's result, its bitstream as a path."""
+    from sparsegate_hw.emit import verilog_digest
     from sparsegate_hw.synth import synthesize
 
-    outcome = synthesize(
-        compiled.program, compiled.config, board=board, device=device, folder=out, seed=seed, progress=task.say
-    )
+    program, config = compiled.program, compiled.config
+    # synthesis makes the engine anew: a folder that was compiled with another version of it must not take the result for its own
+    verilog = None if compiled.folder is None else verilog_digest(program, config)
+    outcome = synthesize(program, config, board=board, device=device, folder=out, seed=seed, progress=task.say)
     return outcome.as_json() | {
         "bitstream": str(outcome.bitstream),
         "met": outcome.met,
         "cached": outcome.cached,
         "tools": dict(outcome.tools),
+        "digests": {"program": program.digest, "verilog": verilog},
     }
 
 
