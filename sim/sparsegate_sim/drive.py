@@ -191,6 +191,21 @@ class Recording:
         "step_done",
     )
 
+    @classmethod
+    def from_rows(cls, trace: NDArray[np.int64], out: NDArray[np.int64], **rest: Any) -> Recording:
+        """From a row an event: ``trace`` (events, 4 + lanes) as cycle, layer, position, real, h; ``out`` as cycle, data, last."""
+        return cls(
+            trace_cycle=trace[:, 0],
+            trace_layer=trace[:, 1],
+            trace_position=trace[:, 2],
+            trace_real=trace[:, 3].astype(np.uint64),
+            trace_h=trace[:, 4:],
+            y_cycle=out[:, 0],
+            y_data=out[:, 1],
+            y_last=out[:, 2].astype(bool),
+            **rest,
+        )
+
     def save(self, path: Path) -> None:
         """Write an npz file."""
         rest = {key: getattr(self, key) for key in ("cycles", "accepted", "stuck", "faults")} | {
@@ -316,17 +331,9 @@ class Driver:
         """Read the counters and hand over everything recorded."""
         prefix = "counters__"
         counters = {name.removeprefix(prefix): self.pins.read(name) for name in self.ports if name.startswith(prefix)}
-        trace = np.array(self._trace, np.int64).reshape(-1, 4 + self.lanes)
-        out = np.array(self._out, np.int64).reshape(-1, 3)
-        return Recording(
-            trace_cycle=trace[:, 0],
-            trace_layer=trace[:, 1],
-            trace_position=trace[:, 2],
-            trace_real=trace[:, 3].astype(np.uint64),
-            trace_h=trace[:, 4:],
-            y_cycle=out[:, 0],
-            y_data=out[:, 1],
-            y_last=out[:, 2].astype(bool),
+        return Recording.from_rows(
+            np.array(self._trace, np.int64).reshape(-1, 4 + self.lanes),
+            np.array(self._out, np.int64).reshape(-1, 3),
             step_start=np.array(self._start, np.int64),
             step_done=np.array(self._done, np.int64),
             cycles=self.cycle,

@@ -111,15 +111,9 @@ def _decode(values: NDArray[np.int64], ports: Mapping[str, Port]) -> Recording:
     for changed, cycle, item, payload in flat_faults.reshape(-1, 4).tolist():
         what = f"became {payload:#x}" if changed else "was withdrawn"
         faults.append(f"cycle {cycle}: output item {item:#x} {what} before it was taken")
-    return Recording(
-        trace_cycle=trace[:, 0],
-        trace_layer=trace[:, 1],
-        trace_position=trace[:, 2],
-        trace_real=trace[:, 3].astype(np.uint64),
-        trace_h=trace[:, 4:],
-        y_cycle=out[:, 0],
-        y_data=out[:, 1],
-        y_last=out[:, 2].astype(bool),
+    return Recording.from_rows(
+        trace,
+        out,
         step_start=start,
         step_done=done,
         cycles=cycles,

@@ -64,13 +64,8 @@ def test_a_failing_tool_is_a_sentence(tmp_path):
         synth.run_tool("tool", python("raise SystemExit(4)"), tmp_path, "tool.log", print)
 
 
-def test_whatever_interrupts_ends_the_tool_and_its_children(tmp_path):
-    code = """
-        import subprocess, sys, time
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-        print("#", child.pid, flush=True)
-        time.sleep(60)
-    """
+def interrupted_tool_leaves_no_child(code, folder):
+    """Interrupt a tool once it has printed its child's process number; the child must end within five seconds."""
     children = []
 
     def interrupt(line):
@@ -79,12 +74,23 @@ def test_whatever_interrupts_ends_the_tool_and_its_children(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        synth.run_tool("tool", python(code), tmp_path, "tool.log", interrupt)
+        synth.run_tool("tool", python(code), folder, "tool.log", interrupt)
     for _ in range(50):
         if not alive(children[0]):
             return
         time.sleep(0.1)
+    os.kill(children[0], signal.SIGKILL)
     pytest.fail("the tool's child is still running")
+
+
+def test_whatever_interrupts_ends_the_tool_and_its_children(tmp_path):
+    code = """
+        import subprocess, sys, time
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        print("#", child.pid, flush=True)
+        time.sleep(60)
+    """
+    interrupted_tool_leaves_no_child(code, tmp_path)
 
 
 def test_a_child_that_does_not_listen_is_ended_after_the_grace(tmp_path):
@@ -96,21 +102,7 @@ def test_a_child_that_does_not_listen_is_ended_after_the_grace(tmp_path):
         print("#", child.pid, flush=True)
         time.sleep(60)
     """
-    children = []
-
-    def interrupt(line):
-        if "starting" not in line:
-            children.append(int(line.split()[-1]))
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        synth.run_tool("tool", python(code), tmp_path, "tool.log", interrupt)
-    for _ in range(50):
-        if not alive(children[0]):
-            return
-        time.sleep(0.1)
-    os.kill(children[0], signal.SIGKILL)
-    pytest.fail("the tool's child is still running")
+    interrupted_tool_leaves_no_child(code, tmp_path)
 
 
 def alive(process):
