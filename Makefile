@@ -16,7 +16,7 @@ READY := $(VENV)/.installed
 JOBS ?= 2
 DEMO := build/demo
 
-.PHONY: help setup system demo test lint format sim bitstream bench bench-accuracy docs clean
+.PHONY: help setup system demo test lint format sim bitstream bench bench-accuracy bench-real docs clean
 
 help: ## show this list
 	@echo 'make VERB, where VERB is one of'
@@ -59,6 +59,14 @@ bench: setup ## throughput of the golden model against torch, of Verilated RTL a
 
 bench-accuracy: setup ## docs/benchmarks/accuracy.json again: every pattern, mean over three seeds (about 10 minutes)
 	@$(BIN)/sparsegate bench accuracy --out docs/benchmarks/accuracy.json $(BENCH_ARGS)
+
+bench-real: setup ## docs/benchmarks/real_models.json again: two networks that others trained, on real speech (about 10 minutes)
+	@python=$(BIN)/python
+	has() { $$python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)' "$$1"; }
+	has librosa || $$python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[real]'
+	# for its weights alone: what the package depends on is not needed to read them
+	has resemblyzer || $$python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps 'resemblyzer==0.1.4'
+	$(BIN)/sparsegate bench real --out docs/benchmarks/real_models.json $(BENCH_ARGS)
 
 docs: setup ## rewrite docs/cli.md from the commands' own help
 	@$(BIN)/python -m sparsegate.cli.document docs/cli.md

@@ -38,6 +38,12 @@ def test_examples_run(page, tmp_path, monkeypatch):
         cells.CELLS.update(before)
 
 
+def test_the_worked_example_is_the_file():
+    page = (ROOT / "docs" / "adding-a-cell.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(rf"{re.escape(SHOWN_ONLY)}\n```python\n(.*?)```", page, flags=re.DOTALL)
+    assert shown in (ROOT / "sw" / "sparsegate" / "cells" / "cifg.py").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("help", "setup", "demo", "test", "lint", "sim", "bitstream", "bench", "bench-accuracy", "docs", "clean")
+VERBS = (
+    "help",
+    "setup",
+    "demo",
+    "test",
+    "lint",
+    "sim",
+    "bitstream",
+    "bench",
+    "bench-accuracy",
+    "bench-real",
+    "docs",
+    "clean",
+)
 
 
 def make(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

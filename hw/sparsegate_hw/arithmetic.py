@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from amaranth.hdl import Const, Module, Signal, Value, signed
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
 
 from sparsegate import activation, timing
 from sparsegate.fixed import QFormat
@@ -45,9 +45,10 @@ class PipelineArithmetic:
         step_bits: int,
         gates: Mapping[str, Value],
         states: Mapping[str, Value],
+        parameters: Mapping[str, Value],
     ) -> None:
         self._m, self._formats, self._step_bits = m, formats, step_bits
-        self._gates, self._states = gates, states
+        self._gates, self._states, self._parameters = gates, states, parameters
         self._delays: dict[tuple[str, int], Value] = {}
         self._names: dict[str, int] = {}
         self.saturations: list[Saturation] = []
@@ -81,6 +82,9 @@ class PipelineArithmetic:
     def state(self, name: str) -> Node:
         return Node(self._states[name], self._formats[name].frac, 0, f"state_{name}")
 
+    def parameter(self, name: str) -> Node:
+        return Node(self._parameters[name], self._formats["parameter"].frac, 0, f"parameter_{name}")
+
     def one(self) -> Node:
         form = self._formats["gate"]
         return Node(Const(1 << form.frac, signed(form.width)), form.frac, 0, "one")
@@ -100,6 +104,10 @@ class PipelineArithmetic:
     def _aligned(self, a: Node, b: Node) -> tuple[Value, Value, int, int]:
         stage, frac = max(a.stage, b.stage), max(a.frac, b.frac)
         return self.at(a, stage).shift_left(frac - a.frac), self.at(b, stage).shift_left(frac - b.frac), frac, stage
+
+    def relu(self, value: Node) -> Node:
+        signal = value.signal
+        return self._register(Mux(signal[-1], 0, signal).as_signed(), value.frac, value.stage, f"relu_{value.name}")
 
     def narrow(self, value: Node, target: str, site: str, symmetric: bool = False) -> Node:
         form = self._formats[target]

@@ -30,6 +30,12 @@ class Board(wiring.Component):
     baud : bits a second of the UART.
     timeout_s : seconds after which a frame that stopped in the middle is given up.
 
+    Raises
+    ------
+    SparseGateError
+        If the Program does not stream: every request is a step and its reply, but such a Program answers whole sequences only.
+        If the engine has state ports, for which the protocol has no request.
+
     Members
     -------
     rx, tx : In(1), Out(1)
@@ -40,6 +46,15 @@ class Board(wiring.Component):
     """
 
     def __init__(self, engine: Any, program: Program, clock_hz: int, baud: int = BAUD, timeout_s: float = 0.05) -> None:
+        if not program.streams:
+            raise SparseGateError(
+                "a board runs one step a request, but this Program looks both ways in time and needs whole sequences;"
+                " use its engine without the board's wrapper"
+            )
+        if hasattr(engine, "state_in"):
+            raise SparseGateError(
+                "a board has no request for states, but this engine has state ports; build it with states=False"
+            )
         self.divisor = divisor_for(clock_hz, baud)
         self.clock_hz = clock_hz
         self._engine = engine

@@ -16,7 +16,8 @@ from sparsegate_hw.pe import Beat, ProcessingElement, Read
 class Cluster(wiring.Component):
     """``layout.cluster`` rows x ``layout.groups`` PEs.
 
-    Members: ``beat`` of every group (:class:`Beat`), ``read`` (:class:`Read`), ``value`` of every row, summed over the groups.
+    Members: ``beat`` of every group (:class:`Beat`), ``read`` (:class:`Read`), ``value`` of every row, summed over the groups;
+    ``apart`` the same of the second accumulators of ``layout.apart_rows``.
 
     Timing: ``value`` is ``READOUT - 1 + group_sum(groups)`` cycles behind ``read``: two for the PE, one for each level of
     the adder tree.
@@ -25,15 +26,20 @@ class Cluster(wiring.Component):
     def __init__(self, layout: Layout, index: Any, weight: Any) -> None:
         self._layout = layout
         self._pes = [
-            [ProcessingElement(layout, index[row, group], weight[row, group]) for group in range(layout.groups)]
+            [
+                ProcessingElement(layout, index[row, group], weight[row, group], row in layout.apart_rows)
+                for group in range(layout.groups)
+            ]
             for row in range(layout.cluster)
         ]
         self.latency = timing.READOUT - 1 + timing.group_sum(layout.groups)
+        value = signed(layout.acc_width)
         super().__init__(
             {
                 "beat": In(Beat(layout)).array(layout.groups),
                 "read": In(Read(layout)),
-                "value": Out(signed(layout.acc_width)).array(layout.cluster),
+                "value": Out(value).array(layout.cluster),
+                **({"apart": Out(value).array(len(layout.apart_rows))} if layout.apart_rows else {}),
             }
         )
 
@@ -46,23 +52,28 @@ class Cluster(wiring.Component):
         m = Module()
         layout = self._layout
         for row, pes in enumerate(self._pes):
-            level: list[Value] = []
             for group, pe in enumerate(pes):
                 m.submodules[f"pe_{row}_{group}"] = pe
-                for name in ("valid", "address", "delta", "slot"):
+                for name in Beat(layout).members:
                     m.d.comb += getattr(pe.beat, name).eq(getattr(self.beat[group], name))
                 for name in ("valid", "address", "clear"):
                     m.d.comb += getattr(pe.read, name).eq(getattr(self.read, name))
-                level.append(pe.value)
-            depth = 0
-            while len(level) > 1:
-                depth += 1
-                sums = []
-                for at in range(0, len(level), 2):
-                    # the total fits acc_width by the Program's bound, and so does every partial sum
-                    register = Signal(signed(layout.acc_width), name=f"sum_{row}_{depth}_{at // 2}")
-                    m.d.sync += register.eq(sum(level[at : at + 2][1:], level[at]))
-                    sums.append(register)
-                level = sums
-            m.d.comb += self.value[row].eq(level[0])
+            m.d.comb += self.value[row].eq(self._total(m, [pe.value for pe in pes], f"sum_{row}"))
+        for at, row in enumerate(layout.apart_rows):
+            values = [pe.value_apart for pe in self._pes[row]]
+            m.d.comb += self.apart[at].eq(self._total(m, values, f"sum_apart_{row}"))
         return m
+
+    def _total(self, m: Module, level: list[Value], name: str) -> Value:
+        """Sum of the groups' values, a register for each level of the tree."""
+        depth = 0
+        while len(level) > 1:
+            depth += 1
+            sums = []
+            for at in range(0, len(level), 2):
+                # the total fits acc_width by the Program's bound, and so does every partial sum
+                register = Signal(signed(self._layout.acc_width), name=f"{name}_{depth}_{at // 2}")
+                m.d.sync += register.eq(sum(level[at : at + 2][1:], level[at]))
+                sums.append(register)
+            level = sums
+        return level[0]

@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from sparsegate import timing
 from sparsegate.layout import Layout
 from sparsegate.program import THRESHOLD_BITS
+from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import depth_bits
 
 
@@ -63,15 +64,21 @@ class DeltaCompare(wiring.Component):
         return m
 
 
+def source_width(layout: Layout) -> int:
+    """Bits of the widest value that a pass takes."""
+    return max(layout.program.layers[run.of.layers.start].formats["x"].width for run in layout.passes)
+
+
 def input_payload(layout: Layout) -> data.StructLayout:
-    """Payload of the input stream: one column's value; ``last`` with the final value of a sequence's final frame."""
-    return data.StructLayout({"data": signed(layout.program.input_format.width), "last": 1})
+    """Payload of a pass's input stream: one column's value; ``last`` with the final value of a sequence's final frame."""
+    return data.StructLayout({"data": signed(source_width(layout)), "last": 1})
 
 
 class InputEncoder(wiring.Component):
-    """Takes frames of ``program.inputs`` values and lists the columns that moved, in two banks in turn.
+    """Takes frames of the pass's input and lists the columns that moved, in two banks in turn. Passes take turns, a sequence each.
 
-    Members: ``i`` stream of :func:`input_payload`; ``threshold`` unsigned(16); ``push`` (valid, bank, group, place, delta) to
+    Members: ``i`` stream of :func:`input_payload`; ``threshold`` unsigned(16) of each of ``program.vectors``, of which a column has
+    that of the vector it is part of; ``push`` (valid, bank, group, place, delta) to
     the column groups' lists; ``open`` (valid, bank) pulses with ``release``, to empty
     that bank for a later frame; ``ready``, ``bank`` and
     ``last``: a frame is complete in ``bank``, and whether it ends its sequence; ``release`` (in) gives that bank back.
@@ -83,12 +90,12 @@ class InputEncoder(wiring.Component):
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        width = layout.program.input_format.width
-        places = -(-layout.program.inputs // layout.groups)
+        width = source_width(layout)
+        places = -(-max(run.inputs for run in layout.passes) // layout.groups)
         super().__init__(
             {
                 "i": In(stream.Signature(input_payload(layout))),
-                "threshold": In(THRESHOLD_BITS),
+                "threshold": In(THRESHOLD_BITS).array(len(layout.program.vectors)),
                 "push": Out(
                     wiring.Signature(
                         {
@@ -111,13 +118,14 @@ class InputEncoder(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout = self._layout
-        inputs, groups = layout.program.inputs, layout.groups
-        width = layout.program.input_format.width
-        m.submodules.sent = sent = Memory(shape=signed(width), depth=inputs, init=[])
+        inputs, groups = [run.inputs for run in layout.passes], layout.groups
+        width = source_width(layout)
+        m.submodules.sent = sent = Memory(shape=signed(width), depth=max(inputs), init=[])
         m.submodules.compare = compare = DeltaCompare(width)
         write, read = sent.write_port(), sent.read_port(domain="comb")
 
-        column = Signal(range(max(2, inputs)))
+        column = Signal(range(max(2, max(inputs))))
+        run = Signal(range(max(2, len(inputs))))
         group = Signal.like(self.push.group, name="group")
         place = Signal.like(self.push.place, name="place")
         # the reference counts as 0 throughout a sequence's first frame, whatever the memory holds
@@ -134,12 +142,12 @@ class InputEncoder(wiring.Component):
         m.d.comb += [
             self.i.ready.eq(~taken_banks.bit_select(filling, 1)),
             take.eq(self.i.valid & self.i.ready),
-            final.eq(column == inputs - 1),
+            final.eq(column == constant(m, run, [count - 1 for count in inputs], "final_column")),
             read.addr.eq(column),
             reference.eq(read.data),
             compare.value.eq(self.i.payload.data),
             compare.reference.eq(Mux(first, 0, reference)),
-            compare.threshold.eq(self.threshold),
+            compare.threshold.eq(self._threshold(m, run, column)),
             write.data.eq(compare.update),
             write.en.eq(taken),
             self.ready.eq(full.bit_select(self.bank, 1)),
@@ -147,9 +155,11 @@ class InputEncoder(wiring.Component):
             self.open.bank.eq(self.bank),
             self.open.valid.eq(self.release),
         ]
-        if inputs == 1:
+        if min(inputs) == 1:
             # the only column may come again while its comparison is in work
-            m.d.comb += reference.eq(Mux(taken, compare.update, read.data))
+            again = Signal()
+            m.d.comb += again.eq(taken & (constant(m, run, inputs, "inputs") == 1))
+            m.d.comb += reference.eq(Mux(again, compare.update, read.data))
         # the comparison's stage, then the list's
         where = Signal(data.StructLayout({"bank": 1, "group": len(self.push.group), "place": len(self.push.place)}))
         ending, complete = (
@@ -188,10 +198,33 @@ class InputEncoder(wiring.Component):
                     filling.eq(~filling),
                     first.eq(self.i.payload.last),
                 ]
+                with m.If(self.i.payload.last):
+                    m.d.sync += run.eq(Mux(run == len(inputs) - 1, 0, run + 1))
         with m.If(self.release):
             m.d.sync += [banks.bit_select(self.bank, 1).eq(0) for banks in (full, taken_banks)]
             m.d.sync += [self.bank.eq(~self.bank)]
         return m
 
+    def _threshold(self, m: Module, run: Signal, column: Signal) -> Signal:
+        """Θ of the column whose comparison comes out in this cycle, one after it was taken."""
+        program = self._layout.program
+        last = {0: 0}  # number of a source to that of its vector
+        for phase in program.phases:
+            last[program.layers.index(phase.layer) + 1] = program.phases.index(phase) + 1
+        sizes = [program.inputs, *(layer.outputs for layer in program.layers)]
+        if len(self._layout.passes) == 1 and len(self._layout.passes[0].of.sources) == 1:
+            return self.threshold[last[self._layout.passes[0].of.sources[0]]]
+        threshold = Signal(THRESHOLD_BITS)
+        with m.Switch(run):
+            for number, this in enumerate(self._layout.passes):
+                with m.Case(number):
+                    end = this.inputs
+                    # from the last part to the first, so that the lowest end that the column is below wins
+                    for source in reversed(this.of.sources):
+                        with m.If(column < end):
+                            m.d.sync += threshold.eq(self.threshold[last[source]])
+                        end -= sizes[source]
+        return threshold
 
-__all__ = ["THRESHOLD_BITS", "DeltaCompare", "InputEncoder", "input_payload"]
+
+__all__ = ["THRESHOLD_BITS", "DeltaCompare", "InputEncoder", "input_payload", "source_width"]

@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
-from sparsegate.layout import Layout, MatrixLayout
+from sparsegate.layout import INPUT, Layout, MatrixLayout, PhaseLayout
 from sparsegate_hw.columns import ColumnList
 from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import Beat, depth_bits
@@ -18,11 +18,12 @@ from sparsegate_hw.pe import Beat, depth_bits
 class Dispatcher(wiring.Component):
     """Runs through the moved columns of a phase in fixed order and issues their entries without a bubble.
 
-    The order is: the phase's source vector bank by bank, then (for a recurrent layer) its own output bank by bank. While
+    The order is: the columns of the phase's first matrix bank by bank, then those of its second, if it has one. While
     ``run`` is 0 the pointers rest at the lists' starts.
 
-    Members: ``run``, ``phase``, ``first`` (the sequence's first step: there is no earlier output), ``bank`` (of the
-    input's two); ``input`` and ``lanes`` the read sides of the group's lists (counts of each section, address, entry); ``beat``
+    Members: ``run``, ``phase``, ``first`` (the sequence's first step: there is no earlier output), ``prime`` (with state ports:
+    only the columns of carried vectors, which a loaded state sends), ``bank`` (of the input's two); ``input`` and
+    ``lanes`` the read sides of the group's lists (counts of each section, address, entry); ``beat``
     (:class:`Beat`); ``issued`` pulses for each column; ``idle`` when nothing is left.
 
     Timing: the first beat comes ``DISPATCH`` = 4 cycles after ``run``; a column takes its burst of slots * N beats;
@@ -56,6 +57,7 @@ class Dispatcher(wiring.Component):
                 "beat": Out(Beat(layout)),
                 "issued": Out(1),
                 "idle": Out(1),
+                **({"prime": In(1)} if layout.config.states else {}),
             }
         )
 
@@ -66,10 +68,24 @@ class Dispatcher(wiring.Component):
         sides = [getattr(self, f"lane_{lane}") for lane in range(lanes)]
 
         # -- select: the first bank with a column left -----------------------------------------------------------------
+        def table(values: list[bool]) -> Value:
+            return Array([int(value) for value in values])[self.phase].bool()
+
+        prime = self.prime if layout.config.states else Const(0)
+        pairs: dict[str, list[MatrixLayout | None]] = {
+            "x": [phase.matrices[0] for phase in phases],
+            "h": [phase.matrices[1] if len(phase.matrices) > 1 else None for phase in phases],
+        }
         from_input = Signal()
-        m.d.comb += from_input.eq(Array([int(phase.x.vector == 0) for phase in phases])[self.phase])
-        recurrent = Signal()
-        m.d.comb += recurrent.eq(Array([int(phase.h is not None) for phase in phases])[self.phase] & ~self.first)
+        enables = {key: Signal(name=f"{key}_enable") for key in pairs}
+        m.d.comb += from_input.eq(table([phase.matrices[0].source == INPUT for phase in phases]) & ~prime)
+        for key, matrices in pairs.items():
+            listed = [matrix is not None and matrix.source != INPUT for matrix in matrices]
+            now = [bool(matrix and matrix.now) for matrix in matrices]
+            enable = table(listed) & (table(now) | ~self.first)
+            if layout.config.states:
+                enable = Mux(prime, table([bool(matrix and matrix.carried) for matrix in matrices]), enable)
+            m.d.comb += enables[key].eq(enable)
 
         def pointer(name: str, like: Value) -> Signal:
             return Signal.like(like, name=name)
@@ -84,10 +100,11 @@ class Dispatcher(wiring.Component):
             for pointers, left, key in ((x_pointers, x_left, "x"), (h_pointers, h_left, "h")):
                 at = pointer(f"{key}_pointer_{lane}", side.counts[0])
                 some = Signal(name=f"{key}_left_{lane}")
-                vectors = [phase.x.vector if key == "x" else phase.h.vector if phase.h else 0 for phase in phases]
-                counts = Array(side.counts[vector - 1] if vector else Const(0) for vector in vectors)
-                enable = ~from_input if key == "x" else recurrent
-                m.d.comb += some.eq(enable & (counts[self.phase] != at))
+                counts = Array(
+                    Const(0) if matrix is None or matrix.source == INPUT else side.counts[matrix.source]
+                    for matrix in pairs[key]
+                )
+                m.d.comb += some.eq(enables[key] & (counts[self.phase] != at))
                 pointers.append(at)
                 left.append(some)
         from_x = Signal()
@@ -120,8 +137,12 @@ class Dispatcher(wiring.Component):
                 m.d.sync += [s_bank.eq(0), s_address.eq(base + input_pointer), input_pointer.eq(input_pointer + 1)]
             for lane in range(lanes):
                 bases = self._lane_bases[lane]
-                x_base = Array([bases[phase.x.vector - 1] if phase.x.vector else 0 for phase in phases])[self.phase]
-                h_base = Array([bases[phase.h.vector - 1] if phase.h else 0 for phase in phases])[self.phase]
+                x_base, h_base = (
+                    Array([bases[matrix.source] if matrix and matrix.source != INPUT else 0 for matrix in matrices])[
+                        self.phase
+                    ]
+                    for matrices in pairs.values()
+                )
                 before = Cat(input_left, *lane_left[:lane]).any()
                 with m.If(lane_left[lane] & ~before):
                     m.d.sync += s_bank.eq(lane)
@@ -149,13 +170,13 @@ class Dispatcher(wiring.Component):
                 ]
 
         # -- B: its place in the weight memory, its delta at the matrix's scale -----------------------------------------
-        def matrices(phase: Any) -> list[MatrixLayout]:
-            return [phase.x, phase.h or phase.x]
+        def both(phase: PhaseLayout) -> list[MatrixLayout]:
+            return [phase.matrices[0], phase.matrices[-1]]
 
         def of_matrix(values: list[list[int]], name: str, h: Value) -> Signal:
             return constant(m, Cat(h, self.phase), [value for pair in values for value in pair], name)
 
-        burst = of_matrix([[x.burst for x in matrices(phase)] for phase in phases], "burst", a_h)
+        burst = of_matrix([[x.burst for x in both(phase)] for phase in phases], "burst", a_h)
         b_product = Signal(places + burst.shape().width)
         b_base = Signal(depth_bits(layout.weight_depth))
         b_delta = Signal(signed(layout.operand_width))
@@ -170,13 +191,16 @@ class Dispatcher(wiring.Component):
                         with m.Case(2 * number + h):
                             bases = list(matrix.bases[self._group])
                             bases += [0] * (lanes - len(bases))
-                            m.d.sync += [b_base.eq(Array(bases)[a_bank]), b_delta.eq(a_delta.shift_left(matrix.shift))]
+                            m.d.sync += [
+                                b_base.eq(Array(bases)[a_bank]),
+                                b_delta.eq(a_delta.shift_left(matrix.term.shift)),
+                            ]
 
         # -- Q: the burst ----------------------------------------------------------------------------------------------
-        entries = of_matrix([[x.matrix.entries - 1 for x in matrices(phase)] for phase in phases], "entries", b_h)
+        entries = of_matrix([[x.term.matrix.entries - 1 for x in both(phase)] for phase in phases], "entries", b_h)
         slots = constant(m, self.phase, [phase.slots - 1 for phase in phases], "slots")
         acc_base = constant(m, self.phase, [phase.acc_base for phase in phases], "acc_base")
-        block = constant(m, self.phase, [phase.layer.block for phase in phases], "block")
+        block = constant(m, self.phase, [phase.phase.block for phase in phases], "block")
         entry_left = Signal.like(entries, name="entry_left")
         entry_reload = Signal.like(entries, name="entry_reload")
         slot_left = Signal.like(slots, name="slot_left")
@@ -189,6 +213,7 @@ class Dispatcher(wiring.Component):
                 beat.address.eq(b_product + b_base),
                 beat.delta.eq(b_delta),
                 beat.slot.eq(acc_base),
+                *([beat.apart.eq(b_h & table([bool(p.phase.apart) for p in phases]))] if layout.apart_rows else []),
                 entry_left.eq(entries),
                 entry_reload.eq(entries),
                 slot_left.eq(slots),

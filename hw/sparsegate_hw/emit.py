@@ -13,7 +13,7 @@ from typing import Any
 from sparsegate import __version__, activation, artefact
 from sparsegate.images import images, memory_bits
 from sparsegate.layout import HardwareConfig, Layout
-from sparsegate.program import Program
+from sparsegate.program import Layer, Program
 from sparsegate_hw.engine import Engine, saturation_sites
 from sparsegate_hw.folders import making
 from sparsegate_hw.verilog import convert
@@ -69,36 +69,17 @@ def build_folder(program: Program, config: HardwareConfig, root: str | Path = "b
 
 def describe(layout: Layout) -> dict[str, Any]:
     """A Program's placement and the proofs that go with it, as JSON values."""
-    layers = []
-    for number, phase in enumerate(layout.phases):
-        layer = phase.layer
-        tables = {
-            function: activation.table(
-                function, layer.formats["pre"], layer.formats["gate"], layer.step_bits
-            ).worst_error()
-            for function in layer.cell.functions
+    program = layout.program
+    vectors = ["input", *(layer.name for layer in program.layers)]
+    passes = [
+        {
+            "layers": [program.layers[number].name for number in run.of.layers],
+            "sources": [vectors[source] for source in run.of.sources],
+            "reverse": run.of.reverse,
+            "when": run.of.when,
         }
-        layers.append(
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "units": layer.units,
-                "inputs": layer.inputs,
-                "when": layer.when,
-                "block": layer.block,
-                "entries": {key: m.matrix.entries for key, m in zip("xh", phase.matrices, strict=False)},
-                "nonzeros": {key: m.matrix.nonzeros for key, m in zip("xh", phase.matrices, strict=False)},
-                "formats": {key: str(value) for key, value in layer.formats.items()},
-                "accumulator": {
-                    "bound": layer.bound,
-                    "width": layer.formats["acc"].width,
-                    "max": layer.formats["acc"].max,
-                },
-                "slots": phase.slots,
-                "idle_share": round(layout.idle_share(number), 6),
-                "worst_table_error_lsb": {key: round(value, 6) for key, value in tables.items()},
-            }
-        )
+        for run in layout.passes
+    ]
     return {
         "rows": layout.rows,
         "groups": layout.groups,
@@ -110,7 +91,62 @@ def describe(layout: Layout) -> dict[str, Any]:
         "accumulator_bits": layout.acc_width,
         "operand_bits": layout.operand_width,
         "memory_bits": memory_bits(layout),
-        "layers": layers,
+        "streams": program.streams,
+        "passes": passes,
+        "layers": [
+            _describe_layer(layout, layer, [vectors[source] for source in sources])
+            for layer, sources in zip(program.layers, program.sources, strict=True)
+        ],
+    }
+
+
+def _describe_layer(layout: Layout, layer: Layer, sources: list[str]) -> dict[str, Any]:
+    """One row: the layer, its phases, and for each of these the proof that its accumulators hold every sum."""
+    phases = [(n, phase) for n, phase in enumerate(layout.phases) if phase.phase.layer is layer]
+    matrices = {"x": layer.matrix_x, "h": layer.matrix_h, "p": layer.matrix_p}
+    tables = {
+        function: activation.table(function, layer.formats["pre"], layer.formats["gate"], layer.step_bits).worst_error()
+        for function in layer.cell.functions
+    }
+    blocks, slots = sum(phase.phase.blocks for _, phase in phases), sum(phase.slots for _, phase in phases)
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "units": layer.units,
+        "inputs": layer.inputs,
+        "outputs": layer.outputs,
+        "when": layer.when,
+        "sources": sources,
+        "reverse": layer.reverse,
+        "block": layer.block,
+        "projection": None if layer.matrix_p is None else {"outputs": layer.outputs, "block": layer.block_p},
+        "parameters": list(layer.parameters),
+        "states": layer.carried,
+        "entries": {key: matrix.entries for key, matrix in matrices.items() if matrix is not None},
+        "nonzeros": {key: matrix.nonzeros for key, matrix in matrices.items() if matrix is not None},
+        "formats": {key: str(value) for key, value in layer.formats.items()},
+        "slots": slots,
+        "idle_share": round(1 - blocks / (layout.rows * slots), 6),
+        "worst_table_error_lsb": {key: round(value, 6) for key, value in tables.items()},
+        "phases": [
+            {
+                "name": phase.phase.name,
+                "pass": phase.run,
+                "gates": list(phase.phase.spec.gates),
+                "columns": [matrix.term.column for matrix in phase.matrices],
+                "apart": list(phase.phase.spec.apart),
+                "units": phase.phase.units,
+                "positions": phase.positions,
+                "slots": phase.slots,
+                "idle_share": round(layout.idle_share(number), 6),
+                "accumulator": {
+                    "bound": phase.phase.bound,
+                    "width": phase.phase.formats["acc"].width,
+                    "max": phase.phase.formats["acc"].max,
+                },
+            }
+            for number, phase in phases
+        ],
     }
 
 

@@ -4,64 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Module, signed
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.program import Program
-from sparsegate_hw.cluster import Cluster
-from sparsegate_hw.columns import ColumnList
-from sparsegate_hw.delta import THRESHOLD_BITS, InputEncoder, input_payload
-from sparsegate_hw.dispatcher import Dispatcher
-from sparsegate_hw.lane import Lane, LaneBus, LaneControl, pipelines, result_width
-from sparsegate_hw.output import OutputBuffer, output_payload
-from sparsegate_hw.pe import depth_bits
-from sparsegate_hw.sequencer import Sequencer
-
-COUNTER_BITS = 32
-
-
-def saturation_sites(program: Program) -> list[tuple[str, str]]:
-    """(layer, site) of every saturation counter, in order."""
-    return [(layer.name, site) for layer in program.layers for site in layer.cell.sites]
-
-
-class Counters(wiring.Signature):
-    """What the host may read; every counter is 32 bits and wraps.
-
-    ``cycles`` with a frame in work, ``steps`` done, ``columns_seen`` (that a dense engine would have processed),
-    ``columns_sent`` (processed), ``saturations`` for each of :func:`saturation_sites`.
-    """
-
-    def __init__(self, program: Program) -> None:
-        super().__init__(
-            {
-                "cycles": Out(COUNTER_BITS),
-                "steps": Out(COUNTER_BITS),
-                "columns_seen": Out(COUNTER_BITS),
-                "columns_sent": Out(COUNTER_BITS),
-                "saturations": Out(COUNTER_BITS).array(len(saturation_sites(program))),
-            }
-        )
-
-
-class Trace(wiring.Signature):
-    """Results as they leave the lanes, for test benches: ``h[lane]`` is the output of unit ``Layout.unit(layer, lane, position)``.
-
-    ``real`` has a bit for each lane: the position holds a unit. No back-pressure; left unconnected it costs nothing.
-    """
-
-    def __init__(self, layout: Layout) -> None:
-        super().__init__(
-            {
-                "valid": Out(1),
-                "layer": Out(depth_bits(len(layout.phases))),
-                "position": Out(depth_bits(layout.position_depth)),
-                "real": Out(layout.lanes),
-                "h": Out(signed(result_width(layout))).array(layout.lanes),
-            }
-        )
+from sparsegate_hw.buffer import SequenceBuffer
+from sparsegate_hw.core import Core, Counters, Trace, saturation_sites, state_ports
+from sparsegate_hw.delta import THRESHOLD_BITS
 
 
 class Engine(wiring.Component):
@@ -71,11 +22,17 @@ class Engine(wiring.Component):
     -------
     x : stream of columns' values, frames of ``program.inputs``; ``last`` with the final value of a sequence's final frame.
     y : stream of outputs, frames of ``program.outputs``, one a step (or a sequence, for a layer that runs on the last step).
-    threshold : Θ of the input and of every layer's output, in LSBs; change it only when no frame is
+    threshold : Θ of each of ``program.vectors``, in LSBs; change it only when no frame is
         in work or waiting: after the last step's ``step_done``, before the next sequence's first value.
     counters : see :class:`Counters`.
     step_start, step_done : pulses when a frame is taken and when its last result is there.
     trace : see :class:`Trace`.
+    state_in, state_out, load, save : with ``config.states``. While ``load`` is 1, every sequence takes a frame of
+        ``Layout.pack_state`` before its first step; while ``save`` is 1, it gives one after its last.
+    too_long : of a Program that does not stream: a sequence had more than ``config.steps`` frames; see :class:`SequenceBuffer`.
+
+    A Program with layers in both directions of time (``not program.streams``) is given whole sequences, which a buffer holds while
+    pass after pass runs over them; the state ports then serve each pass with recurrent layers in turn.
 
     Timing: exactly ``sparsegate.cycles.predict`` without stalls. State, sent values and accumulators restart from zero
     after a frame with ``last``, and after reset, which first clears an accumulator address a cycle.
@@ -84,185 +41,49 @@ class Engine(wiring.Component):
     def __init__(self, program: Program, config: HardwareConfig | None = None) -> None:
         self.program, self.config = program, config or HardwareConfig()
         self.layout = layout = Layout(program, self.config)
+
+        def values(width: int) -> stream.Signature:
+            return stream.Signature(data.StructLayout({"data": signed(width), "last": 1}))
+
         super().__init__(
             {
-                "x": In(stream.Signature(input_payload(layout))),
-                "y": Out(stream.Signature(output_payload(layout))),
-                "threshold": In(THRESHOLD_BITS).array(len(layout.phases) + 1),
+                "x": In(values(program.input_format.width)),
+                "y": Out(values(program.output_format.width)),
+                "threshold": In(THRESHOLD_BITS).array(len(program.vectors)),
                 "counters": Out(Counters(program)),
                 "step_start": Out(1),
                 "step_done": Out(1),
                 "trace": Out(Trace(layout)),
+                **(state_ports(layout) if self.config.states else {}),
+                **({} if program.streams else {"too_long": Out(1)}),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        layout = self.layout
-        m.submodules.encoder = encoder = InputEncoder(layout)
-        m.submodules.sequencer = sequencer = Sequencer(layout)
-        m.submodules.control = control = LaneControl(layout)
-        m.submodules.output_buffer = output = OutputBuffer(layout)
-        connect(m, flipped(self.x), encoder.i)
-        connect(m, output.o, flipped(self.y))
+        m.submodules.core = core = Core(self.layout)
+        if self.program.streams:
+            connect(m, flipped(self.x), core.x)
+            connect(m, core.y, flipped(self.y))
+        else:
+            m.submodules.buffer = buffer = SequenceBuffer(self.program, self.config.steps)
+            connect(m, flipped(self.x), buffer.i)
+            connect(m, buffer.feed, core.x)
+            connect(m, core.y, buffer.collect)
+            connect(m, buffer.o, flipped(self.y))
+            m.d.comb += self.too_long.eq(buffer.too_long)
+        if self.config.states:
+            connect(m, flipped(self.state_in), core.state_in)
+            connect(m, core.state_out, flipped(self.state_out))
+            m.d.comb += [core.load.eq(self.load), core.save.eq(self.save)]
+        connect(m, core.trace, flipped(self.trace))
+        connect(m, core.counters, flipped(self.counters))
         m.d.comb += [
-            encoder.threshold.eq(self.threshold[0]),
-            encoder.release.eq(sequencer.release),
-            sequencer.frame_ready.eq(encoder.ready),
-            sequencer.frame_last.eq(encoder.last),
-            sequencer.output_busy.eq(output.busy),
-            output.start.eq(sequencer.output),
-            output.last.eq(sequencer.last),
-            self.step_start.eq(sequencer.step_start),
-            self.step_done.eq(sequencer.step_done),
+            *(into.eq(value) for into, value in zip(core.threshold, self.threshold, strict=True)),
+            self.step_start.eq(core.step_start),
+            self.step_done.eq(core.step_done),
         ]
-
-        lanes = self._lanes(m, sequencer, control, output)
-        issued = self._groups(m, encoder, sequencer, control, lanes)
-        self._count(m, sequencer, lanes, issued)
         return m
 
-    def _lanes(self, m: Module, sequencer: Sequencer, control: LaneControl, output: OutputBuffer) -> list[Lane]:
-        """Cell lanes, their control, and what becomes of their results."""
-        layout, phases = self.layout, self.layout.phases
-        m.d.comb += [
-            control.valid.eq(sequencer.read.valid & ~sequencer.clearing),
-            control.turn.eq(sequencer.turn),
-            control.sub.eq(sequencer.sub),
-            control.address.eq(sequencer.position),
-            control.phase.eq(sequencer.phase),
-            control.first.eq(sequencer.first),
-            control.begin.eq(sequencer.begin),
-        ]
-        followed_by_last = [
-            int(number + 1 < len(phases) and phases[number + 1].layer.when == "last") for number in range(len(phases))
-        ]
-        value_mode = Signal()
-        threshold = Signal(THRESHOLD_BITS)
-        base = Array([phase.position_base for phase in phases])[sequencer.phase]
-        position = Signal.like(self.trace.position)
-        m.d.comb += [
-            value_mode.eq(sequencer.last & Array(followed_by_last)[sequencer.phase]),
-            position.eq(control.bus.result_address - base),
-            output.write.valid.eq(control.bus.result_valid & (sequencer.phase == len(phases) - 1)),
-            output.write.position.eq(position),
-            self.trace.valid.eq(control.bus.result_valid),
-            self.trace.layer.eq(sequencer.phase),
-            self.trace.position.eq(position),
-        ]
-        # registered: the phase is known long before its first result
-        m.d.sync += threshold.eq(Array(self.threshold[number + 1] for number in range(len(phases)))[sequencer.phase])
-        bias, real = layout.biases()
-        lanes = []
-        for number in range(layout.lanes):
-            m.submodules[f"lane_{number}"] = lane = Lane(layout, bias[number], real[number])
-            for name in LaneBus(layout).members:
-                source, target = getattr(control.bus, name), getattr(lane.bus, name)
-                pairs = zip(source, target, strict=True) if name in ("valid", "position") else [(source, target)]
-                m.d.comb += [into.eq(value) for value, into in pairs]
-            m.d.comb += [
-                lane.threshold.eq(threshold),
-                lane.value_mode.eq(value_mode),
-                output.h[number].eq(lane.h),
-                self.trace.real[number].eq(lane.real),
-                self.trace.h[number].eq(lane.h),
-            ]
-            lanes.append(lane)
-        return lanes
 
-    def _groups(
-        self, m: Module, encoder: InputEncoder, sequencer: Sequencer, control: LaneControl, lanes: list[Lane]
-    ) -> list[Value]:
-        """Column lists, dispatchers and clusters; returns each group's ``issued``."""
-        layout, phases = self.layout, self.layout.phases
-        dispatchers = []
-        for group in range(layout.groups):
-            depth = max(1, layout.bank_depth(0, group, 0))
-            inputs = ColumnList([depth, depth], depth, layout.delta_width)
-            m.submodules[f"input_list_{group}"] = inputs
-            m.d.comb += [
-                inputs.push.valid.eq(encoder.push.valid & (encoder.push.group == group)),
-                inputs.push.section.eq(encoder.push.bank),
-                inputs.push.entry.place.eq(encoder.push.place),
-                inputs.push.entry.delta.eq(encoder.push.delta),
-                inputs.clear.valid.eq(encoder.open.valid),
-                inputs.clear.section.eq(encoder.open.bank),
-            ]
-            lists = []
-            for number, lane in enumerate(lanes):
-                depths = [
-                    layout.bank_depth(vector, group, number) if layout.consumed[vector] else 0
-                    for vector in range(1, len(phases) + 1)
-                ]
-                columns = ColumnList(depths, max(1, *depths), layout.delta_width)
-                m.submodules[f"list_{group}_{number}"] = columns
-                turn = (group - number) % layout.groups
-                m.d.comb += [
-                    columns.push.valid.eq(lane.moved & (control.group == turn)),
-                    columns.push.section.eq(sequencer.phase),
-                    columns.push.entry.place.eq(control.place),
-                    columns.push.entry.delta.eq(lane.delta),
-                    columns.clear.valid.eq(sequencer.begin),
-                    columns.clear.section.eq(sequencer.phase),
-                ]
-                lists.append(columns)
-            m.submodules[f"dispatcher_{group}"] = dispatcher = Dispatcher(layout, group, inputs, lists)
-            sides = [(dispatcher.input, inputs)]
-            sides += [(getattr(dispatcher, f"lane_{number}"), columns) for number, columns in enumerate(lists)]
-            for side, columns in sides:
-                m.d.comb += [columns.read.address.eq(side.address), side.entry.eq(columns.read.entry)]
-                m.d.comb += [into.eq(value) for into, value in zip(side.counts, columns.counts, strict=True)]
-            m.d.comb += [
-                dispatcher.run.eq(sequencer.run),
-                dispatcher.phase.eq(sequencer.phase),
-                dispatcher.first.eq(sequencer.first),
-                dispatcher.bank.eq(encoder.bank),
-            ]
-            dispatchers.append(dispatcher)
-        m.d.comb += sequencer.idle.eq(Cat(dispatcher.idle for dispatcher in dispatchers).all())
-
-        index, weight = layout.weights()
-        for number in range(layout.clusters):
-            rows = slice(number * layout.cluster, (number + 1) * layout.cluster)
-            m.submodules[f"cluster_{number}"] = cluster = Cluster(layout, index[rows], weight[rows])
-            for group, dispatcher in enumerate(dispatchers):
-                for name in ("valid", "address", "delta", "slot"):
-                    m.d.comb += getattr(cluster.beat[group], name).eq(getattr(dispatcher.beat, name))
-            for name in ("valid", "address", "clear"):
-                m.d.comb += getattr(cluster.read, name).eq(getattr(sequencer.read, name))
-            lane, turn = lanes[number // layout.lane_clusters], number % layout.lane_clusters
-            for row in range(layout.cluster):
-                m.d.comb += lane.acc[turn * layout.cluster + row].eq(cluster.value[row])
-        return [dispatcher.issued for dispatcher in dispatchers]
-
-    def _count(self, m: Module, sequencer: Sequencer, lanes: list[Lane], issued: list[Value]) -> None:
-        """Counters; each input is registered once, so that counting is never on a critical path."""
-        layout, counters = self.layout, self.counters
-        busy = Signal()
-        m.d.sync += busy.eq((busy | sequencer.step_start) & ~sequencer.step_done)
-        columns = [sum(matrix.matrix.columns for matrix in phase.matrices) for phase in layout.phases]
-        sent = Signal(range(len(issued) + 1))
-        seen = Signal(range(max(columns) + 1))
-        done = Signal()
-        # a phase's columns are counted when it begins to drain: exactly once
-        begun = Signal()
-        m.d.sync += [
-            begun.eq(sequencer.begin),
-            sent.eq(sum(issued, Const(0, 1))),
-            seen.eq(Mux(sequencer.begin & ~begun, Array(columns)[sequencer.phase], 0)),
-            done.eq(sequencer.step_done),
-            counters.cycles.eq(counters.cycles + busy),
-            counters.steps.eq(counters.steps + done),
-            counters.columns_sent.eq(counters.columns_sent + sent),
-            counters.columns_seen.eq(counters.columns_seen + seen),
-        ]
-        shared = {number: pipeline for pipeline in pipelines(layout) for number in pipeline.phases}
-        for number, (name, site) in enumerate(saturation_sites(self.program)):
-            phase = next(n for n, layer in enumerate(self.program.layers) if layer.name == name)
-            flags = [getattr(lane, f"saturated_{shared[phase].name}_{site}") for lane in lanes]
-            clipped = Signal(range(len(lanes) + 1), name=f"clipped_{number}")
-            total = self.counters.saturations[number]
-            m.d.sync += [
-                clipped.eq(Mux(sequencer.phase == phase, sum(flags, Const(0, 1)), 0)),
-                total.eq(total + clipped),
-            ]
+__all__ = ["Engine", "saturation_sites"]

@@ -13,88 +13,113 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.cells import Fixed, IntegerArithmetic
-from sparsegate.layout import Layout
-from sparsegate.program import Layer
+from sparsegate.layout import Layout, PhaseLayout
+from sparsegate.program import Phase
 from sparsegate_hw.arithmetic import PipelineArithmetic
+from sparsegate_hw.constant import constant
 from sparsegate_hw.delta import THRESHOLD_BITS, DeltaCompare
 from sparsegate_hw.pe import depth_bits
 
 
 @dataclass(frozen=True, eq=False)
 class Pipeline:
-    """A cell pipeline of every lane, and the layers that share it: same kind, same formats."""
+    """A cell pipeline of every lane, and the phases (by number) that share it: same arithmetic, same formats."""
 
     name: str
-    layer: Layer
+    phase: Phase
     phases: tuple[int, ...]
 
     @cached_property
     def latency(self) -> int:
-        return timing.cell_latency(self.layer.cell, self.layer.step_bits)
+        return timing.cell_latency(self.phase.spec, self.phase.step_bits)
 
 
 def pipelines(layout: Layout) -> list[Pipeline]:
     """The distinct pipelines of a Program, in order of first use."""
     kinds: dict[tuple[Any, ...], list[int]] = {}
-    for number, phase in enumerate(layout.phases):
-        layer = phase.layer
-        names = ("acc", "h", *layer.cell.formats)
-        key = (layer.kind, layer.step_bits, *(layer.formats[name] for name in names))
+    for number, phase in enumerate(layout.program.phases):
+        kind = phase.layer.kind if phase.spec.acc == "acc" else "projection"
+        names = ("acc", "h", *(phase.layer.cell.formats if phase.spec.acc == "acc" else ()))
+        step = phase.number if kind != "projection" else 0
+        key = (kind, step, phase.step_bits, *(phase.formats[name] for name in names))
         kinds.setdefault(key, []).append(number)
     return [
-        Pipeline(f"{key[0]}_{number}", layout.phases[phases[0]].layer, tuple(phases))
+        Pipeline(f"{key[0]}_{number}", layout.program.phases[phases[0]], tuple(phases))
         for number, (key, phases) in enumerate(kinds.items())
     ]
 
 
+def stored(phase: Phase) -> tuple[str, ...]:
+    """Values of a unit that the lanes keep for a phase's layer: its states, and what one phase hands to another."""
+    return (*phase.layer.cell.states, *phase.layer.cell.handed)
+
+
 def state_width(layout: Layout) -> int:
     """Bits of the lanes' state memory word for one state: the widest over all layers (0 without states)."""
-    return max((p.layer.formats[s].width for p in layout.phases for s in p.layer.cell.states), default=0)
+    return max((p.formats[s].width for p in layout.program.phases for s in stored(p)), default=0)
 
 
 def state_count(layout: Layout) -> int:
     """States kept for a unit: the most of any layer."""
-    return max(len(phase.layer.cell.states) for phase in layout.phases)
+    return max(len(stored(phase)) for phase in layout.program.phases)
 
 
 def result_width(layout: Layout) -> int:
-    """Bits of a lane's result: the widest output of any layer."""
-    return max(phase.layer.formats["h"].width for phase in layout.phases)
+    """Bits of a lane's result: the widest output of any phase."""
+    return max(phase.formats["h"].width for phase in layout.program.phases)
 
 
 def column_width(layout: Layout) -> int:
     """Bits of the widest result that feeds columns."""
-    widths = [p.layer.formats["h"].width for number, p in enumerate(layout.phases, 1) if layout.consumed[number]]
-    return max(widths, default=2)
+    return max((p.phase.formats["h"].width for n, p in enumerate(layout.phases) if layout.consumed[n]), default=2)
+
+
+def _apart_stores(phases: list[PhaseLayout]) -> bool:
+    """Whether some phase finds its layer's states elsewhere than its own positions."""
+    return any(phase.state_base != phase.position_base and stored(phase.phase) for phase in phases)
 
 
 class LaneBus(wiring.Signature):
     """What every lane must know, from the one :class:`LaneControl`; signals are aligned with the lanes' stages.
 
     ``turn``, ``sub`` choose rows for the select stage; ``bias`` and ``state`` are addresses, a cycle ahead of use;
-    ``valid_<s>``: an item is in stage s of the cell; ``write`` is the position whose state is written; ``result_*`` go with a
-    finished item: its memory address, and whether it is valid; ``sent_address`` is
-    the same address ``timing.DELTA`` cycles earlier, ``update_*`` one cycle earlier.
+    ``valid_<s>``: an item is in stage s of the cell; ``position`` and ``store`` are the addresses, at that stage, of what
+    is kept for its
+    position and of its states; ``result_*`` go with a finished item: its memory address, and whether it is valid;
+    ``sent_address`` is
+    the same address ``timing.DELTA`` cycles earlier, ``update_*`` one cycle earlier. ``first``: what was sent before counts as 0;
+    ``fresh``: so do the states. With state ports: ``loading``, and ``load`` an item is pushed in place of a result; ``given``: a
+    result is in stage DELTA before its end; ``dumping`` reads at ``dump`` instead.
     """
 
     def __init__(self, layout: Layout) -> None:
         deepest = max(pipeline.latency for pipeline in pipelines(layout))
         address = depth_bits(layout.position_depth)
+        states = {
+            "loading": Out(1),
+            "load": Out(1),
+            "given": Out(1),
+            "dumping": Out(1),
+            "dump": Out(address),
+        }
         super().__init__(
             {
                 "phase": Out(depth_bits(len(layout.phases))),
                 "first": Out(1),
+                "fresh": Out(1),
                 "turn": Out(depth_bits(layout.lane_clusters)),
                 "sub": Out(depth_bits(layout.cluster)),
                 "bias": Out(address),
                 "state": Out(address),
                 "valid": Out(1).array(deepest + 1),
                 "position": Out(address).array(deepest + 1),
+                **({"store": Out(address).array(deepest + 1)} if _apart_stores(layout.phases) else {}),
                 "sent_address": Out(address),
                 "update_valid": Out(1),
                 "update_address": Out(address),
                 "result_valid": Out(1),
                 "result_address": Out(address),
+                **(states if layout.config.states else {}),
             }
         )
 
@@ -103,8 +128,9 @@ class LaneControl(wiring.Component):
     """Walks the control of a read-out through the stages that all lanes share.
 
     Members: ``valid``, ``turn``, ``sub``, ``address`` of a position as the sequencer reads it, one cycle after its
-    decision; ``phase``, ``first``; ``bus`` (:class:`LaneBus`); ``place`` and ``group`` of the result's column: lane l's
-    result goes to group ``(group + l) mod groups``; ``begin`` pulses before a read-out.
+    decision; ``phase``, ``first``, ``fresh``; ``bus`` (:class:`LaneBus`); ``place`` and ``group`` of the result's column: lane l's
+    result goes to group ``(group + l) mod groups``; ``begin`` pulses before a read-out. With state ports: ``loading``,
+    ``dumping``, ``load`` pushes the position ``moving`` as if it were a result.
 
     Timing: a result is valid ``timing.result_latency`` cycles after the sequencer's decision, its registered request included.
     """
@@ -112,18 +138,22 @@ class LaneControl(wiring.Component):
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._pipelines = pipelines(layout)
+        address = depth_bits(layout.position_depth)
+        states = {"loading": In(1), "load": In(1), "dumping": In(1), "moving": In(address)}
         super().__init__(
             {
                 "valid": In(1),
                 "turn": In(depth_bits(layout.lane_clusters)),
                 "sub": In(depth_bits(layout.cluster)),
-                "address": In(depth_bits(layout.position_depth)),
+                "address": In(address),
                 "phase": In(depth_bits(len(layout.phases))),
                 "first": In(1),
+                "fresh": In(1),
                 "begin": In(1),
                 "bus": Out(LaneBus(layout)),
                 "place": Out(depth_bits(layout.position_depth)),
                 "group": Out(depth_bits(layout.groups)),
+                **(states if layout.config.states else {}),
             }
         )
 
@@ -151,24 +181,39 @@ class LaneControl(wiring.Component):
         m.d.comb += [
             bus.phase.eq(self.phase),
             bus.first.eq(self.first),
+            bus.fresh.eq(self.fresh),
             bus.turn.eq(turn),
             bus.sub.eq(sub),
             bus.bias.eq(address),
         ]
-        valid, address = (
+        store = address
+        if _apart_stores(layout.phases):
+            offsets = [phase.position_base - phase.state_base for phase in layout.phases]
+            moved = Signal.like(address, name="store")
+            m.d.sync += moved.eq(self.address - constant(m, self.phase, offsets, "store_offset"))
+            store = delayed(moved, ahead - 1, "store")
+        valid, address, store = (
             delayed(valid, timing.SELECT, "valid_select"),
             delayed(address, timing.SELECT, "address_select"),
+            delayed(store, timing.SELECT, "store_select"),
         )
-        m.d.comb += bus.state.eq(address)
-        valid, address = delayed(valid, timing.BIAS, "valid_bias"), delayed(address, timing.BIAS, "address_bias")
+        m.d.comb += bus.state.eq(store)
+        valid, address, store = (
+            delayed(valid, timing.BIAS, "valid_bias"),
+            delayed(address, timing.BIAS, "address_bias"),
+            delayed(store, timing.BIAS, "store_bias"),
+        )
         for stage in range(len(bus.valid)):
             m.d.comb += [bus.valid[stage].eq(valid), bus.position[stage].eq(address)]
+            if _apart_stores(layout.phases):
+                m.d.comb += bus.store[stage].eq(store)
             if stage == len(bus.valid) - 1:
                 break
             # an item leaves at its own pipeline's end, or the next phase's longer pipeline would see it again
             mine = [number for pipeline in self._pipelines if pipeline.latency > stage for number in pipeline.phases]
             stays = valid & Cat(self.phase == number for number in mine).any()
             valid, address = delayed(stays, 1, f"valid_cell_{stage}"), delayed(address, 1, f"address_cell_{stage}")
+            store = delayed(store, 1, f"store_cell_{stage}")
 
         result = Signal()
         with m.Switch(self.phase):
@@ -178,6 +223,16 @@ class LaneControl(wiring.Component):
                         result.eq(bus.valid[pipeline.latency]),
                         bus.sent_address.eq(bus.position[pipeline.latency]),
                     ]
+        if layout.config.states:
+            m.d.comb += [
+                bus.loading.eq(self.loading),
+                bus.load.eq(self.load),
+                bus.dumping.eq(self.dumping),
+                bus.dump.eq(self.moving),
+                bus.given.eq(result),
+            ]
+            with m.If(self.loading):
+                m.d.comb += [result.eq(self.load), bus.sent_address.eq(self.moving)]
         m.d.comb += [
             bus.update_valid.eq(delayed(result, timing.DELTA - 1, "update_valid")),
             bus.update_address.eq(delayed(bus.sent_address, timing.DELTA - 1, "update_address")),
@@ -195,43 +250,52 @@ class LaneControl(wiring.Component):
 
 
 class CellPipeline(wiring.Component):
-    """One cell as a pipeline, built from its arithmetic.
+    """One phase of a cell as a pipeline, built from its arithmetic.
 
-    Members: ``gate_<name>`` signed(acc.width), the exact pre-activations; ``state_<name>`` the states before the step;
-    ``h`` the output; ``next_<name>`` the new states, ``state_stages[name]`` cycles after the gates; ``saturated_<site>``
-    flags, ``site_stages[site]`` cycles after the gates.
+    Members: ``gate_<name>`` signed(acc.width), the exact sums of ``spec.sums``; ``state_<name>`` the states (and values
+    handed on) before the step, ``parameter_<name>`` the unit's constants; ``h`` the output; ``next_<name>`` the states that the
+    phase writes, ``state_stages[name]`` cycles after the gates; ``saturated_<site>`` flags, ``site_stages[site]`` cycles
+    after the gates.
 
     Timing: ``latency`` cycles from gates to ``h``; one item per cycle, no back-pressure.
     """
 
-    def __init__(self, layer: Layer) -> None:
-        self.layer, self.cell = layer, layer.cell
-        self.latency = timing.cell_latency(layer.cell, layer.step_bits)
-        form = layer.formats
+    def __init__(self, phase: Phase) -> None:
+        self.phase, self.spec = phase, phase.spec
+        self.latency = timing.cell_latency(phase.spec, phase.step_bits)
+        form = phase.formats
+        stages = timing.stages(phase.spec, phase.step_bits)
+        self.state_stages, self.site_stages = stages.states, stages.sites
+        inside = phase.spec.acc == "acc"  # a projection knows nothing of the cell
+        self.states = stored(phase) if inside else ()
+        self.parameters = phase.layer.cell.parameters if inside else ()
         super().__init__(
             {
-                **{f"gate_{name}": In(signed(form["acc"].width)) for name in self.cell.gates},
-                **{f"state_{name}": In(signed(form[name].width)) for name in self.cell.states},
+                **{f"gate_{name}": In(signed(form["acc"].width)) for name in phase.spec.sums},
+                **{f"state_{name}": In(signed(form[name].width)) for name in self.states},
+                **{f"parameter_{name}": In(signed(form["parameter"].width)) for name in self.parameters},
                 "h": Out(signed(form["h"].width)),
-                **{f"next_{name}": Out(signed(form[name].width)) for name in self.cell.states},
-                **{f"saturated_{site}": Out(1) for site in self.cell.sites},
+                **{f"next_{name}": Out(signed(form[name].width)) for name in self.state_stages},
+                **{f"saturated_{site}": Out(1) for site in phase.spec.sites},
             }
         )
-        stages = timing.stages(layer.cell, layer.step_bits)
-        self.state_stages, self.site_stages = stages.states, stages.sites
 
-    def model(self, gates: dict[str, Any], states: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def model(
+        self, gates: dict[str, Any], states: dict[str, Any], parameters: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Integer model: h and the new states."""
-        step = self.cell.step(IntegerArithmetic(self.layer.formats, self.layer.step_bits, gates, states))
+        arithmetic = IntegerArithmetic(self.phase.formats, self.phase.step_bits, gates, states, parameters or {})
+        step = self.spec.step(arithmetic)
         h: Fixed = step.h
         return h.raw, {name: value.raw for name, value in step.states.items()}
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        gates = {name: getattr(self, f"gate_{name}") for name in self.cell.gates}
-        states = {name: getattr(self, f"state_{name}") for name in self.cell.states}
-        arithmetic = PipelineArithmetic(m, self.layer.formats, self.layer.step_bits, gates, states)
-        step = self.cell.step(arithmetic)
+        gates = {name: getattr(self, f"gate_{name}") for name in self.spec.sums}
+        states = {name: getattr(self, f"state_{name}") for name in self.states}
+        parameters = {name: getattr(self, f"parameter_{name}") for name in self.parameters}
+        arithmetic = PipelineArithmetic(m, self.phase.formats, self.phase.step_bits, gates, states, parameters)
+        step = self.spec.step(arithmetic)
         m.d.comb += self.h.eq(arithmetic.at(step.h, self.latency))
         for name, node in step.states.items():
             m.d.comb += getattr(self, f"next_{name}").eq(arithmetic.at(node, self.state_stages[name]))
@@ -244,22 +308,33 @@ class CellPipeline(wiring.Component):
 class Lane(wiring.Component):
     """One cell lane: chooses the rows of a unit, adds the bias, runs the cell, keeps states and sent outputs.
 
-    Members: ``acc`` signed(acc_width), one for each row of the lane's clusters, groups already summed; ``bus``
-    (:class:`LaneBus`); ``threshold`` of the phase's output; ``value_mode``: list held values instead of deltas, for a layer
-    that runs on the last step only. Outputs, valid with ``bus.result_valid``: ``h`` signed; ``real`` (the position holds a
-    unit); ``moved`` and ``delta`` for the column lists. ``saturated_<pipeline>_<site>``: an item of that pipeline clipped,
-    this cycle.
+    Members: ``acc`` signed(acc_width), one for each row of the lane's clusters, groups already summed, and ``apart``, one for each
+    of their second accumulators; ``bus`` (:class:`LaneBus`); ``threshold`` of the phase's output; ``value_mode``: list
+    held values instead
+    of deltas, for a layer that runs on the last step only. Outputs, valid with ``bus.result_valid``: ``h`` signed;
+    ``real`` (the position
+    holds a unit); ``moved`` and ``delta`` for the column lists. ``saturated_<pipeline>_<site>``: an item of that pipeline clipped,
+    this cycle. With state ports: ``words`` to take a position's state from, and ``kept`` to give it: h, then the states.
 
-    Timing: as :class:`LaneControl` has it; one unit per cycle.
+    Timing: as :class:`LaneControl` has it; one unit per cycle. ``kept`` is there a cycle after ``bus.dump``.
     """
 
-    def __init__(self, layout: Layout, bias: Any, real: Any) -> None:
-        self._layout, self._bias, self._real = layout, bias, real
+    def __init__(self, layout: Layout, bias: Any, real: Any, constants: Any) -> None:
+        self._layout, self._bias, self._real, self._constants = layout, bias, real, constants
         self.pipelines = pipelines(layout)
-        self._cells = [CellPipeline(pipeline.layer) for pipeline in self.pipelines]
+        self._cells = [CellPipeline(pipeline.phase) for pipeline in self.pipelines]
+        acc = signed(layout.acc_width)
+        words = 1 + state_count(layout)
+        states = {
+            "words": In(signed(layout.state_width)).array(words),
+            "kept": Out(signed(layout.state_width)).array(words),
+        }
         super().__init__(
             {
-                "acc": In(signed(layout.acc_width)).array(layout.lane_clusters * layout.cluster),
+                "acc": In(acc).array(layout.lane_clusters * layout.cluster),
+                **(
+                    {"apart": In(acc).array(layout.lane_clusters * len(layout.apart_rows))} if layout.apart_rows else {}
+                ),
                 "bus": In(LaneBus(layout)),
                 "threshold": In(THRESHOLD_BITS),
                 "value_mode": In(1),
@@ -267,10 +342,11 @@ class Lane(wiring.Component):
                 "real": Out(1),
                 "moved": Out(1),
                 "delta": Out(signed(layout.delta_width)),
+                **(states if layout.config.states else {}),
                 **{
                     f"saturated_{pipeline.name}_{site}": Out(1)
                     for pipeline in self.pipelines
-                    for site in pipeline.layer.cell.sites
+                    for site in pipeline.phase.spec.sites
                 },
             }
         )
@@ -278,85 +354,155 @@ class Lane(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout, bus = self._layout, self.bus
-        gates = max(phase.layer.gates for phase in layout.phases)
-
-        # -- select: the rows of one unit's gates ----------------------------------------------------------------------
-        cluster = [Signal(signed(layout.acc_width), name=f"cluster_{row}") for row in range(layout.cluster)]
-        for row in range(layout.cluster):
-            rows = [self.acc[turn * layout.cluster + row] for turn in range(layout.lane_clusters)]
-            m.d.comb += cluster[row].eq(Array(rows)[bus.turn])
-        chosen = [Signal(signed(layout.acc_width), name=f"chosen_{gate}") for gate in range(gates)]
-        for gate, register in enumerate(chosen):
-            with m.Switch(bus.phase):
-                for count in sorted({phase.layer.gates for phase in layout.phases}):
-                    numbers = [n for n, phase in enumerate(layout.phases) if phase.layer.gates == count]
-                    # gates that a layer does not have take any value: a register that kept its old one would need an enable
-                    rows = [sub * count + gate for sub in range(layout.cluster // count)] if gate < count else [gate]
-                    with m.Case(*numbers):
-                        m.d.sync += register.eq(Array(cluster[row] for row in rows)[bus.sub])
+        chosen = self._select(m)
 
         # -- bias ------------------------------------------------------------------------------------------------------
-        word = data.StructLayout({"real": 1, "bias": data.ArrayLayout(signed(layout.acc_width), gates)})
+        constants, width = layout.parameters
+        word = data.StructLayout(
+            {
+                "real": 1,
+                "bias": data.ArrayLayout(signed(layout.acc_width), layout.sums),
+                "constants": data.ArrayLayout(signed(width), constants),
+            }
+        )
         init = [
-            {"real": int(real), "bias": [int(value) for value in bias[:gates]]}
-            for real, bias in zip(self._real, self._bias, strict=True)
+            {"real": int(real), "bias": [int(v) for v in bias], "constants": [int(v) for v in values]}
+            for real, bias, values in zip(self._real, self._bias, self._constants, strict=True)
         ]
         m.submodules.biases = biases = Memory(shape=word, depth=layout.position_depth, init=init)
         bias = biases.read_port()
         m.d.comb += bias.addr.eq(bus.bias)
-        pre = [Signal(signed(layout.acc_width), name=f"pre_{gate}") for gate in range(gates)]
-        for gate in range(gates):
+        pre = [Signal(signed(layout.acc_width), name=f"pre_{gate}") for gate in range(layout.sums)]
+        for gate in range(layout.sums):
             m.d.sync += pre[gate].eq(chosen[gate] + bias.data.bias[gate])
+        parameters = [Signal(signed(width), name=f"parameter_{at}") for at in range(constants)]
+        for at, register in enumerate(parameters):
+            m.d.sync += register.eq(bias.data.constants[at])
         real = [Signal(name=f"real_{stage}") for stage in range(len(bus.valid))]
         m.d.sync += real[0].eq(bias.data.real)
         for before, after in zip(real, real[1:], strict=False):
             m.d.sync += after.eq(before)
 
-        # -- states: a sequence's first step starts from zero ----------------------------------------------------------
-        states: list[Value] = []
-        writes = []
-        for number in range(state_count(layout)):
-            memory = Memory(shape=signed(state_width(layout)), depth=layout.position_depth, init=[])
-            m.submodules[f"states_{number}"] = memory
-            read, write = memory.read_port(), memory.write_port()
-            m.d.comb += read.addr.eq(bus.state)
-            states.append(Mux(bus.first, 0, read.data).as_signed())
-            writes.append(write)
+        states, writes = self._states(m)
 
         # -- cells -----------------------------------------------------------------------------------------------------
         result_real = Signal()
         h = Signal.like(self.h, name="result")
+        stores = bus.store if _apart_stores(layout.phases) else bus.position
         for pipeline, cell in zip(self.pipelines, self._cells, strict=True):
             m.submodules[pipeline.name] = cell
-            layer = pipeline.layer
-            for gate, name in enumerate(layer.cell.gates):
+            for gate, name in enumerate(cell.spec.sums):
                 m.d.comb += getattr(cell, f"gate_{name}").eq(pre[gate])
-            for number, name in enumerate(layer.cell.states):
+            for number, name in enumerate(cell.states):
                 m.d.comb += getattr(cell, f"state_{name}").eq(states[number])
+            for at, name in enumerate(cell.parameters):
+                m.d.comb += getattr(cell, f"parameter_{name}").eq(parameters[at])
             mine = Cat(bus.phase == phase for phase in pipeline.phases).any()
-            # positions without a unit hold zeros, which never saturate
+            # positions without a unit compute too, from zeros, and a cell may give anything for those
             for site, stage in cell.site_stages.items():
                 m.d.comb += getattr(self, f"saturated_{pipeline.name}_{site}").eq(
-                    getattr(cell, f"saturated_{site}") & bus.valid[stage] & mine
+                    getattr(cell, f"saturated_{site}") & bus.valid[stage] & real[stage] & mine
                 )
         with m.Switch(bus.phase):
             for pipeline, cell in zip(self.pipelines, self._cells, strict=True):
                 with m.Case(*pipeline.phases):
                     m.d.comb += [h.eq(cell.h), result_real.eq(real[pipeline.latency])]
-                    for number, name in enumerate(pipeline.layer.cell.states):
-                        stage = cell.state_stages[name]
-                        m.d.comb += [
-                            writes[number].addr.eq(bus.position[stage]),
-                            writes[number].data.eq(getattr(cell, f"next_{name}")),
-                            writes[number].en.eq(bus.valid[stage]),
-                        ]
+                    for number, name in enumerate(cell.states):
+                        if name in cell.state_stages:
+                            stage = cell.state_stages[name]
+                            m.d.comb += [
+                                writes[number].addr.eq(stores[stage]),
+                                writes[number].data.eq(getattr(cell, f"next_{name}")),
+                                writes[number].en.eq(bus.valid[stage]),
+                            ]
+        if layout.config.states:
+            with m.If(bus.loading):
+                m.d.comb += [h.eq(self.words[0]), result_real.eq(1)]
+                for word, write in zip(list(self.words)[1:], writes, strict=True):
+                    m.d.comb += [write.addr.eq(bus.dump), write.data.eq(word), write.en.eq(bus.load)]
+            self._keep(m, h)
+        self._compare(m, h, result_real)
+        return m
 
-        # -- delta: the output, then its difference from what was sent, then whether it moved ----------------------------
+    def _select(self, m: Module) -> list[Signal]:
+        """The rows of one unit's sums."""
+        layout, bus = self._layout, self.bus
+
+        def of_turn(rows: Any, count: int, name: str) -> list[Signal]:
+            found = [Signal(signed(layout.acc_width), name=f"{name}_{row}") for row in range(count)]
+            for row in range(count):
+                turns = [rows[turn * count + row] for turn in range(layout.lane_clusters)]
+                m.d.comb += found[row].eq(Array(turns)[bus.turn])
+            return found
+
+        cluster = of_turn(self.acc, layout.cluster, "cluster")
+        apart_rows = layout.apart_rows
+        apart = of_turn(self.apart, len(apart_rows), "cluster_apart") if apart_rows else []
+
+        def of_sum(phase: PhaseLayout, at: int) -> list[Signal]:
+            """Where a sum may be, by unit block packed into the cluster."""
+            gates = phase.phase.gates
+            if at < gates:
+                return [cluster[sub * gates + at] for sub in range(phase.packed)]
+            gate = phase.phase.apart[at - gates]
+            return [apart[apart_rows.index(sub * gates + gate)] for sub in range(phase.packed)]
+
+        chosen = [Signal(signed(layout.acc_width), name=f"chosen_{at}") for at in range(layout.sums)]
+        for at, register in enumerate(chosen):
+            with m.Switch(bus.phase):
+                # sums that a phase does not have take any value: a register that kept its old one would need an enable
+                shapes: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+                for number, phase in enumerate(layout.phases):
+                    shapes.setdefault((phase.phase.gates, phase.phase.apart), []).append(number)
+                for numbers in shapes.values():
+                    phase = layout.phases[numbers[0]]
+                    rows = of_sum(phase, at) if at < len(phase.phase.spec.sums) else [cluster[0]]
+                    with m.Case(*numbers):
+                        m.d.sync += register.eq(Array(rows)[bus.sub])
+        return chosen
+
+    def _states(self, m: Module) -> tuple[list[Value], list[Any]]:
+        """States by number, and the ports that write them. A sequence's first step starts from zero."""
+        layout, bus = self._layout, self.bus
+        states: list[Value] = []
+        writes = []
+        self._reads = []
+        for number in range(state_count(layout)):
+            memory = Memory(shape=signed(state_width(layout)), depth=layout.position_depth, init=[])
+            m.submodules[f"states_{number}"] = memory
+            read, write = memory.read_port(), memory.write_port()
+            m.d.comb += read.addr.eq(Mux(bus.dumping, bus.dump, bus.state) if layout.config.states else bus.state)
+            # what a phase of this very step handed on is never from before the sequence
+            handed = [int(len(p.phase.layer.cell.states) <= number < len(stored(p.phase))) for p in layout.phases]
+            fresh = bus.fresh & ~Array(handed)[bus.phase].bool() if any(handed) else bus.fresh
+            states.append(Mux(fresh, 0, read.data).as_signed())
+            writes.append(write)
+            self._reads.append(read.data)
+        return states, writes
+
+    def _keep(self, m: Module, h: Signal) -> None:
+        """h of every position, for whoever asks for the final state; columns only know what was sent of it."""
+        layout, bus = self._layout, self.bus
+        m.submodules.outputs = memory = Memory(shape=signed(len(h)), depth=layout.position_depth, init=[])
+        read, write = memory.read_port(), memory.write_port()
+        m.d.comb += [
+            read.addr.eq(bus.dump),
+            write.addr.eq(bus.sent_address),
+            write.data.eq(h),
+            write.en.eq(bus.given),
+            self.kept[0].eq(read.data),
+        ]
+        for word, value in zip(list(self.kept)[1:], self._reads, strict=True):
+            m.d.comb += word.eq(value)
+
+    def _compare(self, m: Module, h: Signal, result_real: Signal) -> None:
+        """The output, then its difference from what was sent, then whether it moved."""
+        layout, bus = self._layout, self.bus
         width = column_width(layout)
         m.submodules.sent = sent = Memory(shape=signed(width), depth=layout.position_depth, init=[])
         m.submodules.compare = compare = DeltaCompare(width)
         reference, update = sent.read_port(), sent.write_port()
-        feeds = Array([int(layout.consumed[number + 1]) for number in range(len(layout.phases))])[bus.phase]
+        feeds = Array([int(consumed) for consumed in layout.consumed])[bus.phase]
         h_1, h_2 = Signal.like(self.h, name="h_1"), Signal.like(self.h, name="h_2")
         real_1 = Signal()
         real_2 = Signal()
@@ -380,4 +526,3 @@ class Lane(wiring.Component):
             self.delta.eq(Mux(self.value_mode, compare.update, compare.delta)),
             self.moved.eq(bus.update_valid & real_2 & feeds & moved),
         ]
-        return m

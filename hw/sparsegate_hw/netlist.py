@@ -16,6 +16,7 @@ from amaranth.back import rtlil
 from sparsegate import artefact
 from sparsegate.errors import ToolError
 from sparsegate_hw import synth
+from sparsegate_hw.verilog import quick_memories
 
 MODELS = ("common_sim.vh", "ccu2c_sim.vh")
 """Files of Yosys that model the cells of logic, carry chains, flip-flops and distributed memory."""
@@ -51,7 +52,8 @@ def write(component: Any, folder: str | Path, name: str, progress: Callable[[str
     synth.versions()
     folder = Path(folder)
     say = progress or (lambda line: None)
-    design = rtlil.convert(component, name="top", emit_src=False)
+    with quick_memories():
+        design = rtlil.convert(component, name="top", emit_src=False)
     lines = [line for line in synth.yosys_script() if not line.startswith(("# writing", "write_json"))]
     lines += [
         "# writing the netlist",

@@ -10,43 +10,58 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.layout import Layout
+from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import depth_bits
 
 
+def finals(layout: Layout) -> list[int]:
+    """The last phase of each pass, whose results are the pass's output."""
+    return [run.phases[-1] for run in layout.passes]
+
+
+def output_width(layout: Layout) -> int:
+    """Bits of the widest output of any pass."""
+    return max(layout.phases[number].phase.formats["h"].width for number in finals(layout))
+
+
 def output_payload(layout: Layout) -> data.StructLayout:
-    """Payload of the output stream: one output's value; ``last`` with the final value of a sequence's final frame."""
-    return data.StructLayout({"data": signed(layout.program.output_format.width), "last": 1})
+    """Payload of a pass's output stream: one value; ``last`` with the final value of a sequence's final frame."""
+    return data.StructLayout({"data": signed(output_width(layout)), "last": 1})
 
 
 class OutputBuffer(wiring.Component):
     """One memory a lane, written by position and read by unit.
 
-    Members: ``write`` (valid, position within the layer), ``h`` of every lane; ``start`` and ``last`` begin a frame;
-    ``busy`` until its last value is out of the memories; ``o`` stream of :func:`output_payload`.
+    Members: ``write`` (valid, position within the phase), ``h`` of every lane; ``start`` with ``run`` (the pass) and
+    ``last`` begin a
+    frame; ``busy`` until its last value is out of the memories; ``o`` stream of :func:`output_payload`.
 
-    Timing: the first value is valid two cycles after ``start``, then one a cycle; ``busy`` lasts ``outputs`` cycles without
-    stalls.
+    Timing: the first value is valid two cycles after ``start``, then one a cycle; ``busy`` lasts as many cycles as the frame
+    has values, without stalls.
     """
 
     latency = 2
 
     def __init__(self, layout: Layout) -> None:
-        self._layout, self._phase = layout, layout.phases[-1]
-        width = layout.program.output_format.width
+        self._layout = layout
+        self._phases = [layout.phases[number] for number in finals(layout)]
+        self._depth = max(phase.positions for phase in self._phases)
+        width = output_width(layout)
         super().__init__(
             {
-                "write": In(wiring.Signature({"valid": Out(1), "position": Out(depth_bits(self._phase.positions))})),
+                "write": In(wiring.Signature({"valid": Out(1), "position": Out(depth_bits(self._depth))})),
                 "h": In(signed(width)).array(layout.lanes),
                 "start": In(1),
+                "run": In(depth_bits(len(self._phases))),
                 "last": In(1),
                 "busy": Out(1),
                 "o": Out(stream.Signature(output_payload(layout))),
             }
         )
 
-    def model(self, values: Any) -> list[int]:
+    def model(self, values: Any, run: int = 0) -> list[int]:
         """Integer model: values (lanes, positions) to the frame in unit order."""
-        units = self._layout.units(len(self._layout.phases) - 1)
+        units = self._layout.units(finals(self._layout)[run])
         frame = {
             int(unit): int(value)
             for unit, value in zip(units.reshape(-1), values.reshape(-1), strict=True)
@@ -56,13 +71,13 @@ class OutputBuffer(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        layout, phase = self._layout, self._phase
-        block, turns, positions = phase.layer.block, phase.turns, phase.positions
-        width = layout.program.output_format.width
-        address = Signal(depth_bits(positions))
+        layout, phases = self._layout, self._phases
+        turns = layout.lane_clusters
+        width = output_width(layout)
+        address = Signal(depth_bits(self._depth))
         values = []
         for lane in range(layout.lanes):
-            memory = Memory(shape=signed(width), depth=positions, init=[])
+            memory = Memory(shape=signed(width), depth=self._depth, init=[])
             m.submodules[f"lane_{lane}"] = memory
             write, read = memory.write_port(), memory.read_port(domain="comb")
             m.d.comb += [
@@ -73,16 +88,21 @@ class OutputBuffer(wiring.Component):
             ]
             values.append(read.data)
 
-        # units in order: slot, lane, turn, index in block; position = (slot * block + index) * turns + turn
-        slot_base = Signal.like(address)
+        run = Signal.like(self.run, name="run_now")
+        blocks = constant(m, run, [phase.phase.block - 1 for phase in phases], "blocks")
+        strides = constant(m, run, [phase.phase.block * turns for phase in phases], "strides")
+        outputs = constant(m, self.run, [phase.phase.units - 1 for phase in phases], "outputs")
+        # units in order: unit block of the cluster, lane, turn, index in block; position = (unit block * block + index) *
+        # turns + turn
+        base = Signal.like(address)
         offset = Signal.like(address)
         turn = Signal(range(max(2, turns)))
         lane = Signal(range(max(2, layout.lanes)))
-        index = Signal(range(max(2, block)))
-        left = Signal(range(max(2, layout.program.outputs)))
+        index = Signal.like(blocks, name="index")
+        left = Signal.like(outputs, name="left")
         last = Signal()
         load = Signal()
-        m.d.comb += [address.eq(slot_base + offset + turn), load.eq(self.busy & (~self.o.valid | self.o.ready))]
+        m.d.comb += [address.eq(base + offset + turn), load.eq(self.busy & (~self.o.valid | self.o.ready))]
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.If(load):
@@ -92,7 +112,7 @@ class OutputBuffer(wiring.Component):
                 self.o.payload.last.eq(last & (left == 0)),
                 left.eq(left - 1),
             ]
-            with m.If(index != block - 1):
+            with m.If(index != blocks):
                 m.d.sync += [index.eq(index + 1), offset.eq(offset + turns)]
             with m.Else():
                 m.d.sync += [index.eq(0), offset.eq(0)]
@@ -103,10 +123,10 @@ class OutputBuffer(wiring.Component):
                     with m.If(lane != layout.lanes - 1):
                         m.d.sync += lane.eq(lane + 1)
                     with m.Else():
-                        m.d.sync += [lane.eq(0), slot_base.eq(slot_base + block * turns)]
+                        m.d.sync += [lane.eq(0), base.eq(base + strides)]
             with m.If(left == 0):
                 m.d.sync += self.busy.eq(0)
         with m.If(self.start):
-            m.d.sync += [self.busy.eq(1), last.eq(self.last), left.eq(layout.program.outputs - 1)]
-            m.d.sync += [counter.eq(0) for counter in (slot_base, offset, turn, lane, index)]
+            m.d.sync += [self.busy.eq(1), last.eq(self.last), left.eq(outputs), run.eq(self.run)]
+            m.d.sync += [counter.eq(0) for counter in (base, offset, turn, lane, index)]
         return m

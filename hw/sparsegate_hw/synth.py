@@ -29,6 +29,7 @@ from sparsegate_hw.board import BAUD, Bare, Board, Top
 from sparsegate_hw.boards import DEVICES, PACKAGES, Target, target
 from sparsegate_hw.engine import Engine
 from sparsegate_hw.folders import making
+from sparsegate_hw.verilog import quick_memories
 
 FREQUENCY_HZ = 80_000_000
 ATTEMPTS = 3
@@ -207,11 +208,11 @@ def elaborate(
 ) -> tuple[str, str]:
     """RTLIL and LPF constraints of the whole design."""
     board = Board(Engine(program, config), program, frequency_hz, baud)
-    if chosen.board is None:
-        return rtlil.convert(
-            Bare(board), name="top", emit_src=False
-        ), f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n'
-    plan = chosen.platform().prepare(Top(board), "top", emit_src=False)
+    with quick_memories():
+        if chosen.board is None:
+            design = rtlil.convert(Bare(board), name="top", emit_src=False)
+            return design, f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n'
+        plan = chosen.platform().prepare(Top(board), "top", emit_src=False)
     return plan.files["top.il"], plan.files["top.lpf"]
 
 

@@ -11,7 +11,10 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import GeneratorType
 from typing import Any
 
 from amaranth.back import rtlil
@@ -53,7 +56,39 @@ def convert(component: Any, name: str = "top") -> str:
     ToolError
         If no Yosys is installed, or it fails.
     """
-    return from_rtlil(rtlil.convert(component, name=name, emit_src=False))
+    with quick_memories():
+        text = rtlil.convert(component, name=name, emit_src=False)
+    return from_rtlil(text)
+
+
+@contextmanager
+def quick_memories() -> Iterator[None]:
+    """While it is open, Amaranth writes the contents of a memory as the one constant that they are: the same text.
+
+    Amaranth makes an object of every bit first, which takes a minute and half a gigabyte for a million weights.
+    """
+    original = rtlil.ModuleEmitter.emit_memory
+
+    def emit_memory(emitter: Any, index: int, cell: Any) -> None:
+        mask, width = (1 << cell.width) - 1, cell.width
+        bits = "".join(f"{row & mask:0{width}b}" for row in reversed(cell.init)) if width else ""
+        plain = emitter.sigspec
+
+        def sigspec(*parts: Any) -> str:
+            # only the contents are given bit by bit
+            return f"{len(bits)}'{bits}" if bits and parts and isinstance(parts[0], GeneratorType) else plain(*parts)
+
+        emitter.sigspec = sigspec
+        try:
+            original(emitter, index, cell)
+        finally:
+            del emitter.sigspec
+
+    rtlil.ModuleEmitter.emit_memory = emit_memory
+    try:
+        yield
+    finally:
+        rtlil.ModuleEmitter.emit_memory = original
 
 
 def from_rtlil(text: str) -> str:

@@ -65,8 +65,7 @@ def measure(runs: Sequence[tuple[str, bool, int]] = RUNS, steps: int = 16, units
             verilog=verilog,
             fast=fast if simulator == "verilator" else None,
         )
-        board = Scoreboard(trace, [layout.units(number) for number in range(len(program.layers))])
-        result = judge(board, recording, cycles.predict(trace, layout), simulator)
+        result = judge(Scoreboard(trace, layout), recording, cycles.predict(trace, layout), simulator)
         if not result.passed:
             raise SparseGateError(result.summary)
         driver = "compiled C++" if fast else "Python" if simulator == "amaranth" else "cocotb"

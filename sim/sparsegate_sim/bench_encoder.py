@@ -26,7 +26,9 @@ async def encoder(dut: Any) -> None:
         for values, last in given["frames"]
         for place, value in enumerate(values)
     ]
-    pins.write("threshold", given["threshold"])
+    for name in ports:
+        if name.startswith("threshold__"):
+            pins.write(name, given["threshold"])
     pins.write("i__valid", 0)
     pins.write("i__payload", 0)
     pins.write("release", 0)

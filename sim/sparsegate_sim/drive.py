@@ -32,6 +32,12 @@ STALL_SPAN = 64
 STALL_LEVELS = (0, 0, 64, 128, 230, 252)
 """Stall probabilities, in 256ths, of which one is drawn for every span: from never to nearly always."""
 MASK = (1 << 64) - 1
+STATE_IN, STATE_OUT = "state_in", "state_out"
+"""Streams of initial and final states, which an engine has if it is asked for."""
+LOAD, SAVE, TOO_LONG = "load", "save", "too_long"
+"""Ports that say whether there are initial and final states, and the one that refuses a sequence; not every engine has them."""
+
+TOO_LONG_FAULT = "cycle {}: the engine says that a sequence is too long for its buffer"
 
 
 class Random:
@@ -49,7 +55,7 @@ class Random:
 
 
 class Stalls:
-    """Random stalls of one source and one sink; without a seed there are none."""
+    """Random stalls of the sources and of the sinks; without a seed there are none."""
 
     def __init__(self, seed: int | None) -> None:
         self.random = None if seed is None else Random(seed)
@@ -57,7 +63,7 @@ class Stalls:
         self.levels = (0, 0)
 
     def next(self) -> tuple[bool, bool]:
-        """Whether, in the coming cycle, the source may offer an item and the sink accept one."""
+        """Whether, in the coming cycle, a source may offer an item and a sink accept one."""
         if self.random is None:
             return True, True
         if self.cycle % STALL_SPAN == 0:
@@ -85,9 +91,10 @@ class Port:
 class Plan:
     """What an engine is fed, and how much it should give.
 
-    ``x`` (values,) and ``x_last`` (values,) in stream order; ``thresholds`` of the input and every layer; ``stalls`` a seed or
-    None; ``steps`` and ``outputs`` how many steps and output values are expected; ``patience`` cycles without any progress after
-    which the engine counts as stuck; ``limit`` the last cycle simulated whatever happens (0: none).
+    ``x`` (values,) and ``x_last`` (values,) in stream order; ``thresholds`` of every vector; ``steps``, ``outputs`` and ``states``:
+    how many steps, output values and words of final states are expected; ``state_in`` (words,): initial states, in stream order;
+    ``stalls`` a seed or None; ``patience`` cycles without any progress after which the engine counts as stuck; ``limit`` the last
+    cycle simulated whatever happens (0: none).
     """
 
     x: NDArray[np.int64]
@@ -95,16 +102,24 @@ class Plan:
     thresholds: tuple[int, ...]
     steps: int
     outputs: int
+    state_in: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    states: int = 0
     stalls: int | None = None
     patience: int = 10_000
     limit: int = 0
 
+    @property
+    def controls(self) -> dict[str, int]:
+        """Inputs that keep their value during a run, other than thresholds."""
+        return {LOAD: int(len(self.state_in) > 0), SAVE: int(self.states > 0)}
+
     def save(self, path: Path) -> None:
         """Write an npz file."""
         rest = {"stalls": self.stalls, "thresholds": list(self.thresholds)}
-        rest |= {key: getattr(self, key) for key in ("steps", "outputs", "patience", "limit")}
+        rest |= {key: getattr(self, key) for key in ("steps", "outputs", "states", "patience", "limit")}
+        packed = np.frombuffer(json.dumps(rest).encode(), np.uint8)
         with artefact.writing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, x=self.x, x_last=self.x_last, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8))
+            np.savez(file, rest=packed, x=self.x, x_last=self.x_last, state_in=self.state_in)
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -112,7 +127,7 @@ class Plan:
         with np.load(path, allow_pickle=False) as file:
             rest = json.loads(file["rest"].tobytes())
             rest["thresholds"] = tuple(rest["thresholds"])
-            return cls(x=file["x"], x_last=file["x_last"], **rest)
+            return cls(x=file["x"], x_last=file["x_last"], state_in=file["state_in"], **rest)
 
 
 def plan(
@@ -121,8 +136,14 @@ def plan(
     lengths: ArrayLike | None = None,
     thresholds: Sequence[int] | None = None,
     stalls: int | None = None,
+    *,
+    state_in: ArrayLike = (),
+    states: int = 0,
 ) -> Plan:
-    """The plan that streams a batch of sequences back to back: raw (N, T, I), lengths (N,)."""
+    """The plan that streams a batch of sequences back to back: raw (N, T, I), lengths (N,).
+
+    ``state_in``: words of the sequences' initial states, in stream order; ``states``: how many words of final states will come.
+    """
     raw = np.asarray(raw)
     if not np.issubdtype(raw.dtype, np.integer):
         raise SparseGateError(f"a simulation takes integers, not {raw.dtype}; use Program.quantize first")
@@ -133,20 +154,22 @@ def plan(
     if x.min() < form.min or x.max() > form.max:
         raise SparseGateError(f"raw inputs lie in {x.min()}..{x.max()}, but {form} holds {form.min}..{form.max}")
     thresholds = program.thresholds if thresholds is None else tuple(int(value) for value in thresholds)
-    if len(thresholds) != len(program.layers) + 1 or not all(0 <= value <= MAX_THRESHOLD for value in thresholds):
-        raise SparseGateError(f"{len(program.layers) + 1} thresholds in 0..65535 expected, found {thresholds}")
+    if len(thresholds) != len(program.vectors) or not all(0 <= value <= MAX_THRESHOLD for value in thresholds):
+        raise SparseGateError(
+            f"{len(program.vectors)} thresholds in 0..{MAX_THRESHOLD} expected, found {', '.join(map(str, thresholds))}"
+        )
     last = np.zeros((len(x), program.inputs), bool)
     last[np.cumsum(lengths) - 1, -1] = True
-    frames = len(lengths) if program.layers[-1].when == "last" else len(x)
-    entries = sum(
-        layer.matrix_x.weight.size + (layer.matrix_h.weight.size if layer.matrix_h else 0) for layer in program.layers
-    )
+    every = program.layers[program.output_vectors[0] - 1].when == "step"
+    entries = sum(term.matrix.weight.size for phase in program.phases for term in phase.terms)
     return Plan(
         x=x.reshape(-1),
         x_last=last.reshape(-1),
         thresholds=thresholds,
-        steps=len(x),
-        outputs=frames * program.outputs,
+        steps=sum(len(x) if this.when == "step" else len(lengths) for this in program.passes),
+        outputs=(len(x) if every else len(lengths)) * program.outputs,
+        state_in=np.asarray(state_in, np.int64),
+        states=states,
         stalls=stalls,
         # even one PE that processes every entry would be done by then
         patience=10_000 + 2 * entries,
@@ -158,18 +181,21 @@ class Recording:
     """What an engine gave. One entry an event, in order; cycles are counted from reset.
 
     ``trace_*``: results as they left the lanes (events,), ``trace_h`` (events, lanes), ``trace_real`` bit l for lane l.
-    ``y_*``: accepted output values. ``step_start``, ``step_done``: cycles of the pulses. ``accepted``: input values taken.
+    ``y_*``: accepted output values, ``state_*`` accepted words of final states. ``step_start``, ``step_done``: cycles of the
+    pulses. ``accepted``: input values taken.
     ``faults``: broken rules of the protocol, as sentences. ``stuck``: whether patience or limit ended the run.
     """
 
     trace_cycle: NDArray[np.int64]
-    trace_layer: NDArray[np.int64]
+    trace_phase: NDArray[np.int64]
     trace_position: NDArray[np.int64]
     trace_real: NDArray[np.uint64]
     trace_h: NDArray[np.int64]
     y_cycle: NDArray[np.int64]
     y_data: NDArray[np.int64]
     y_last: NDArray[np.bool_]
+    state_cycle: NDArray[np.int64]
+    state_data: NDArray[np.int64]
     step_start: NDArray[np.int64]
     step_done: NDArray[np.int64]
     cycles: int = 0
@@ -180,29 +206,37 @@ class Recording:
 
     ARRAYS = (
         "trace_cycle",
-        "trace_layer",
+        "trace_phase",
         "trace_position",
         "trace_real",
         "trace_h",
         "y_cycle",
         "y_data",
         "y_last",
+        "state_cycle",
+        "state_data",
         "step_start",
         "step_done",
     )
 
     @classmethod
-    def from_rows(cls, trace: NDArray[np.int64], out: NDArray[np.int64], **rest: Any) -> Recording:
-        """From a row an event: ``trace`` (events, 4 + lanes) as cycle, layer, position, real, h; ``out`` as cycle, data, last."""
+    def from_rows(
+        cls, trace: NDArray[np.int64], out: NDArray[np.int64], states: NDArray[np.int64], **rest: Any
+    ) -> Recording:
+        """From a row an event: ``trace`` (events, 4 + lanes) as cycle, phase, position, real, h; ``out`` as cycle, data, last;
+        ``states`` as cycle, data.
+        """
         return cls(
             trace_cycle=trace[:, 0],
-            trace_layer=trace[:, 1],
+            trace_phase=trace[:, 1],
             trace_position=trace[:, 2],
             trace_real=trace[:, 3].astype(np.uint64),
             trace_h=trace[:, 4:],
             y_cycle=out[:, 0],
             y_data=out[:, 1],
             y_last=out[:, 2].astype(bool),
+            state_cycle=states[:, 0],
+            state_data=states[:, 1],
             **rest,
         )
 
@@ -233,6 +267,47 @@ class Pins(Protocol):
         """Set an input port."""
 
 
+class Source:
+    """Offers items to one stream of an engine."""
+
+    def __init__(self, items: Sequence[int]) -> None:
+        self.items, self.accepted, self.offered = items, 0, False
+
+    def next(self, may_offer: bool) -> int | None:
+        """The item offered in this cycle, if any."""
+        # a source that has offered an item keeps offering it until it is taken
+        self.offered = self.accepted < len(self.items) and (self.offered or may_offer)
+        return self.items[self.accepted] if self.offered else None
+
+    def observe(self, ready: int) -> bool:
+        """Whether the item was taken."""
+        taken = self.offered and bool(ready)
+        self.accepted += taken
+        self.offered &= not taken
+        return taken
+
+
+class Sink:
+    """Takes items from one stream of an engine, and watches that none changes or vanishes before it is taken."""
+
+    def __init__(self, name: str, faults: list[str]) -> None:
+        self.taken: list[tuple[int, int]] = []  # cycle, payload
+        self._name, self._faults = name, faults
+        self._held: int | None = None  # an item that was offered but not taken yet
+
+    def observe(self, cycle: int, ready: bool, payload: int | None) -> bool:
+        """Whether an item was taken; ``payload`` is None where none is offered."""
+        held = self._held
+        if held is not None and payload != held:
+            what = "was withdrawn" if payload is None else f"became {payload:#x}"
+            self._faults.append(f"cycle {cycle}: {self._name} item {held:#x} {what} before it was taken")
+        self._held = None if ready else payload
+        if payload is None or not ready:
+            return False
+        self.taken.append((cycle, payload))
+        return True
+
+
 class Driver:
     """Feeds a plan through an engine's pins and records what comes out.
 
@@ -242,24 +317,31 @@ class Driver:
     def __init__(self, plan: Plan, ports: Mapping[str, Port], pins: Pins) -> None:
         self.plan, self.ports, self.pins = plan, ports, pins
         self.lanes = sum(1 for name in ports if name.startswith("trace__h__"))
-        self._data = ports["x__payload"].width - 1  # `last` lies above the data
-        mask = (1 << self._data) - 1
-        self._items = [
-            (int(value) & mask) | int(last) << self._data for value, last in zip(plan.x, plan.x_last, strict=True)
-        ]
-        self._y = Port(ports["y__payload"].width - 1, True)
+        width = ports["x__payload"].width - 1  # `last` lies above the data
+        last = plan.x_last.astype(np.int64) << width
+        self.faults: list[str] = []
+        # streams by the prefix of their ports; those of states where the engine has them
+        self._sources = {"x": Source(((plan.x & ((1 << width) - 1)) | last).tolist())}
+        self._sinks = {"y": Sink("output", self.faults)}
+        if STATE_IN + "__valid" in ports:
+            mask = (1 << ports[STATE_IN + "__payload"].width) - 1
+            self._sources[STATE_IN] = Source((plan.state_in & mask).tolist())
+            self._sinks[STATE_OUT] = Sink("state", self.faults)
         self._stalls = Stalls(plan.stalls)
-        self._offered = self._ready = False
+        self._ready = False
         self._inputs: dict[str, int] = {}  # as last written
-        self._held: int | None = None  # an output item that was offered but not taken yet
         self._quiet = self._extra = 0
         self._trace: list[tuple[int, ...]] = []
-        self._out: list[tuple[int, int, int]] = []
         self._start: list[int] = []
         self._done: list[int] = []
-        self.cycle = self.accepted = 0
+        self._long = False
+        self.cycle = 0
         self.stuck = False
-        self.faults: list[str] = []
+
+    @property
+    def accepted(self) -> int:
+        """Input values that the engine took."""
+        return self._sources["x"].accepted
 
     @property
     def done(self) -> bool:
@@ -268,21 +350,27 @@ class Driver:
 
     def reset(self) -> None:
         """Inputs before cycle 0, while the design is held in reset."""
-        for name in ("x__valid", "x__payload", "y__ready"):
-            self._write(name, 0)
+        for name in self._sources:
+            self._write(f"{name}__valid", 0)
+            self._write(f"{name}__payload", 0)
+        for name in self._sinks:
+            self._write(f"{name}__ready", 0)
+        for name, value in self.plan.controls.items():
+            if name in self.ports:
+                self._write(name, value)
         for number, threshold in enumerate(self.plan.thresholds):
             self._write(f"threshold__{number}", threshold)
 
     def before(self) -> None:
         """Set this cycle's inputs."""
-        may_offer, ready = self._stalls.next()
-        # a source that has offered an item keeps offering it until it is taken
-        offer = self.accepted < len(self._items) and (self._offered or may_offer)
-        if offer:
-            self._write("x__payload", self._items[self.accepted])
-        self._write("x__valid", int(offer))
-        self._write("y__ready", int(ready))
-        self._offered, self._ready = offer, ready
+        may_offer, self._ready = self._stalls.next()
+        for name, source in self._sources.items():
+            item = source.next(may_offer)
+            if item is not None:
+                self._write(f"{name}__payload", item)
+            self._write(f"{name}__valid", int(item is not None))
+        for name in self._sinks:
+            self._write(f"{name}__ready", int(self._ready))
 
     def _write(self, name: str, value: int) -> None:
         # writing a value that is there already costs as much as a new one
@@ -296,44 +384,50 @@ class Driver:
         if read("step_start"):
             self._start.append(cycle)
             progress = True
-        if read("x__ready") and self._offered:
-            self.accepted += 1
-            self._offered = False
-            progress = True
+        for name, source in self._sources.items():
+            progress |= source.observe(read(f"{name}__ready"))
         if read("trace__valid"):
             head = (cycle, read("trace__layer"), read("trace__position"), read("trace__real"))
             self._trace.append((*head, *(read(f"trace__h__{lane}") for lane in range(self.lanes))))
             progress = True
-        if read("y__valid"):
-            payload = read("y__payload")
-            if self._held is not None and payload != self._held:
-                self.faults.append(
-                    f"cycle {cycle}: output item {self._held:#x} became {payload:#x} before it was taken"
-                )
-            self._held = None if self._ready else payload
-            if self._ready:
-                self._out.append((cycle, self._y.value(payload), payload >> self._y.width))
-                progress = True
-        elif self._held is not None:
-            self.faults.append(f"cycle {cycle}: output item {self._held:#x} was withdrawn before it was taken")
-            self._held = None
+        for name, sink in self._sinks.items():
+            payload = self._raw(f"{name}__payload") if read(f"{name}__valid") else None
+            progress |= sink.observe(cycle, self._ready, payload)
         if read("step_done"):
             self._done.append(cycle)
             progress = True
+        if TOO_LONG in self.ports and not self._long and read(TOO_LONG):
+            self._long = True
+            self.faults.append(TOO_LONG_FAULT.format(cycle))
         self._quiet = 0 if progress else self._quiet + 1
-        if len(self._done) >= self.plan.steps and len(self._out) >= self.plan.outputs:
+        if self._complete():
             self._extra += 1
         elif self._quiet > self.plan.patience or cycle == self.plan.limit - 1:
             self.stuck = True
         self.cycle += 1
 
+    def _raw(self, name: str) -> int:
+        return self.pins.read(name) & ((1 << self.ports[name].width) - 1)
+
+    def _complete(self) -> bool:
+        states = len(self._sinks[STATE_OUT].taken) if STATE_OUT in self._sinks else 0
+        enough = len(self._done) >= self.plan.steps and len(self._sinks["y"].taken) >= self.plan.outputs
+        return enough and states >= self.plan.states
+
     def finish(self) -> Recording:
         """Read the counters and hand over everything recorded."""
         prefix = "counters__"
         counters = {name.removeprefix(prefix): self.pins.read(name) for name in self.ports if name.startswith(prefix)}
+        y = Port(self.ports["y__payload"].width - 1, True)
+        out = [(cycle, y.value(payload), payload >> y.width) for cycle, payload in self._sinks["y"].taken]
+        states: list[tuple[int, int]] = []
+        if STATE_OUT in self._sinks:
+            word = Port(self.ports[STATE_OUT + "__payload"].width, True)
+            states = [(cycle, word.value(payload)) for cycle, payload in self._sinks[STATE_OUT].taken]
         return Recording.from_rows(
             np.array(self._trace, np.int64).reshape(-1, 4 + self.lanes),
-            np.array(self._out, np.int64).reshape(-1, 3),
+            np.array(out, np.int64).reshape(-1, 3),
+            np.array(states, np.int64).reshape(-1, 2),
             step_start=np.array(self._start, np.int64),
             step_done=np.array(self._done, np.int64),
             cycles=self.cycle,

@@ -38,7 +38,7 @@ struct Random {
     }
 };
 
-// as drive.Stalls
+// as drive.Stalls, for all sources and all sinks
 struct Stalls {
     bool on;
     Random random;
@@ -83,6 +83,39 @@ struct Writer {
     }
 };
 
+// as drive.Source
+struct Source {
+    std::vector<int64_t> items;
+    size_t accepted = 0;
+    bool offered = false;
+    bool next(bool may_offer) { return offered = accepted < items.size() && (offered || may_offer); }
+    int64_t item() const { return items[accepted]; }
+    bool observe(bool ready) {
+        const bool taken = offered && ready;
+        accepted += taken;
+        offered = offered && !taken;
+        return taken;
+    }
+};
+
+// as drive.Sink; a fault is what went wrong (0 withdrawn, 1 changed), the stream, the cycle, the item held and the one seen
+struct Sink {
+    int64_t stream;
+    std::vector<int64_t> &faults;
+    std::vector<int64_t> taken;  // cycle, payload
+    bool held = false;
+    uint64_t item = 0;
+    bool observe(int64_t cycle, bool ready, bool valid, uint64_t payload) {
+        if (held && (!valid || payload != item))
+            faults.insert(faults.end(), {valid, stream, cycle, (int64_t)item, valid ? (int64_t)payload : 0});
+        held = valid && !ready;
+        item = payload;
+        if (!valid || !ready) return false;
+        taken.insert(taken.end(), {cycle, (int64_t)payload});
+        return true;
+    }
+    int64_t count() const { return static_cast<int64_t>(taken.size() / 2); }
+};
 
 }  // namespace
 
@@ -93,10 +126,13 @@ int main(int argc, char **argv) {
     if (argc < 3) return std::fprintf(stderr, "usage: emulate <plan> <recording> [<waves>]\n"), 2;
     Reader plan{std::fopen(argv[1], "rb")};
     if (!plan.file) return std::perror(argv[1]), 2;
-    const int64_t steps = plan.take(), outputs = plan.take(), patience = plan.take(), limit = plan.take();
+    const int64_t steps = plan.take(), outputs = plan.take(), words = plan.take();
+    const int64_t patience = plan.take(), limit = plan.take();
     Stalls stalls{plan.take() != 0, {static_cast<uint64_t>(plan.take())}};
+    const int64_t load = plan.take(), save = plan.take();
     const std::vector<int64_t> thresholds = plan.take(THRESHOLDS);
-    const std::vector<int64_t> items = plan.take(static_cast<size_t>(plan.take()));
+    Source x{plan.take(static_cast<size_t>(plan.take()))};
+    Source state_in{plan.take(static_cast<size_t>(plan.take()))};
     std::fclose(plan.file);
     if (!plan.good) return std::fprintf(stderr, "%s is truncated\n", argv[1]), 2;
 
@@ -122,8 +158,12 @@ int main(int argc, char **argv) {
 #endif
     };
 
-    set_x(*top, 0, 0);
-    top->Y_READY = 0;
+    set_x(*top, 0);
+    set_x_valid(*top, 0);
+    set_state_in(*top, 0);
+    set_state_in_valid(*top, 0);
+    set_ready(*top, 0);
+    set_controls(*top, load, save);
     set_thresholds(*top, thresholds);
     top->rst = 1;
     for (int cycle = 0; cycle < RESET_CYCLES; ++cycle) {
@@ -132,19 +172,18 @@ int main(int argc, char **argv) {
     }
     top->rst = 0;
 
-    std::vector<int64_t> trace, out, start, done, faults;
-    size_t accepted = 0;
-    bool offered = false, stuck = false, held = false;
-    uint64_t item = 0;
+    std::vector<int64_t> trace, start, done, faults;
+    Sink y{0, faults}, state_out{1, faults};
+    bool stuck = false, too_long = false;
     int64_t quiet = 0, extra = 0, cycle = 0;
     for (; !stuck && extra <= DRAIN_CYCLES; ++cycle) {
         bool may_offer, ready;
         stalls.next(may_offer, ready);
-        const bool offer = accepted < items.size() && (offered || may_offer);
-        if (offer) set_x(*top, items[accepted], 1);
-        else set_valid(*top, 0);
-        offered = offer;
-        top->Y_READY = ready;
+        if (x.next(may_offer)) set_x(*top, x.item());
+        set_x_valid(*top, x.offered);
+        if (state_in.next(may_offer)) set_state_in(*top, state_in.item());
+        set_state_in_valid(*top, state_in.offered);
+        set_ready(*top, ready);
         settle(false);
 
         bool progress = false;
@@ -152,35 +191,25 @@ int main(int argc, char **argv) {
             start.push_back(cycle);
             progress = true;
         }
-        if (top->X_READY && offered) {
-            ++accepted;
-            offered = false;
-            progress = true;
-        }
+        progress |= x.observe(top->X_READY);
+        progress |= state_in.observe(state_in_ready(*top));
         if (top->TRACE_VALID) {
             trace.push_back(cycle);
             record_trace(*top, trace);
             progress = true;
         }
-        if (top->Y_VALID) {
-            const uint64_t payload = top->Y_PAYLOAD;
-            if (held && payload != item) faults.insert(faults.end(), {1, cycle, (int64_t)item, (int64_t)payload});
-            held = !ready;
-            item = payload;
-            if (ready) {
-                out.insert(out.end(), {cycle, extend(payload, Y_BITS), (int64_t)(payload >> Y_BITS)});
-                progress = true;
-            }
-        } else if (held) {
-            faults.insert(faults.end(), {0, cycle, (int64_t)item, 0});
-            held = false;
-        }
+        progress |= y.observe(cycle, ready, top->Y_VALID, top->Y_PAYLOAD);
+        progress |= state_out.observe(cycle, ready, state_out_valid(*top), state_out_payload(*top));
         if (top->STEP_DONE) {
             done.push_back(cycle);
             progress = true;
         }
+        if (!too_long && is_too_long(*top)) {
+            too_long = true;
+            faults.insert(faults.end(), {2, 0, cycle, 0, 0});
+        }
         quiet = progress ? 0 : quiet + 1;
-        if ((int64_t)done.size() >= steps && (int64_t)out.size() / 3 >= outputs) ++extra;
+        if ((int64_t)done.size() >= steps && y.count() >= outputs && state_out.count() >= words) ++extra;
         else if (quiet > patience || cycle == limit - 1) stuck = true;
         settle(true);
     }
@@ -196,9 +225,9 @@ int main(int argc, char **argv) {
     Writer recording{std::fopen(argv[2], "wb")};
     if (!recording.file) return std::perror(argv[2]), 2;
     recording.give(cycle);
-    recording.give(static_cast<int64_t>(accepted));
+    recording.give(static_cast<int64_t>(x.accepted));
     recording.give(stuck);
-    for (const auto &values : {trace, out, start, done, faults, counters}) recording.give(values);
+    for (const auto &values : {trace, y.taken, state_out.taken, start, done, faults, counters}) recording.give(values);
     if (std::fclose(recording.file) != 0 || !recording.good) return std::fprintf(stderr, "cannot write %s\n", argv[2]), 2;
     return 0;
 }

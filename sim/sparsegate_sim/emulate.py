@@ -15,7 +15,21 @@ from numpy.typing import NDArray
 
 from sparsegate.errors import SparseGateError
 from sparsegate_sim import cache, tools, verilated
-from sparsegate_sim.drive import DRAIN_CYCLES, RESET_CYCLES, STALL_LEVELS, STALL_SPAN, Plan, Port, Recording
+from sparsegate_sim.drive import (
+    DRAIN_CYCLES,
+    LOAD,
+    RESET_CYCLES,
+    SAVE,
+    STALL_LEVELS,
+    STALL_SPAN,
+    STATE_IN,
+    STATE_OUT,
+    TOO_LONG,
+    TOO_LONG_FAULT,
+    Plan,
+    Port,
+    Recording,
+)
 from sparsegate_sim.runner import LOG, SimulationError, Waves, keep, waves_format
 
 MAX_LANES = 64
@@ -92,28 +106,45 @@ def _encode(plan: Plan, ports: Mapping[str, Port]) -> NDArray[np.int64]:
     width = ports["x__payload"].width - 1
     items = (plan.x & ((1 << width) - 1)) | (plan.x_last.astype(np.int64) << width)
     seed = np.array([plan.stalls or 0], np.uint64).astype(np.int64)
-    head = [plan.steps, plan.outputs, plan.patience, plan.limit, int(plan.stalls is not None), int(seed[0])]
-    return np.concatenate([head, plan.thresholds, [len(items)], items]).astype("<i8")
+    head = [
+        plan.steps,
+        plan.outputs,
+        plan.states,
+        plan.patience,
+        plan.limit,
+        int(plan.stalls is not None),
+        int(seed[0]),
+    ]
+    parts = [head, list(plan.controls.values()), plan.thresholds, [len(items)], items]
+    return np.concatenate([*parts, [len(plan.state_in)], plan.state_in]).astype("<i8")
 
 
 def _decode(values: NDArray[np.int64], ports: Mapping[str, Port]) -> Recording:
     """What emulate.cpp wrote."""
     cycles, accepted, stuck = (int(value) for value in values[:3])
     sections, place = [], 3
-    for _ in range(6):
+    for _ in range(7):
         count = int(values[place])
         sections.append(values[place + 1 : place + 1 + count])
         place += 1 + count
-    flat_trace, flat_out, start, done, flat_faults, counters = sections
-    lanes = _lanes(ports)
-    trace, out = flat_trace.reshape(-1, 4 + lanes), flat_out.reshape(-1, 3)
+    flat_trace, y, state, start, done, flat_faults, counters = sections
+    trace = flat_trace.reshape(-1, 4 + _lanes(ports))
+    y, state = y.reshape(-1, 2), state.reshape(-1, 2)
+    width = ports["y__payload"].width - 1  # `last` lies above the data
+    out = np.stack([y[:, 0], _signed(y[:, 1], width), y[:, 1] >> width], axis=1)
+    if STATE_OUT + "__payload" in ports:
+        state = np.stack([state[:, 0], _signed(state[:, 1], ports[STATE_OUT + "__payload"].width)], axis=1)
     faults = []
-    for changed, cycle, item, payload in flat_faults.reshape(-1, 4).tolist():
-        what = f"became {payload:#x}" if changed else "was withdrawn"
-        faults.append(f"cycle {cycle}: output item {item:#x} {what} before it was taken")
+    for what, stream, cycle, item, payload in flat_faults.reshape(-1, 5).tolist():
+        if what == 2:
+            faults.append(TOO_LONG_FAULT.format(cycle))
+        else:
+            became = f"became {payload:#x}" if what else "was withdrawn"
+            faults.append(f"cycle {cycle}: {('output', 'state')[stream]} item {item:#x} {became} before it was taken")
     return Recording.from_rows(
         trace,
         out,
+        state,
         step_start=start,
         step_done=done,
         cycles=cycles,
@@ -122,6 +153,12 @@ def _decode(values: NDArray[np.int64], ports: Mapping[str, Port]) -> Recording:
         counters=dict(zip(_counters(ports), counters.tolist(), strict=True)),
         faults=faults,
     )
+
+
+def _signed(raw: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """Signed values of the low bits of raw ones."""
+    half = np.int64(1 << (width - 1))
+    return (raw & ((1 << width) - 1) ^ half) - half
 
 
 def _lanes(ports: Mapping[str, Port]) -> int:
@@ -149,20 +186,38 @@ def _header(ports: Mapping[str, Port]) -> str:
             return "0"
         return f"extend({member(name)}, {port.width})" if port.signed else f"(int64_t){member(name)}"
 
-    names = ("Y_READY", "Y_VALID", "Y_PAYLOAD", "X_READY", "STEP_START", "STEP_DONE", "TRACE_VALID")
-    ports_of = ("y__ready", "y__valid", "y__payload", "x__ready", "step_start", "step_done", "trace__valid")
+    def into(name: str, source: str) -> str:
+        """A statement that sets an input, if the engine has it."""
+        return f"{member(name)} = {source};" if name in ports else ""
+
+    def bits(name: str) -> str:
+        return f"(uint64_t){member(name)} & {(1 << ports[name].width) - 1:#x}u" if name in ports else "0"
+
+    names = ("Y_VALID", "Y_PAYLOAD", "X_READY", "STEP_START", "STEP_DONE", "TRACE_VALID")
+    ports_of = ("y__valid", "y__payload", "x__ready", "step_start", "step_done", "trace__valid")
     lines = [f"#define {name} {member(port).removeprefix('top.')}" for name, port in zip(names, ports_of, strict=True)]
     lines += [
-        f"constexpr int THRESHOLDS = {len(thresholds)}, Y_BITS = {ports['y__payload'].width - 1};",
+        f"constexpr int THRESHOLDS = {len(thresholds)};",
         f"constexpr int RESET_CYCLES = {RESET_CYCLES}, DRAIN_CYCLES = {DRAIN_CYCLES}, STALL_SPAN = {STALL_SPAN};",
         f"constexpr uint64_t STALL_LEVELS[] = {{{', '.join(map(str, STALL_LEVELS))}}};",
         "static int64_t extend(uint64_t raw, int width) {",
         "    return static_cast<int64_t>(raw << (64 - width)) >> (64 - width);",
         "}",
-        f"static void set_valid(Vtop &top, bool valid) {{ {member('x__valid')} = valid; }}",
-        "static void set_x(Vtop &top, int64_t item, bool valid) {",
-        f"    {member('x__payload')} = item;",
-        "    set_valid(top, valid);",
+        f"static void set_x(Vtop &top, int64_t item) {{ {into('x__payload', 'item')} }}",
+        f"static void set_x_valid(Vtop &top, bool valid) {{ {into('x__valid', 'valid')} }}",
+        f"static void set_state_in(Vtop &top, int64_t item) {{ {into(STATE_IN + '__payload', 'item')} }}",
+        f"static void set_state_in_valid(Vtop &top, bool valid) {{ {into(STATE_IN + '__valid', 'valid')} }}",
+        f"static bool state_in_ready(const Vtop &top) {{ return {bits(STATE_IN + '__ready')}; }}",
+        f"static bool state_out_valid(const Vtop &top) {{ return {bits(STATE_OUT + '__valid')}; }}",
+        f"static uint64_t state_out_payload(const Vtop &top) {{ return {bits(STATE_OUT + '__payload')}; }}",
+        f"static bool is_too_long(const Vtop &top) {{ return {bits(TOO_LONG)}; }}",
+        "static void set_ready(Vtop &top, bool ready) {",
+        f"    {into('y__ready', 'ready')}",
+        f"    {into(STATE_OUT + '__ready', 'ready')}",
+        "}",
+        "static void set_controls(Vtop &top, bool load, bool save) {",
+        f"    {into(LOAD, 'load')}",
+        f"    {into(SAVE, 'save')}",
         "}",
         "static void set_thresholds(Vtop &top, const std::vector<int64_t> &values) {",
         *(f"    {member(name)} = values[{number}];" for number, name in enumerate(thresholds)),

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from sparsegate import artefact, cycles, golden
 from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig, Layout
-from sparsegate.program import Program
-from sparsegate_sim import cache, emulate, runner
+from sparsegate.program import Program, RawState
+from sparsegate_sim import cache, emulate, frames, memories, runner
 from sparsegate_sim.drive import Driver, Plan, Recording, plan, ports, signals, verilog_ports
 from sparsegate_sim.scoreboard import Scoreboard
 
@@ -30,11 +30,13 @@ PERIOD = 1e-8
 class SimulationResult:
     """What a simulation showed.
 
-    ``values_compared`` outputs of every layer at every step, and values of the output stream; ``mismatches`` how many of them
-    differ from the golden model, ``first_mismatch`` the first as a sentence. ``step_start`` and ``step_end`` (N, T) are the cycles,
-    counted from reset, in which a step took its frame and delivered its last result (-1 past a sequence's end, or where it never
-    did). Without stalls they are held against the cycle model: ``cycle_mismatches`` (None with stalls). ``counter_mismatches`` are
-    sentences about counters that differ. ``cycles`` is the length of the run; ``seconds`` its time, without ``build_seconds``.
+    ``values_compared`` outputs of every phase at every step, values of the output stream, and final states; ``mismatches`` how
+    many of them differ from the golden model, ``first_mismatch`` the first as a sentence. ``step_start`` and ``step_end`` (N, S)
+    are the cycles, counted from reset, in which a step took its frame and delivered its last result, pass after pass as in
+    ``Trace.ran`` (-1 past a sequence's end, or where it never did). Without stalls they are held against the cycle model:
+    ``cycle_mismatches`` (None with stalls). ``counter_mismatches`` are sentences about counters that differ. ``state``: the raw
+    final states that the engine gave, to be handed to another run (None where none were asked for, or not all came).
+    ``cycles`` is the length of the run; ``seconds`` its time, without ``build_seconds``.
     """
 
     simulator: str
@@ -50,6 +52,7 @@ class SimulationResult:
     first_cycle_mismatch: str | None
     counters: dict[str, int]
     counter_mismatches: list[str] = field(default_factory=list)
+    state: dict[str, dict[str, NDArray[np.int64]]] | None = None
     seconds: float = 0.0
     build_seconds: float = 0.0
     waves: Path | None = None
@@ -82,6 +85,8 @@ def simulate(
     raw: ArrayLike,
     lengths: ArrayLike | None = None,
     *,
+    state: RawState | None = None,
+    final: bool | None = None,
     simulator: str = "verilator",
     thresholds: Sequence[int] | None = None,
     stalls: int | None = None,
@@ -95,9 +100,11 @@ def simulate(
     Parameters
     ----------
     raw, lengths : (N, T, I) integers in the Program's input format, and (N,) steps of each sequence.
+    state : raw states to start from, as ``golden.run`` takes them; the Program's ``initial`` where omitted.
+    final : take and compare the states after each sequence (default: if ``config.states``, which both need).
     simulator : "verilator", "icarus" or "amaranth".
-    thresholds : Θ of the input and every layer; the Program's own where omitted.
-    stalls : seed of random stalls at both ends; None for a source always valid and a sink always ready.
+    thresholds : Θ of each of ``program.vectors``; the Program's own where omitted.
+    stalls : seed of random stalls at all ends; None for sources always valid and sinks always ready.
     waves : a .vcd or .fst file to write waveforms to (Amaranth's simulator writes .vcd only).
     folder : where the log goes; beside the compiled simulations where omitted.
     fast : with Verilator, stream through a compiled C++ loop (the default) instead of the cocotb bench.
@@ -110,8 +117,27 @@ def simulate(
     """
     _check(simulator, fast, waves)
     layout = Layout(program, config)
-    trace = golden.run(program, raw, lengths, thresholds, saturations=True)
-    work = plan(program, raw, lengths, thresholds, stalls)
+    final = config.states if final is None else final
+    loaded = state is not None or bool(program.initial)
+    if (loaded or final) and not config.states:
+        what = "a state to start from" if loaded else "the state after each sequence"
+        raise SparseGateError(f"{what} takes an array with state ports (states=True)")
+    trace = golden.run(program, raw, lengths, thresholds, saturations=True, state=state)
+    longest = int(trace.lengths.max())
+    if not program.streams and longest > config.steps:
+        raise SparseGateError(
+            f"a sequence has {longest} steps, but the engine's buffer holds {config.steps}; set steps={longest}"
+        )
+    count = len(trace.lengths)
+    work = plan(
+        program,
+        raw,
+        lengths,
+        thresholds,
+        stalls,
+        state_in=frames.words(layout, program.states(state, count), count) if loaded else (),
+        states=count * sum(frames.sizes(layout)) if final else 0,
+    )
     begin = time.perf_counter()
     component = None
     if simulator == "amaranth":
@@ -124,8 +150,8 @@ def simulate(
     recording, seconds, build_seconds = record(
         component, work, simulator=simulator, verilog=verilog, waves=waves, folder=folder, fast=fast
     )
-    board = Scoreboard(trace, [layout.units(number) for number in range(len(program.layers))])
-    predicted = cycles.predict(trace, layout)
+    board = Scoreboard(trace, layout, final)
+    predicted = cycles.predict(trace, layout, final)
     where = None if waves is None else Path(waves)
     return judge(board, recording, predicted, simulator, stalls, seconds, made + build_seconds, where)
 
@@ -170,7 +196,7 @@ def record(
     if verilog is None:
         from sparsegate_hw.verilog import convert
 
-        verilog = convert(component, TOP)
+        verilog = memories.outside(convert(component, TOP))
     pins = verilog_ports(verilog, TOP)
     if simulator == "verilator" and fast is not False:
         built = emulate.build(verilog, TOP, pins, form)
@@ -270,20 +296,18 @@ def judge(
     """Hold a recording against the golden run and, where there is one, against the cycle model."""
     trace = board.trace
     verdict = board.check(recording)
-    valid = np.arange(trace.layers[0].shape[1])[None, :] < trace.lengths[:, None]
-    start, end = _placed(recording.step_start, valid), _placed(recording.step_done, valid)
+    ran = trace.ran  # (N, S)
+    start, end = _placed(recording.step_start, ran), _placed(recording.step_done, ran)
     mismatches: int | None = None
     first = None
     if predicted is not None and stalls is None:
         differ = (start != predicted.start) | (end != predicted.end)
-        surplus = max(0, len(recording.step_start) - int(valid.sum())) + max(
-            0, len(recording.step_done) - int(valid.sum())
-        )
+        surplus = sum(max(0, len(pulses) - int(ran.sum())) for pulses in (recording.step_start, recording.step_done))
         mismatches = int(differ.sum()) + surplus
         if differ.any():
             n, t = (int(value) for value in np.argwhere(differ)[0])
             first = (
-                f"sequence {n}, step {t}: expected cycles {predicted.start[n, t]} to {predicted.end[n, t]},"
+                f"sequence {n}, {_step_name(trace, t)}: expected cycles {predicted.start[n, t]} to {predicted.end[n, t]},"
                 f" counted {start[n, t]} to {end[n, t]}"
             )
         elif surplus:
@@ -291,7 +315,7 @@ def judge(
     return SimulationResult(
         simulator=simulator,
         sequences=len(trace.lengths),
-        steps=int(valid.sum()),
+        steps=int(trace.lengths.sum()),
         values_compared=verdict.compared,
         mismatches=verdict.mismatches,
         first_mismatch=verdict.first,
@@ -302,10 +326,32 @@ def judge(
         first_cycle_mismatch=first,
         counters=dict(recording.counters),
         counter_mismatches=_counters(trace, recording, predicted),
+        state=_final(board, recording),
         seconds=seconds,
         build_seconds=build_seconds,
         waves=waves,
     )
+
+
+def _step_name(trace: golden.Trace, at: int) -> str:
+    """The step at a place of ``Trace.ran``; of several passes, in the order in which its pass runs."""
+    if len(trace.passes) == 1:
+        return f"step {at}"
+    run = 0
+    for this in trace.passes:
+        steps = int(this.lengths.max())
+        if at < steps:
+            break
+        at, run = at - steps, run + 1
+    return f"pass {run}, its step {at}"
+
+
+def _final(board: Scoreboard, recording: Recording) -> dict[str, dict[str, NDArray[np.int64]]] | None:
+    """The final states that were given, if all were."""
+    count = len(board.trace.lengths)
+    if not board.final or len(recording.state_data) != count * sum(frames.sizes(board.layout)):
+        return None
+    return frames.states(board.layout, recording.state_data, count)
 
 
 def _placed(pulses: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -320,7 +366,7 @@ def _placed(pulses: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.i
 
 def _counters(trace: golden.Trace, recording: Recording, predicted: cycles.Cycles | None) -> list[str]:
     """Sentences about counters that are not what golden and cycle model say; absent counters are not compared."""
-    expected = {"steps": int(trace.lengths.sum())}
+    expected = {"steps": int(trace.ran.sum())}
     if len(recording.step_start) == len(recording.step_done):
         expected["cycles"] = int((recording.step_done - recording.step_start).sum())
     if predicted is not None:
@@ -328,7 +374,7 @@ def _counters(trace: golden.Trace, recording: Recording, predicted: cycles.Cycle
     if trace.saturations:
         number = 0
         for layer in trace.program.layers:
-            for site in layer.cell.sites:
+            for site in layer.sites:
                 expected[f"saturations__{number}"] = trace.saturations[layer.name][site]
                 number += 1
     found = recording.counters

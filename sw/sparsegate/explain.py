@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,24 +51,23 @@ def explain(
     _check(network, program)
     x, lengths = sequences(x, lengths, network.inputs)
     valid = np.arange(x.shape[1])[None, :] < lengths[:, None]  # (N, T)
-    floats = _float_values(network, x, lengths, valid)
+    floats = _float_values(network, x, lengths)
 
     form = program.input_format
     raw = program.quantize(x)
     rows = [_row(INPUT, INPUT, form.frac, form.real(raw[valid]), x[valid], form.saturated(x[valid]))]
     fixed: dict[tuple[str, str], tuple[int, list[tuple[NDArray, NDArray]]]] = {}
-    at_end = {layer.name for layer in program.layers if layer.when == "last"}
+    at_end = {layer.name for layer in program.layers if layer.when != "step"}
 
     def see(layer: str, t: int, site: str, value: Fixed) -> None:
-        # a layer that runs on the last step is seen once, with every sequence at its own end
-        who = np.arange(len(x)) if layer in at_end else np.flatnonzero(valid[:, t])
-        when = lengths - 1 if layer in at_end else t
+        # a layer that runs on the last step is seen once, with all sequences; a reversed one in its own order, in both models
+        who = slice(None) if layer in at_end else valid[:, t]
         real = np.ldexp(value.raw[who].astype(np.float64), -value.frac)
-        fixed.setdefault((layer, site), (value.frac, []))[1].append((real, floats[layer, site][who, when]))
+        fixed.setdefault((layer, site), (value.frac, []))[1].append((real, floats[layer, site][t]))
 
     trace = golden.run(program, raw, lengths, thresholds, saturations=True, observe=see)
     for layer in program.layers:
-        for site in layer.cell.sites:
+        for site in layer.sites:
             frac, pairs = fixed[layer.name, site]
             real, exact = (np.concatenate(part) for part in zip(*pairs, strict=True))
             rows.append(_row(layer.name, site, frac, real, exact, trace.saturations[layer.name][site]))
@@ -76,26 +75,25 @@ def explain(
 
 
 def _check(network: Network, program: Program) -> None:
-    ours = [(layer.name, layer.kind, layer.inputs, layer.units) for layer in network.layers]
-    theirs = [(layer.name, layer.kind, layer.inputs, layer.units) for layer in program.layers]
+    ours, theirs = (
+        [(layer.name, layer.kind, layer.inputs, layer.units, layer.outputs, layer.reverse) for layer in layers]
+        for layers in (network.layers, program.layers)
+    )
     if ours != theirs:
         raise SparseGateError(
-            f"network and Program differ in their layers (name, kind, inputs, units): {ours} and {theirs}"
+            "network and Program differ in their layers (name, kind, inputs, units, outputs, reverse): "
+            f"{ours} and {theirs}"
         )
 
 
-def _float_values(network: Network, x: NDArray, lengths: NDArray, valid: NDArray) -> dict[tuple[str, str], NDArray]:
-    """Every value that is narrowed in the Program, as the float network has it: (layer, site) -> (N, T, units)."""
-    values: dict[tuple[str, str], NDArray] = {}
-    step: Counter[tuple[str, str]] = Counter()
+def _float_values(network: Network, x: NDArray, lengths: NDArray) -> dict[tuple[str, str], list[NDArray]]:
+    """Every value that is narrowed in the Program, as the float network has it: (layer, site) -> for each step (running, size)."""
+    values: dict[tuple[str, str], list[NDArray]] = defaultdict(list)
 
     def see(layer: str, target: str, site: str, value: NDArray) -> None:
-        key = layer, site
-        whole = values.setdefault(key, np.zeros((*valid.shape, value.shape[1])))
-        whole[valid[:, step[key]], step[key]] = value
-        step[key] += 1
+        values[layer, site].append(value)
 
-    network.evaluate(x, lengths, see)
+    network.evaluate(x, lengths, observe=see)
     return values
 
 

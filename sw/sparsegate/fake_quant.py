@@ -8,19 +8,22 @@ a value saturates (Bengio et al. 2013); through tables flows the derivative of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from sparsegate import activation, quantize
-from sparsegate.cells import Cell, cell
+from sparsegate.cells import PROJECTION, Cell, Phase, cell, phases_of
+from sparsegate.errors import SparseGateError
 from sparsegate.fixed import QFormat
-from sparsegate.network import Layer, Network
-from sparsegate.program import Program
+from sparsegate.network import Layer, Network, State, lengths_of
+from sparsegate.passes import When
+from sparsegate.program import EXACT, Program
 from sparsegate.quantize import QuantizeConfig
 
 
@@ -71,16 +74,24 @@ class TorchArithmetic:
     """The arithmetic of a cell (``sparsegate.cells.Arithmetic``) on float64 tensors of real values."""
 
     def __init__(
-        self, formats: Mapping[str, QFormat], step_bits: int, gates: Mapping[str, Tensor], states: Mapping[str, Tensor]
+        self,
+        formats: Mapping[str, QFormat],
+        step_bits: int,
+        gates: Mapping[str, Tensor],
+        states: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
     ) -> None:
         self._formats, self._step_bits = formats, step_bits
-        self._gates, self._states = gates, states
+        self._gates, self._states, self._parameters = gates, states, parameters
 
     def gate(self, name: str) -> Tensor:
         return self._gates[name]
 
     def state(self, name: str) -> Tensor:
         return self._states[name]
+
+    def parameter(self, name: str) -> Tensor:
+        return self._parameters[name]
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         return a * b
@@ -93,6 +104,9 @@ class TorchArithmetic:
 
     def one(self) -> float:
         return 1.0
+
+    def relu(self, value: Tensor) -> Tensor:
+        return torch.relu(value)
 
     def narrow(self, value: Tensor, target: str, site: str, symmetric: bool = False) -> Tensor:
         return narrow(value, self._formats[target], symmetric)
@@ -108,70 +122,154 @@ def _full(function: str, source: QFormat, target: QFormat, step_bits: int) -> Te
     return torch.from_numpy(target.real(activation.table(function, source, target, step_bits).full))
 
 
+MATRICES = {"x": "wx", "h": "wh", "p": "wp"}
+"""Formats of a layer's matrices."""
+
+
 class FakeQuantLayer(nn.Module):
     """One layer with float weights, run with the integers that they round to.
 
-    Weights outside of the layer's N:M pattern are held at 0: ``mask_x`` and ``mask_h`` keep the nonzeros that the layer came with.
+    Weights outside of the layer's N:M patterns are held at 0: ``mask_x``, ``mask_h`` and ``mask_p`` keep the nonzeros that the
+    layer came with.
     """
-
-    mask_x: Tensor
-    mask_h: Tensor
 
     def __init__(self, layer: Layer, formats: Mapping[str, QFormat], step_bits: int) -> None:
         super().__init__()
         self.layer, self.formats, self.step_bits = layer, dict(formats), step_bits
-        self.w_x = nn.Parameter(torch.from_numpy(layer.w_x.copy()))
+        for key in MATRICES:
+            weight = getattr(layer, f"w_{key}")
+            if weight is not None:
+                setattr(self, f"w_{key}", nn.Parameter(torch.from_numpy(weight.copy())))
+                self.register_buffer(f"mask_{key}", _mask(weight, getattr(layer, f"pattern_{key}").dense))
         self.bias = nn.Parameter(torch.from_numpy(layer.bias.copy()))
-        self.register_buffer("mask_x", _mask(layer.w_x, layer.pattern_x.dense))
-        if layer.w_h is not None:
-            self.w_h = nn.Parameter(torch.from_numpy(layer.w_h.copy()))
-            self.register_buffer("mask_h", _mask(layer.w_h, layer.pattern_h.dense))
+        if layer.bias_h is not None:
+            self.bias_h = nn.Parameter(torch.from_numpy(layer.bias_h.copy()))
+        self.constants = nn.ParameterDict(
+            {name: nn.Parameter(torch.from_numpy(value.copy())) for name, value in layer.parameters.items()}
+        )
 
     @property
     def cell(self) -> Cell:
         return cell(self.layer.kind)
 
-    def weights(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Wx, Wh and bias as the Program holds them, real values."""
-        form = self.formats
-        w_x = narrow(self.w_x * self.mask_x, form["wx"])
-        w_h = narrow(self.w_h * self.mask_h, form["wh"]) if self.cell.recurrent else None
-        frac = form["acc"].frac
-        # the accumulator is as wide as the bias needs, so a bias is rounded and never saturates
-        return w_x, w_h, _Narrow.apply(self.bias, frac, -torch.inf, torch.inf)
+    @property
+    def specs(self) -> tuple[Phase, ...]:
+        """The phases of a step."""
+        return phases_of(self.cell, self.layer.w_p is not None)
 
-    def forward(self, seen: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
-        """x^ of the source (N, T, I) -> outputs h and h^ (N, T, units), at every step."""
-        w_x, w_h, bias = self.weights()
-        units = self.layer.units
-        pre_x = seen @ w_x.T + bias  # (N, T, G * units)
-        hat = seen.new_zeros(len(seen), units)
-        states = {name: torch.zeros_like(hat) for name in self.cell.states}
-        outputs, hats = [], []
-        for pre in pre_x.unbind(1):
-            acc = pre if w_h is None else pre + hat @ w_h.T
-            gates = dict(zip(self.cell.gates, acc.split(units, dim=1), strict=True))
-            step = self.cell.step(TorchArithmetic(self.formats, self.step_bits, gates, states))
-            hat, states = _hold(hat, step.h, threshold * self.formats["h"].lsb), dict(step.states)
+    def masked(self) -> dict[str, Tensor]:
+        """The matrices that the layer has, by "x", "h" and "p", each with its mask."""
+        return {
+            key: getattr(self, f"w_{key}") * getattr(self, f"mask_{key}")
+            for key in MATRICES
+            if hasattr(self, f"w_{key}")
+        }
+
+    def forward(self, seen: Tensor, thresholds: Sequence[int], start: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """x^ of the source (N, T, I) -> outputs h and h^ (N, T, outputs), at every step.
+
+        ``thresholds``: Θ of what each phase gives; ``start``: the raw state's real values, for a recurrent layer.
+        """
+        weights = {key: narrow(weight, self.formats[MATRICES[key]]) for key, weight in self.masked().items()}
+        constants = {name: narrow(value, self.formats["parameter"]) for name, value in self.constants.items()}
+        bias_h = None if self.layer.bias_h is None else self._exact(self.bias_h).split(self.layer.units)
+        walks = [self._walk(spec, seen, weights) for spec in self.specs]
+        forms = [{**self.formats, "acc": self.formats[spec.acc], "h": self.formats[spec.output]} for spec in self.specs]
+        hats: dict[str, Tensor] = {}
+        if self.cell.recurrent:
+            hats["h"] = _hold(torch.zeros_like(start["h"]), start["h"], thresholds[-1] * self.formats["h"].lsb)
+        for spec in self.specs[:-1]:
+            hats[spec.output] = seen.new_zeros(len(seen), self.layer.units)
+        states = {name: start[name] for name in self.cell.states}
+        outputs, sent = [], []
+        for t in range(seen.shape[1]):
+            handed = dict(states)
+            for spec, form, (pre, weight), theta in zip(self.specs, forms, walks, thresholds, strict=True):
+                product = None if weight is None else hats[spec.columns[-1]] @ weight.T
+                gates = self._sums(spec, None if pre is None else pre[:, t], product, bias_h)
+                step = spec.step(TorchArithmetic(form, self.step_bits, gates, handed, constants))
+                hat = hats.get(spec.output)
+                hats[spec.output] = _hold(
+                    torch.zeros_like(step.h) if hat is None else hat, step.h, theta * form["h"].lsb
+                )
+                handed |= step.states
+            states = {name: handed[name] for name in self.cell.states}
             outputs.append(step.h)
-            hats.append(hat)
-        return torch.stack(outputs, 1), torch.stack(hats, 1)
+            sent.append(hats["h"])
+        return torch.stack(outputs, 1), torch.stack(sent, 1)
+
+    def _exact(self, bias: Tensor) -> Tensor:
+        """A bias as the Program holds it: the accumulator is as wide as it needs, so it is rounded and never saturates."""
+        return _Narrow.apply(bias, self.formats["acc"].frac, -torch.inf, torch.inf)
+
+    def _walk(self, spec: Phase, seen: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """What the input gives to a phase's sums at every step, with biases (N, T, sums), and the matrix of its other vector."""
+        if spec is PROJECTION:
+            return None, weights["p"]
+        units, gates = self.layer.units, self.cell.gates
+
+        def rows(values: Tensor) -> Tensor:
+            if spec.gates == gates:
+                return values
+            parts = dict(zip(gates, values.split(units), strict=True))
+            return torch.cat([parts[name] for name in spec.gates])
+
+        pre = seen @ rows(weights["x"]).T + rows(self._exact(self.bias))
+        return pre, rows(weights["h"]) if len(spec.columns) > 1 else None
+
+    def _sums(
+        self, spec: Phase, pre: Tensor | None, product: Tensor | None, bias_h: Sequence[Tensor] | None
+    ) -> dict[str, Tensor]:
+        """The accumulators of a phase by name, (N, units) each."""
+        size = self.layer.outputs if spec is PROJECTION else self.layer.units
+        if pre is None or product is None or not spec.apart:
+            acc = pre if product is None else product if pre is None else pre + product
+            assert acc is not None
+            return dict(zip(spec.gates, acc.split(size, dim=1), strict=True))
+        assert bias_h is not None
+        inner = dict(zip(self.cell.apart, bias_h, strict=True))
+        sums = {}
+        for name, mine, other in zip(spec.gates, pre.split(size, 1), product.split(size, 1), strict=True):
+            sums[name] = mine if name in inner else mine + other
+            if name in inner:
+                sums[f"{name}_h"] = other + inner[name]
+        return sums
 
     def float_layer(self) -> Layer:
         """The layer with its present float weights."""
-        old = self.layer
-        w_x, bias = (value.detach().numpy().copy() for value in (self.w_x * self.mask_x, self.bias))
-        w_h = (self.w_h * self.mask_h).detach().numpy().copy() if self.cell.recurrent else None
-        return Layer(old.name, old.kind, w_x, w_h, bias, old.when, old.pattern_x, old.pattern_h)
+        fields: dict[str, Any] = {f"w_{key}": _numpy(weight) for key, weight in self.masked().items()}
+        if self.layer.bias_h is not None:
+            fields["bias_h"] = _numpy(self.bias_h)
+        parameters = {name: _numpy(value) for name, value in self.constants.items()}
+        return replace(self.layer, bias=_numpy(self.bias), parameters=parameters, **fields)
 
 
 def _mask(weight: NDArray, dense: bool) -> Tensor:
     return torch.from_numpy(np.ones_like(weight) if dense else (weight != 0).astype(np.float64))
 
 
-def _hold(hat: Tensor, value: Tensor, threshold: float) -> Tensor:
+def _numpy(value: Tensor) -> NDArray[np.float64]:
+    return value.detach().numpy().copy()
+
+
+def _hold(hat: Tensor, value: Tensor, threshold: float | Tensor) -> Tensor:
     """The value last sent: a new one where it moved by more than the threshold."""
-    return value if threshold == 0 else torch.where((value - hat).abs() > threshold, value, hat)
+    if isinstance(threshold, float | int) and threshold == 0:
+        return value
+    return torch.where((value - hat).abs() > threshold, value, hat)
+
+
+def _flipped(values: Tensor, lengths: Tensor) -> Tensor:
+    """Sequences (N, T, size) backwards in time, each within its own length."""
+    steps = torch.arange(values.shape[1])[None, :]
+    order = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
+    return values.take_along_dim(order[:, :, None], 1)
+
+
+def _single(values: Tensor, lengths: Tensor, reverse: bool, when: When) -> Tensor:
+    """The one step (N, 1, size) that a vector gives to a layer that runs on the last or final step."""
+    at = torch.zeros_like(lengths) if when == "final" and reverse else lengths - 1
+    return values[torch.arange(len(lengths)), at][:, None]
 
 
 class FakeQuant(nn.Module):
@@ -190,37 +288,64 @@ class FakeQuant(nn.Module):
         super().__init__()
         self.start, self.config = network, config
         self.chosen = [dict(form) for form in formats]
-        program = quantize.build(network, self.chosen, config)
-        self.input_format = program.input_format
-        self.thresholds = program.thresholds
+        self.made = quantize.build(network, self.chosen, config)
+        """The Program as it was before any training: its formats and initial state are those of the module."""
+        self.thresholds = self.made.thresholds
+        """Θ of each of ``made.vectors``; may be set."""
+        for layer in self.made.layers:
+            if layer.peak >= EXACT:
+                raise SparseGateError(
+                    f"layer {layer.name!r}: an intermediate of the cell may reach {layer.peak}, beyond 2**53, up to which"
+                    " fake-quantization is exact; quantize with fewer bits or without fine-tuning"
+                )
         self.layers = nn.ModuleList(
             FakeQuantLayer(layer, made.formats, made.step_bits)
-            for layer, made in zip(network.layers, program.layers, strict=True)
+            for layer, made in zip(network.layers, self.made.layers, strict=True)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Real inputs (N, T, I) -> real outputs (N, T, O) at every step, whatever ``when`` the last layer runs.
+    def forward(self, x: Tensor, lengths: ArrayLike | None = None, state: State | None = None) -> Tensor:
+        """Real inputs (N, T, I) -> real outputs (N, T, outputs); meaningless past a sequence's end.
 
-        Layers are causal, so the padding after a sequence's end changes nothing before it.
+        Layers that run backwards, or on the last step, need ``lengths`` (N,) where the sequences' differ; forward ones
+        are causal, so that padding changes nothing before it. ``state`` is as in :meth:`Network.evaluate`.
         """
-        return self.trace(x)[-1]
+        outputs = self.trace(x, lengths, state)
+        return torch.cat([outputs[vector - 1] for vector in self.made.output_vectors], 2)
 
-    def trace(self, x: Tensor) -> list[Tensor]:
-        """Outputs of every layer, each (N, T, units), real values."""
-        now = narrow(x.double(), self.input_format)
-        lsb = self.thresholds[0] * self.input_format.lsb
-        seen = now
-        if lsb:
-            hat, hats = torch.zeros_like(now[:, 0]), []
-            for value in now.unbind(1):
-                hat = _hold(hat, value, lsb)
-                hats.append(hat)
-            seen = torch.stack(hats, 1)
-        outputs = []
-        for layer, threshold in zip(self.layers, self.thresholds[1:], strict=True):
-            out, seen = layer(seen, threshold)
-            outputs.append(out)
-        return outputs
+    def trace(self, x: Tensor, lengths: ArrayLike | None = None, state: State | None = None) -> list[Tensor]:
+        """Outputs of every layer, each (N, T, outputs), real values in order of time."""
+        made = self.made.with_thresholds(*self.thresholds)
+        ends = torch.from_numpy(lengths_of(tuple(x.shape), lengths, made.inputs))
+        raw = made.states(None if state is None else made.quantize_state(state, len(x)), len(x))
+        now = narrow(x.double(), made.input_format)
+        values = [now]
+        thetas = [made.input_threshold, *(layer.thresholds[-1] for layer in made.layers)]
+        for this in made.passes:
+            parts, steps = [values[vector] for vector in this.sources], ends
+            if this.when != "step":
+                backwards = [vector > 0 and made.layers[vector - 1].reverse for vector in this.sources]
+                parts = [_single(part, ends, back, this.when) for part, back in zip(parts, backwards, strict=True)]
+                steps = torch.ones_like(ends)
+            source = torch.cat(parts, 2)
+            if this.reverse:
+                source = _flipped(source, steps)
+            lsb = made.layers[this.layers.start].formats["x"].lsb
+            seen = _held(source, [thetas[vector] * lsb for vector in this.sources], [part.shape[2] for part in parts])
+            for number in this.layers:
+                layer = made.layers[number]
+                # a head behind another one sees a single step already
+                if layer.when != "step" and this.when == "step" and seen.shape[1] == x.shape[1]:
+                    seen = _single(seen, ends, False, "last")
+                start = {
+                    name: torch.from_numpy(layer.formats[name].real(value))
+                    for name, value in raw.get(layer.name, {}).items()
+                }
+                out, seen = self.layers[number](seen, layer.thresholds, start)
+                if layer.when != "step":
+                    rows = torch.arange(len(x)), ends - 1
+                    out = out.new_zeros(*x.shape[:2], layer.outputs).index_put(rows, out[:, 0])
+                values.append(_flipped(out, steps) if this.reverse else out)
+        return values[1:]
 
     def network(self) -> Network:
         """The network with its present float weights; they obey the same patterns."""
@@ -228,4 +353,16 @@ class FakeQuant(nn.Module):
 
     def program(self, meta: dict[str, Any] | None = None) -> Program:
         """The Program whose golden model gives this module's numbers."""
-        return quantize.build(self.network(), self.chosen, self.config, meta)
+        return quantize.build(self.network(), self.chosen, self.config, meta).with_thresholds(*self.thresholds)
+
+
+def _held(source: Tensor, thresholds: Sequence[float], sizes: Sequence[int]) -> Tensor:
+    """x^ of a source (N, T, I) at every step; a threshold for each of the vectors that it is made of."""
+    if not any(thresholds):
+        return source
+    limit = torch.repeat_interleave(torch.tensor(thresholds, dtype=source.dtype), torch.tensor(sizes))
+    hat, hats = torch.zeros_like(source[:, 0]), []
+    for value in source.unbind(1):
+        hat = _hold(hat, value, limit)
+        hats.append(hat)
+    return torch.stack(hats, 1)

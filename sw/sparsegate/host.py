@@ -105,7 +105,9 @@ def run(
     _, checked = sequences(raw, lengths, program.inputs)
     thresholds = program.thresholds if thresholds is None else tuple(int(t) for t in thresholds)
     if len(thresholds) != len(program.thresholds):
-        raise SparseGateError(f"{len(thresholds)} thresholds given, expected {len(program.thresholds)}")
+        raise SparseGateError(
+            f"{len(thresholds)} thresholds given, expected {len(program.thresholds)}: {program.vector_names}"
+        )
     say = progress or (lambda line: None)
     # the golden model first: what it refuses, the board need not see
     expected = golden.run(program, raw, checked, thresholds) if check else None
@@ -315,7 +317,7 @@ class SimulatedBoard:
         self._replay: tuple[int, Frame] | None = None
         self._counters = dict.fromkeys(protocol.COUNTERS, 0)
         self._saturations: dict[tuple[str, str], int] = {
-            (layer.name, site): 0 for layer in program.layers for site in layer.cell.sites
+            (layer.name, site): 0 for layer in program.layers for site in layer.sites
         }
 
     @property

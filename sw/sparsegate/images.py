@@ -3,7 +3,7 @@
 Word layouts (least significant field first), the same as the hardware's:
 
 - weights: index in block, weight (two's complement);
-- biases: a bit that says the position holds a unit, then one bias a gate (two's complement);
+- biases: a bit that says the position holds a unit, then one bias a sum, then the cell's parameters (two's complement);
 - tables: value at a segment's left end, then (with interpolation) the rise over the segment.
 """
 
@@ -51,21 +51,22 @@ def images(layout: Layout) -> list[Image]:
     for row in range(layout.rows):
         for group in range(layout.groups):
             out.append(Image(f"weights_{row}_{group}", layout.entry_width, tuple(words[row, group].tolist())))
-    gates = max(phase.layer.gates for phase in layout.phases)
     bias, real = layout.biases()
-    mask = (1 << layout.acc_width) - 1
+    constants, (count, width) = layout.constants(), layout.parameters
+    fields = [1] + [layout.acc_width] * layout.sums + [width] * count
     for lane in range(layout.lanes):
         lines = []
         for position in range(layout.position_depth):
-            word = int(real[lane, position])
-            for gate in range(gates):
+            values = [int(real[lane, position]), *bias[lane, position].tolist(), *constants[lane, position].tolist()]
+            word = at = 0
+            for value, bits in zip(values, fields, strict=True):
                 # Python integers: a word may be wider than 64 bits
-                word |= (int(bias[lane, position, gate]) & mask) << (1 + gate * layout.acc_width)
+                word |= (value & ((1 << bits) - 1)) << at
+                at += bits
             lines.append(word)
-        out.append(Image(f"biases_{lane}", 1 + gates * layout.acc_width, tuple(lines)))
+        out.append(Image(f"biases_{lane}", sum(fields), tuple(lines)))
     tables = {}
-    for phase in layout.phases:
-        layer = phase.layer
+    for layer in layout.program.layers:
         for function in layer.cell.functions:
             table = activation.table(function, layer.formats["pre"], layer.formats["gate"], layer.step_bits)
             image = table_image(table)

@@ -3,17 +3,19 @@
 The array has ``rows`` x ``groups`` processing elements (PEs). ``cluster`` neighbouring PE rows feed one another's cell lane;
 ``clusters = rows / cluster``, and ``lanes`` (a divisor of it) cell lanes take turns over them.
 
-Blocks of a layer (block = unit_block * gates + gate) are dealt to PE rows in turn. When a layer has fewer gates than a
-cluster has rows, ``packed = cluster // gates`` unit blocks share a cluster, and a lane reads them one after the other. A
-lane meets the units of its clusters in a fixed order of *positions*: slot, then index in the block, then cluster, then
-packed unit block.
+Blocks of a phase (block = unit_block * gates + gate) are dealt to clusters in turn, by unit block: unit block u goes to
+cluster ``u mod clusters``. When a phase has fewer gates than a cluster has rows, ``packed = cluster // gates`` unit blocks of a
+cluster share a slot. A lane meets the units of its clusters in a fixed order of *positions*: unit block of the cluster, then
+index in the block, then cluster. So the place of a unit does not depend on the number of gates, and phases of one layer find its
+states where the others left them.
 
-Columns of a layer's output are dealt to column groups by lane and position, ``(position + lane) mod groups``, so that every
+Columns of a phase's output are dealt to column groups by lane and position, ``(position + lane) mod groups``, so that every
 lane sends at most one column to one list a cycle and no division is needed in hardware.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate.errors import SparseGateError
-from sparsegate.program import Layer, Matrix, Program
+from sparsegate.passes import Pass
+from sparsegate.program import Phase, Program, Term
 
 MAX_PES = 4096
 """Far beyond any FPGA that an open toolchain knows; larger arrays would only take hours to be refused by placement."""
@@ -34,7 +37,8 @@ class HardwareConfig:
 
     ``rows`` x ``groups`` PEs (Pr x Pc); ``cluster`` rows to a cluster (default: the most gates of any layer); ``lanes`` cell
     lanes (default: one per cluster); ``multiplier`` is the widest operand that the target's multiplier takes (18 bits on ECP5,
-    16 on iCE40). At most 4096 PEs.
+    16 on iCE40). ``states``: with ports for initial and final states. ``steps``: the longest sequence that a Program with layers in
+    both directions of time may be given, as it must be buffered. At most 4096 PEs.
     """
 
     rows: int = 8
@@ -42,9 +46,11 @@ class HardwareConfig:
     lanes: int | None = None
     cluster: int | None = None
     multiplier: int = 18
+    states: bool = False
+    steps: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("rows", "groups", "lanes", "cluster", "multiplier"):
+        for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SparseGateError(f"{name} is {value}, expected 1 or more")
@@ -66,52 +72,75 @@ def _bits(count: int) -> int:
     return (count - 1).bit_length()
 
 
+INPUT = -1
+"""Source of a matrix's columns: the input of its pass."""
+
+
 @dataclass(frozen=True, eq=False)
 class MatrixLayout:
     """One matrix on the array: which list of columns drives it and where its weights are.
 
-    ``vector`` is the source (0 the network's input, v + 1 the output of layer v), ``shift`` the left shift of its deltas,
-    ``burst`` the cycles one column takes. ``bases[group][bank]`` is the weight address of the first column of each bank of
-    the list (the input has one bank, a layer's output one per lane).
+    ``source`` is the number of the phase whose output it multiplies, or :data:`INPUT`; ``burst`` the cycles one column takes.
+    ``bases[group][bank]`` is the weight address of the first column of each bank of the list (an input has one bank, a phase's
+    output one per lane). ``bank``, ``group`` and ``place`` (index in the bank) of every column. ``now``: the columns are
+    those of this
+    step; otherwise of the step before. ``carried``: the source is a state, with which a sequence may start.
     """
 
-    matrix: Matrix
-    vector: int
-    shift: int
+    term: Term
+    source: int
     burst: int
     bases: tuple[tuple[int, ...], ...]
+    bank: NDArray[np.int64]
+    group: NDArray[np.int64]
+    place: NDArray[np.int64]
+    now: bool
+    carried: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """How a layer's units spread over the array.
+    """How a phase's units spread over the array.
 
-    ``slots`` blocks a PE; ``packed`` unit blocks a cluster and slot; ``turns`` positions that share an accumulator address
-    (clusters a lane serves times ``packed``); ``positions`` a lane reads out.
+    ``slots`` blocks a PE; ``packed`` unit blocks a cluster and slot; ``unit_blocks`` of a cluster; ``positions`` a lane reads out.
     """
 
-    layer: Layer
+    phase: Phase
     slots: int
     packed: int
-    turns: int
+    unit_blocks: int
     positions: int
 
 
 @dataclass(frozen=True, eq=False)
 class PhaseLayout(Geometry):
-    """One layer on the array: geometry, matrices, and first addresses.
+    """One phase on the array: its pass ``run``, geometry, matrices, and first addresses.
 
-    ``acc_base`` is the layer's first address in the accumulator memories, ``position_base`` in the lanes' memories.
+    ``acc_base`` is its first address in the accumulator memories, ``position_base`` in the lanes' memories, ``state_base``
+    that of its
+    layer's states there. ``loads`` names the carried values that its units hold.
     """
 
+    run: int
     acc_base: int
     position_base: int
-    x: MatrixLayout
-    h: MatrixLayout | None
+    state_base: int
+    matrices: tuple[MatrixLayout, ...]
+    loads: tuple[str, ...]
 
     @property
-    def matrices(self) -> tuple[MatrixLayout, ...]:
-        return (self.x,) if self.h is None else (self.x, self.h)
+    def carried(self) -> bool:
+        """Whether the output is a state."""
+        return "h" in self.loads
+
+
+@dataclass(frozen=True, eq=False)
+class PassLayout:
+    """One pass on the array: its ``phases`` by number, and the ``inputs`` it takes a step."""
+
+    of: Pass
+    phases: range
+    inputs: int
 
 
 class Layout:
@@ -120,14 +149,18 @@ class Layout:
     Raises
     ------
     SparseGateError
-        If the cluster does not divide the rows, the lanes do not divide the clusters, a layer has more gates than a cluster
-        has rows, or a shifted delta is wider than the multiplier.
+        If the cluster does not divide the rows, the lanes do not divide the clusters, a phase has more gates than a cluster
+        has rows, a shifted delta is wider than the multiplier, or the Program has an initial state and the array no state ports.
     """
 
     def __init__(self, program: Program, config: HardwareConfig) -> None:
         self.program, self.config = program, config
+        if program.initial and not config.states:
+            raise SparseGateError(
+                "the Program starts from a state of its own, which takes an array with state ports (states=True)"
+            )
         self.rows, self.groups = config.rows, config.groups
-        most = max(layer.gates for layer in program.layers)
+        most = max(phase.gates for phase in program.phases)
         self.cluster = config.cluster or most
         if self.cluster < most:
             raise SparseGateError(f"a cluster of {self.cluster} rows cannot hold {most} gates")
@@ -138,68 +171,86 @@ class Layout:
         if self.clusters % self.lanes:
             raise SparseGateError(f"{self.lanes} lanes do not divide {self.clusters} clusters evenly")
         self.lane_clusters = self.clusters // self.lanes
-
-        # a vector is a source of columns if a layer multiplies it: the input, hidden layers, recurrent layers
-        self.consumed = [True, *(layer.cell.recurrent for layer in program.layers)]
-        self.consumed[1:-1] = [True] * (len(program.layers) - 1)
-        self._geometry = [self._measure(layer) for layer in program.layers]
-        self._columns: dict[int, tuple[NDArray, NDArray, NDArray, NDArray]] = {}
+        self._geometry = [self._measure(phase) for phase in program.phases]
         self._fill = [0] * self.groups  # words of weight memory in use, by group
-        self.phases = []
+        self.phases: list[PhaseLayout] = []
+        self.passes: list[PassLayout] = []
         self.acc_depth = self.position_depth = 0
-        for number, geometry in enumerate(self._geometry):
-            layer = geometry.layer
-            x = self._place(layer.matrix_x, number, layer.shift_x, geometry.slots, layer.formats["x"].width)
-            h = None
-            if layer.matrix_h is not None:
-                h = self._place(layer.matrix_h, number + 1, layer.shift_h, geometry.slots, layer.formats["h"].width)
-            self.phases.append(
-                PhaseLayout(**vars(geometry), acc_base=self.acc_depth, position_base=self.position_depth, x=x, h=h)
-            )
-            self.acc_depth += geometry.slots * layer.block
-            self.position_depth += geometry.positions
+        for run, this in enumerate(program.passes):
+            self._lay(run, this)
         self.weight_depth = max(self._fill)
+        sources = {matrix.source for phase in self.phases for matrix in phase.matrices}
+        self.consumed = [number in sources for number in range(len(self.phases))]
+        """Whether some matrix of its pass multiplies a phase's output."""
 
-    def _measure(self, layer: Layer) -> Geometry:
-        packed = self.cluster // layer.gates
-        slots = -(-(layer.blocks // layer.gates) // (self.clusters * packed))
-        turns = self.lane_clusters * packed
-        return Geometry(layer, slots, packed, turns, slots * layer.block * turns)
+    def _measure(self, phase: Phase) -> Geometry:
+        packed = self.cluster // phase.gates
+        unit_blocks = -(-(phase.blocks // phase.gates) // self.clusters)
+        positions = unit_blocks * phase.block * self.lane_clusters
+        return Geometry(phase, -(-unit_blocks // packed), packed, unit_blocks, positions)
+
+    def _lay(self, run: int, this: Pass) -> None:
+        """Place the phases of a pass. Passes never run at the same time, so they share the accumulators."""
+        program = self.program
+        first, acc_base = len(self.phases), 0
+        inputs = program.layers[this.layers.start].inputs
+        before = INPUT  # what the layer's x is
+        for layer in (program.layers[number] for number in this.layers):
+            start = len(self.phases)
+            number = {phase.spec.output: start + k for k, phase in enumerate(layer.phases)}
+            sources = {**number, "x": before}
+            state_base = self.position_depth
+            for k, phase in enumerate(layer.phases):
+                geometry = self._geometry[start + k]
+                carried = ("h",) if phase.spec.output == "h" and layer.cell.recurrent else ()
+                self.phases.append(
+                    PhaseLayout(
+                        **vars(geometry),
+                        run=run,
+                        acc_base=acc_base,
+                        position_base=self.position_depth,
+                        state_base=state_base,
+                        matrices=tuple(
+                            self._place(term, sources[term.column], geometry.slots, start + k, this, inputs)
+                            for term in phase.terms
+                        ),
+                        loads=(*carried, *(layer.cell.states if k == 0 else ())),
+                    )
+                )
+                acc_base += geometry.slots * phase.block
+                self.position_depth += geometry.positions
+            before = len(self.phases) - 1
+        self.acc_depth = max(self.acc_depth, acc_base)
+        self.passes.append(PassLayout(this, range(first, len(self.phases)), inputs))
+
+    def every_step(self, phase: int) -> bool:
+        """Whether a phase runs at every step of its pass, and not only at the end of a longer sequence."""
+        return self._every_step(phase, self.passes[self.phases[phase].run].of)
+
+    def _every_step(self, phase: int, this: Pass) -> bool:
+        return self.program.phases[phase].when == "step" or this.when != "step"
 
     # -- columns -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def delta_width(self) -> int:
         """Bits of a delta in the lists: one more than the widest column value."""
-        widths = [self.program.input_format.width]
-        widths += [
-            layer.formats["h"].width for vector, layer in enumerate(self.program.layers, 1) if self.consumed[vector]
-        ]
-        return max(widths) + 1
+        return max(term.form.width for phase in self.program.phases for term in phase.terms) + 1
 
     @cached_property
     def operand_width(self) -> int:
         """Bits of the widest shifted delta: the multiplier's operand."""
-        return max(
-            (phase.layer.formats[key].width + 1 + matrix.shift)
-            for phase in self.phases
-            for key, matrix in zip("xh", phase.matrices, strict=False)
-        )
+        return max(term.form.width + 1 + term.shift for phase in self.program.phases for term in phase.terms)
 
     @cached_property
     def weight_width(self) -> int:
         """Bits of the widest weight."""
-        return max(
-            phase.layer.formats[key].width
-            for phase in self.phases
-            for key in ("wx", "wh")
-            if key in phase.layer.formats
-        )
+        return max(term.weight.width for phase in self.program.phases for term in phase.terms)
 
     @cached_property
     def index_width(self) -> int:
         """Bits of an index in a block (0 if every block has one unit)."""
-        return max(_bits(phase.layer.block) for phase in self.phases)
+        return max(_bits(phase.block) for phase in self.program.phases)
 
     @property
     def entry_width(self) -> int:
@@ -209,116 +260,195 @@ class Layout:
     @cached_property
     def acc_width(self) -> int:
         """Bits of the widest accumulator."""
-        return max(phase.layer.formats["acc"].width for phase in self.phases)
+        return max(phase.formats["acc"].width for phase in self.program.phases)
 
-    def banks(self, vector: int) -> int:
-        """Banks of a vector's list in each group: one for the input, one per lane for a layer's output."""
-        return 1 if vector == 0 else self.lanes
+    @cached_property
+    def apart_rows(self) -> tuple[int, ...]:
+        """Rows of a cluster that keep a second accumulator, for gates whose recurrent product is summed apart."""
+        rows = {
+            sub * geometry.phase.gates + gate
+            for geometry in self._geometry
+            for gate in geometry.phase.apart
+            for sub in range(geometry.packed)
+        }
+        return tuple(sorted(rows))
 
-    def bank_depth(self, vector: int, group: int, bank: int) -> int:
-        """Columns of one bank, the largest index in it plus one."""
-        _, banks, groups, indices = self.columns(vector)
-        mine = indices[(banks == bank) & (groups == group)]
+    @cached_property
+    def sums(self) -> int:
+        """Accumulators of a unit: the most of any phase."""
+        return max(len(phase.spec.sums) for phase in self.program.phases)
+
+    @cached_property
+    def parameters(self) -> tuple[int, int]:
+        """Constants of a unit beside its biases: the most of any layer, and the bits of one (0, 1 where no layer has any)."""
+        layers = [layer for layer in self.program.layers if layer.parameters]
+        widths = [layer.formats["parameter"].width for layer in layers]
+        return max((len(layer.parameters) for layer in layers), default=0), max(widths, default=1)
+
+    def input_depth(self, group: int) -> int:
+        """Columns of the widest pass input in a group."""
+        return max(-(-(run.inputs - group) // self.groups) for run in self.passes)
+
+    def bank_depth(self, phase: int, group: int, lane: int) -> int:
+        """Columns of one bank of a phase's output, the largest index in it plus one (0 where nothing takes it)."""
+        if not self.consumed[phase]:
+            return 0
+        _, banks, groups, places = self._columns(phase)
+        mine = places[(banks == lane) & (groups == group)]
         return int(mine.max()) + 1 if mine.size else 0
 
-    def columns(self, vector: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        """Column numbers of a vector with their bank, group and index in the bank; arrays of equal length."""
-        if vector not in self._columns:
-            if vector == 0:
-                column = np.arange(self.program.inputs)
-                self._columns[vector] = column, np.zeros_like(column), column % self.groups, column // self.groups
-            else:
-                units = self.units(vector - 1)  # (lanes, positions)
-                lane, position = np.nonzero(units >= 0)
-                group, index = (position + lane) % self.groups, position // self.groups
-                self._columns[vector] = units[lane, position], lane, group, index
-        return self._columns[vector]
+    def _columns(self, phase: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """Columns of a phase's output with their bank (lane), group and place in the bank; arrays of equal length."""
+        units = self.units(phase)  # (lanes, positions)
+        lane, position = np.nonzero(units >= 0)
+        return units[lane, position], lane, (position + lane) % self.groups, position // self.groups
 
-    def units(self, layer: int) -> NDArray[np.int64]:
-        """Unit at each lane and position of a layer, -1 where there is none. (lanes, positions)"""
-        shape = self._geometry[layer]
-        block, packed = shape.layer.block, shape.packed
+    def units(self, phase: int) -> NDArray[np.int64]:
+        """Unit at each lane and position of a phase, -1 where there is none. (lanes, positions)"""
+        shape = self._geometry[phase]
+        block = shape.phase.block
         position = np.arange(shape.positions)
-        sub, rest = position % packed, position // packed
-        turn, rest = rest % self.lane_clusters, rest // self.lane_clusters
-        index, slot = rest % block, rest // block
+        turn, rest = position % self.lane_clusters, position // self.lane_clusters
+        index, of_cluster = rest % block, rest // block
         lane = np.arange(self.lanes)[:, None]
-        unit_block = (slot * self.clusters + lane * self.lane_clusters + turn) * packed + sub
-        unit = unit_block * block + index
-        return np.where(unit < shape.layer.units, unit, -1)
+        unit = (of_cluster * self.clusters + lane * self.lane_clusters + turn) * block + index
+        return np.where(unit < shape.phase.units, unit, -1)
 
-    def unit(self, layer: int, lane: int, position: int) -> int:
-        """Unit that ``lane`` gives at ``position`` of a layer's read-out, or -1."""
-        return int(self.units(layer)[lane, position])
+    def unit(self, phase: int, lane: int, position: int) -> int:
+        """Unit that ``lane`` gives at ``position`` of a phase's read-out, or -1."""
+        return int(self.units(phase)[lane, position])
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
-    def _place(self, matrix: Matrix, vector: int, shift: int, slots: int, width: int) -> MatrixLayout:
+    def _place(self, term: Term, source: int, slots: int, phase: int, this: Pass, inputs: int) -> MatrixLayout:
+        width, shift = term.form.width, term.shift
         if width + 1 + shift > self.config.multiplier:
             raise SparseGateError(
                 f"a delta of {width} + 1 bits shifted left by {shift} is wider than the multiplier's {self.config.multiplier} bits;"
                 " bring the scales of Wx and Wh closer together or use fewer activation bits"
             )
-        burst = slots * matrix.entries
+        if source == INPUT:
+            column = np.arange(inputs)
+            bank, group, place = np.zeros_like(column), column % self.groups, column // self.groups
+        else:
+            columns = self._columns(source)
+            order = np.argsort(columns[0])
+            bank, group, place = (values[order] for values in columns[1:])
+        burst = slots * term.matrix.entries
         bases = []
-        for group in range(self.groups):
+        for g in range(self.groups):
             mine = []
-            for bank in range(self.banks(vector)):
-                mine.append(self._fill[group])
-                self._fill[group] += burst * self.bank_depth(vector, group, bank)
+            for b in range(1 if source == INPUT else self.lanes):
+                mine.append(self._fill[g])
+                here = place[(bank == b) & (group == g)]
+                self._fill[g] += burst * (int(here.max()) + 1 if here.size else 0)
             bases.append(tuple(mine))
-        return MatrixLayout(matrix, vector, shift, burst, tuple(bases))
+        return MatrixLayout(
+            term=term,
+            source=source,
+            burst=burst,
+            bases=tuple(bases),
+            bank=bank,
+            group=group,
+            place=place,
+            now=source < phase,
+            # a phase that runs at a sequence's end takes what is held then, and nothing before
+            carried=source != INPUT and self._carried(source) and self._every_step(phase, this),
+        )
+
+    def _carried(self, phase: int) -> bool:
+        """Whether a phase's output is a state."""
+        of = self.program.phases[phase]
+        return of.spec.output == "h" and of.layer.cell.recurrent
 
     def weights(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Contents of every PE's weight memory: index and weight, each (rows, groups, weight_depth)."""
         index = np.zeros((self.rows, self.groups, self.weight_depth), np.int64)
         weight = np.zeros_like(index)
         for phase in self.phases:
-            rows, slots, blocks = self._blocks(phase)
+            rows, slots = self._blocks(phase)
             for matrix in phase.matrices:
-                column, bank, group, place = self.columns(matrix.vector)
-                base = np.array(matrix.bases)[group, bank] + place * matrix.burst  # (columns,)
-                entries = matrix.matrix.entries
+                base = np.array(matrix.bases)[matrix.group, matrix.bank] + matrix.place * matrix.burst  # (columns,)
+                stored = matrix.term.matrix
                 # (blocks, columns, entries)
-                address = base[None, :, None] + (slots * entries)[:, None, None] + np.arange(entries)[None, None, :]
-                at = (rows[:, None, None], group[None, :, None], address)
-                index[at] = matrix.matrix.index[blocks][:, column]
-                weight[at] = matrix.matrix.weight[blocks][:, column]
+                address = base[None, :, None] + (slots * stored.entries)[:, None, None] + np.arange(stored.entries)
+                at = (rows[:, None, None], matrix.group[None, :, None], address)
+                index[at] = stored.index
+                weight[at] = stored.weight
         return index, weight
 
-    def _blocks(self, phase: PhaseLayout) -> tuple[NDArray, NDArray, NDArray]:
-        """PE row and slot of every block of a layer, and the block's number; arrays (blocks,)."""
-        used = phase.packed * phase.layer.gates  # rows of a cluster that hold blocks of this layer
-        block = np.arange(phase.layer.blocks)
-        place = block % (self.clusters * used)
-        return place // used * self.cluster + place % used, block // (self.clusters * used), block
+    def _blocks(self, phase: PhaseLayout) -> tuple[NDArray, NDArray]:
+        """PE row and slot of every block of a phase; arrays (blocks,)."""
+        gates = phase.phase.gates
+        unit_block, gate = np.divmod(np.arange(phase.phase.blocks), gates)
+        of_cluster, cluster = np.divmod(unit_block, self.clusters)
+        slot, sub = np.divmod(of_cluster, phase.packed)
+        return cluster * self.cluster + sub * gates + gate, slot
 
     def biases(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Contents of the lanes' bias memories: raw biases (lanes, position_depth, cluster) and which positions hold a unit."""
-        bias = np.zeros((self.lanes, self.position_depth, self.cluster), np.int64)
+        """Contents of the lanes' bias memories: raw biases (lanes, position_depth, sums) and which positions hold a unit."""
+        bias = np.zeros((self.lanes, self.position_depth, self.sums), np.int64)
         real = np.zeros((self.lanes, self.position_depth), bool)
         for number, phase in enumerate(self.phases):
             units = self.units(number)
             lane, position = np.nonzero(units >= 0)
             at = (lane, phase.position_base + position)
-            bias[(*at, slice(0, phase.layer.gates))] = phase.layer.bias[:, units[lane, position]].T
+            bias[(*at, slice(0, len(phase.phase.spec.sums)))] = phase.phase.bias[:, units[lane, position]].T
             real[at] = True
         return bias, real
 
-    # -- shares ------------------------------------------------------------------------------------------------------
+    def constants(self) -> NDArray[np.int64]:
+        """The cells' parameters where the biases are: raw (lanes, position_depth, parameters)."""
+        values = np.zeros((self.lanes, self.position_depth, self.parameters[0]), np.int64)
+        for number, phase in enumerate(self.phases):
+            units = self.units(number)
+            lane, position = np.nonzero(units >= 0)
+            for at, name in enumerate(phase.phase.layer.cell.parameters if phase.phase.number == 0 else ()):
+                given = phase.phase.layer.parameters[name]
+                values[lane, phase.position_base + position, at] = given[units[lane, position]]
+        return values
 
-    def idle_share(self, layer: int) -> float:
-        """Share of the array's block places that hold no block of a layer."""
-        phase = self.phases[layer]
-        return 1.0 - phase.layer.blocks / (phase.slots * self.rows)
+    # -- states ------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def group_columns(self) -> list[NDArray[np.int64]]:
-        """For each vector the group of every column, (size,)."""
-        out = []
-        for vector in range(len(self.program.layers) + 1):
-            column, _, group, _ = self.columns(vector)
-            table = np.zeros(column.max() + 1, np.int64)
-            table[column] = group
-            out.append(table)
-        return out
+    def state_width(self) -> int:
+        """Bits of the widest carried value (1 where there is none)."""
+        return max((phase.phase.layer.formats[key].width for phase in self.phases for key in phase.loads), default=1)
+
+    def pack_state(self, run: int, state: Mapping[str, Mapping[str, NDArray[np.int64]]]) -> list[int]:
+        """The state frame of a pass: of one sequence's raw states, layer -> name -> (size,).
+
+        Phase by phase, position by position, lane by lane: the phase's ``loads``, in order. Places without a unit are zero.
+        """
+        words: list[int] = []
+        for number in self.passes[run].phases:
+            phase = self.phases[number]
+            if phase.loads:
+                units = self.units(number).T
+                mine = [np.append(state[phase.phase.layer.name][key], 0)[units] for key in phase.loads]
+                words += np.stack(mine, axis=-1).reshape(-1).tolist()
+        return words
+
+    def unpack_state(self, run: int, words: Sequence[int]) -> dict[str, dict[str, NDArray[np.int64]]]:
+        """Inverse of :meth:`pack_state`."""
+        state: dict[str, dict[str, NDArray[np.int64]]] = {}
+        at = 0
+        for number in self.passes[run].phases:
+            phase = self.phases[number]
+            if phase.loads:
+                units = self.units(number).T
+                count = units.size * len(phase.loads)
+                mine = np.asarray(words[at : at + count], np.int64).reshape(*units.shape, len(phase.loads))
+                at += count
+                for key, values in zip(phase.loads, np.moveaxis(mine, -1, 0), strict=True):
+                    size = np.zeros(phase.phase.units, np.int64)
+                    size[units[units >= 0]] = values[units >= 0]
+                    state.setdefault(phase.phase.layer.name, {})[key] = size
+        return state
+
+    # -- shares ------------------------------------------------------------------------------------------------------
+
+    def idle_share(self, phase: int) -> float:
+        """Share of the array's block places that hold no block of a phase."""
+        shape = self.phases[phase]
+        return 1.0 - shape.phase.blocks / (shape.slots * self.rows)

@@ -211,8 +211,8 @@ class Identity:
             output_width=target.width,
             output_frac=target.frac,
             layers=len(program.layers),
-            only_last=program.layers[-1].when == "last",
-            sites=sum(len(layer.cell.sites) for layer in program.layers),
+            only_last=program.layers[-1].when != "step",
+            sites=sum(len(layer.sites) for layer in program.layers),
             clock_hz=clock_hz,
         )
 
@@ -251,7 +251,7 @@ class Identity:
 
 def longest_reply(program: Program) -> int:
     """Bytes of the longest payload that a board running ``program`` sends."""
-    sites = sum(len(layer.cell.sites) for layer in program.layers)
+    sites = sum(len(layer.sites) for layer in program.layers)
     step = 5 + program.outputs * value_bytes(program.output_format.width)
     return max(_IDENTITY.size, step, 4 * (len(COUNTERS) + sites), 2 * len(program.thresholds))
 
@@ -307,7 +307,7 @@ def encode_counters(values: Sequence[int]) -> bytes:
 
 def decode_counters(payload: bytes, program: Program) -> dict[str, int]:
     """Counter names to values; saturation counters are called ``saturations.<layer>.<site>``."""
-    names = [*COUNTERS, *(f"saturations.{layer.name}.{site}" for layer in program.layers for site in layer.cell.sites)]
+    names = [*COUNTERS, *(f"saturations.{layer.name}.{site}" for layer in program.layers for site in layer.sites)]
     if len(payload) != 4 * len(names):
         raise SparseGateError(f"the board's counters have {len(payload)} bytes, expected {4 * len(names)}")
     return dict(zip(names, struct.unpack(f"<{len(names)}I", payload), strict=True))

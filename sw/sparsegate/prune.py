@@ -1,7 +1,7 @@
 """N:M pruning inside the user's own PyTorch training loop.
 
-``attach`` puts a mask on the weights of ``nn.LSTM`` and ``nn.Linear`` modules as a torch parametrization, ``Pruner.step``
-tightens it by a schedule, and ``Pruner.finish`` bakes it in and checks the pattern. Masked weights keep their value
+``attach`` puts a mask on the weights of recurrent modules, their cells and ``nn.Linear`` as a torch parametrization,
+``Pruner.step`` tightens it by a schedule, and ``Pruner.finish`` bakes it in and checks the pattern. Masked weights keep their value
 below the mask and may return while the schedule runs.
 """
 
@@ -20,6 +20,16 @@ from sparsegate.errors import SparseGateError
 from sparsegate.pattern import NM, Wanted, pair
 
 Patterns = Wanted | Mapping[str, Wanted]
+
+GATES: dict[type[nn.Module], int] = {
+    nn.LSTM: 4,
+    nn.GRU: 3,
+    nn.RNN: 1,
+    nn.LSTMCell: 4,
+    nn.GRUCell: 3,
+    nn.RNNCell: 1,
+}
+"""Gates of PyTorch's recurrent modules; blocks never cross one."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class Pruner:
     def __init__(self, targets: Sequence[_Target], schedule: Cubic, patterns: Mapping[str, tuple[NM, NM]]) -> None:
         self.schedule = schedule
         self.patterns = dict(patterns)
-        """Module name -> (pattern of Wx, pattern of Wh), as ``importer.from_torch`` takes them."""
+        """Module name -> (pattern of Wx, pattern of Wh), as ``sparsegate.load`` takes them."""
         self.count = 0
         """Steps so far."""
         self.density = 1.0
@@ -149,15 +159,16 @@ class Pruner:
         return target.module.parametrizations[target.name][0].mask  # type: ignore[union-attr, index]
 
 
-def attach(model: nn.Module, patterns: Patterns, schedule: Cubic) -> Pruner:
+def attach(model: nn.Module, patterns: Patterns, schedule: Cubic, projection: NM | str = "dense") -> Pruner:
     """Start pruning the weights of ``model`` to N:M patterns along their columns.
 
     Parameters
     ----------
-    patterns : one pattern (``"2:16"``, an ``NM``, or a pair for Wx and Wh) for every ``nn.LSTM``, or a mapping from module names
-        to patterns. A stacked LSTM takes its pattern in all layers. Blocks never cross a gate. An optimizer made before
-        or after stays valid.
+    patterns : one pattern (``"2:16"``, an ``NM``, or a pair for Wx and Wh) for every ``nn.LSTM``, ``nn.GRU``,
+        ``nn.RNN`` and their cells, or a mapping from module names to patterns. All layers and directions of a module take its
+        pattern. Blocks never cross a gate. An optimizer made before or after stays valid.
     schedule : when, in calls of ``Pruner.step``.
+    projection : pattern of the projections (``weight_hr``) of those modules that have ``proj_size``.
 
     Examples
     --------
@@ -169,10 +180,10 @@ def attach(model: nn.Module, patterns: Patterns, schedule: Cubic) -> Pruner:
     """
     modules = dict(model.named_modules())
     if not isinstance(patterns, Mapping):
-        patterns = {name: patterns for name, module in modules.items() if isinstance(module, nn.LSTM)}
+        patterns = {name: patterns for name, module in modules.items() if isinstance(module, tuple(GATES))}
         if not patterns:
             raise SparseGateError(
-                "the model has no nn.LSTM to prune; name the modules: attach(model, {'fc': '2:16'}, ...)"
+                "the model has no recurrent module to prune; name the modules: attach(model, {'fc': '2:16'}, ...)"
             )
     pairs: dict[str, tuple[NM, NM]] = {}
     targets: list[_Target] = []
@@ -182,21 +193,24 @@ def attach(model: nn.Module, patterns: Patterns, schedule: Cubic) -> Pruner:
                 f"the model has no module {name!r}; it has {', '.join(filter(None, modules)) or 'no submodules'}"
             )
         pairs[name] = pair(wanted)
-        targets += _targets(name, modules[name], *pairs[name])
+        targets += _targets(name, modules[name], *pairs[name], *pair(projection)[:1])
     return Pruner(targets, schedule, pairs)
 
 
-def _targets(name: str, module: nn.Module, x: NM, h: NM) -> Iterator[_Target]:
-    if isinstance(module, nn.LSTM):
-        if module.bidirectional or module.proj_size:
-            raise SparseGateError(
-                f"{name!r} is bidirectional or has proj_size {module.proj_size}, which cannot be pruned here"
-            )
-        found = [(f"weight_{key}_l{k}", 4, nm) for k in range(module.num_layers) for key, nm in (("ih", x), ("hh", h))]
-    elif isinstance(module, nn.Linear):
+def _targets(name: str, module: nn.Module, x: NM, h: NM, p: NM) -> Iterator[_Target]:
+    count = next((count for kind, count in GATES.items() if isinstance(module, kind)), None)
+    if isinstance(module, nn.Linear):
         found = [("weight", 1, x)]
+    elif count is None:
+        raise SparseGateError(
+            f"{name!r} is a {type(module).__name__}; nn.Linear, {', '.join(f'nn.{kind.__name__}' for kind in GATES)} "
+            "can be pruned"
+        )
     else:
-        raise SparseGateError(f"{name!r} is a {type(module).__name__}; nn.LSTM and nn.Linear can be pruned")
+        # weight_ih_l0, weight_hh_l1_reverse, weight_hr_l0 ...; a cell's have no layer
+        patterns = {"weight_ih": (count, x), "weight_hh": (count, h), "weight_hr": (1, p)}
+        names = module._flat_weights_names if isinstance(module, nn.RNNBase) else ["weight_ih", "weight_hh"]
+        found = [(key, *patterns[key[:9]]) for key in names if key[:9] in patterns]
     for weight, gates, nm in found:
         if parametrize.is_parametrized(module, weight):
             raise SparseGateError(
@@ -207,7 +221,7 @@ def _targets(name: str, module: nn.Module, x: NM, h: NM) -> Iterator[_Target]:
 
 
 def _flatten(module: Any, *_: Any) -> None:
-    """Give ``nn.LSTM`` the masked weights: its forward reads a list of tensors, not its attributes."""
+    """Give a recurrent module the masked weights: its forward reads a list of tensors, not its attributes."""
     module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
 
 

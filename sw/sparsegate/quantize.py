@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparsegate.cells import cell
+from sparsegate.cells import cell, phases_of
 from sparsegate.errors import SparseGateError
 from sparsegate.fixed import MAX_WIDTH, QFormat, bits_for, frac_for
 from sparsegate.network import Layer as FloatLayer
 from sparsegate.network import Network, sequences
-from sparsegate.pattern import common_block
-from sparsegate.program import FRACS, Layer, Matrix, Program, accumulator_bound
+from sparsegate.pattern import NM, common_block
+from sparsegate.program import FRACS, Layer, Matrix, Program
 
 
 @dataclass(frozen=True)
@@ -88,43 +88,59 @@ def calibrate(network: Network, x: ArrayLike, lengths: ArrayLike | None = None) 
         if value.size:
             ranges[layer, target] = max(ranges[layer, target], float(np.abs(value).max()))
 
-    network.evaluate(x, lengths, observe)
+    network.evaluate(x, lengths, observe=observe)
     valid = np.arange(x.shape[1])[None, :] < lengths[:, None]
     return Calibration(float(np.abs(x[valid]).max()), dict(ranges))
 
 
 def choose_formats(network: Network, calibration: Calibration, config: QuantizeConfig) -> list[dict[str, QFormat]]:
-    """Formats of every layer except "acc", which needs the rounded weights (:func:`build`).
+    """Formats of every layer except those of the accumulators, which need the rounded weights (:func:`build`).
 
-    Layers of one kind share their state and gate formats, so that one pipeline of the engine serves them all.
+    Layers of one kind share their state and gate formats, so that one pipeline of the engine serves them all. Vectors that some
+    layer takes together share one format.
     """
-    source = QFormat(config.activation_bits, frac_for(calibration.input, config.activation_bits))
+    bits = config.activation_bits
     shared: dict[tuple[str, str], float] = defaultdict(float)
     for layer in network.layers:
-        for state in cell(layer.kind).states:
-            shared[layer.kind, state] = max(shared[layer.kind, state], calibration.ranges[layer.name, state])
-    chosen = []
-    for position, layer in enumerate(network.layers):
         what = cell(layer.kind)
-        final = position == len(network.layers) - 1 and not what.recurrent
-        h_bits = config.output_bits if final else config.activation_bits
-        formats = {
-            "x": source,
-            "h": QFormat(h_bits, frac_for(calibration.ranges[layer.name, "h"], h_bits)),
-            "wx": QFormat(config.weight_bits, frac_for(float(np.abs(layer.w_x).max()), config.weight_bits)),
-        }
+        for state in what.states:
+            start = network.initial.get(layer.name, {}).get("h" if state == what.wide else state, np.zeros(1))
+            seen = max(calibration.ranges[layer.name, state], float(np.abs(start).max()))
+            shared[layer.kind, state] = max(shared[layer.kind, state], seen)
+    taken = [vector for sources in network.sources for vector in sources]
+    outputs = [QFormat(bits, frac_for(calibration.input, bits))]
+    for vector, layer in enumerate(network.layers, 1):
+        what = cell(layer.kind)
+        width = bits if what.recurrent or vector in taken else config.output_bits
+        if what.bounded and layer.w_p is None:
+            outputs.append(QFormat(width, width - 1))
+        else:
+            outputs.append(QFormat(width, frac_for(calibration.ranges[layer.name, "h"], width)))
+    _share(outputs, [*network.sources, network.output_vectors])
+    chosen = []
+    for layer, sources, output in zip(network.layers, network.sources, outputs[1:], strict=True):
+        what = cell(layer.kind)
+
+        def of_weights(weights: NDArray) -> QFormat:
+            return QFormat(config.weight_bits, frac_for(float(np.abs(weights).max()), config.weight_bits))
+
+        formats = {"x": outputs[sources[0]], "h": output, "wx": of_weights(layer.w_x)}
         if layer.w_h is not None:
-            formats["h"] = QFormat(h_bits, h_bits - 1)  # |h| < 1 by construction
-            formats["wh"] = QFormat(config.weight_bits, frac_for(float(np.abs(layer.w_h).max()), config.weight_bits))
+            formats["wh"] = of_weights(layer.w_h)
+        if layer.w_p is not None:
+            formats |= {"m": QFormat(bits, bits - 1), "wp": of_weights(layer.w_p)}
         for name in what.formats:
-            if name == "gate":
+            if name == "gate" or name in what.handed:
                 formats[name] = config.gate
             elif name == "pre":
                 formats[name] = config.pre
+            elif name == "q":  # like h, which a reset makes smaller
+                formats[name] = output
+            elif name == "parameter":
+                formats[name] = of_weights(np.concatenate(list(layer.parameters.values())))
             else:
                 formats[name] = QFormat(config.state_bits, frac_for(shared[layer.kind, name], config.state_bits))
         chosen.append(formats)
-        source = formats["h"]
     _fit_operands(network, chosen, config)
     for layer, formats in zip(network.layers, chosen, strict=True):
         for key, form in formats.items():
@@ -136,23 +152,43 @@ def choose_formats(network: Network, calibration: Calibration, config: QuantizeC
     return chosen
 
 
+def _share(outputs: list[QFormat], together: Sequence[tuple[int, ...]]) -> None:
+    """Give vectors that are taken together the format of the one that reaches furthest."""
+    for _ in outputs:  # a chain of sharing is no longer than that
+        for vectors in together:
+            common = min((outputs[vector] for vector in vectors), key=lambda form: (form.frac, form.width))
+            for vector in vectors:
+                outputs[vector] = common
+
+
+PRODUCTS = (("x", "wx", "acc"), ("h", "wh", "acc"), ("m", "wp", "acc_p"))
+"""Which columns meet which weights in which accumulators."""
+
+
+def _products(
+    network: Network, chosen: Sequence[dict[str, QFormat]]
+) -> dict[tuple[str, str], list[tuple[dict[str, QFormat], str, str]]]:
+    """(kind, accumulator) -> formats, columns and weights of every product that its accumulators sum."""
+    found: dict[tuple[str, str], list[tuple[dict[str, QFormat], str, str]]] = defaultdict(list)
+    for layer, formats in zip(network.layers, chosen, strict=True):
+        for column, weight, acc in PRODUCTS:
+            if weight in formats:
+                found[layer.kind, acc].append((formats, column, weight))
+    return found
+
+
 def _fit_operands(network: Network, chosen: list[dict[str, QFormat]], config: QuantizeConfig) -> None:
     """Take fractional bits from the weights whose products are finest, until every shifted delta fits the multiplier.
 
     A delta of the coarser matrix is shifted left to the accumulator's binary point; only wide activations come near the
     multiplier's width, and then with weights that have bits to spare.
     """
-    products: dict[str, list[tuple[dict[str, QFormat], str, str]]] = defaultdict(list)
-    for layer, formats in zip(network.layers, chosen, strict=True):
-        products[layer.kind].append((formats, "x", "wx"))
-        if "wh" in formats:
-            products[layer.kind].append((formats, "h", "wh"))
-    for of_kind in products.values():
+    for products in _products(network, chosen).values():
         # each product allows the shared accumulator so many fractional bits
         most = min(
-            form[key].frac + form[w].frac + config.operand_bits - form[key].width - 1 for form, key, w in of_kind
+            form[key].frac + form[w].frac + config.operand_bits - form[key].width - 1 for form, key, w in products
         )
-        for form, key, w in of_kind:
+        for form, key, w in products:
             excess = form[key].frac + form[w].frac - most
             if excess > 0:
                 form[w] = QFormat(form[w].width, form[w].frac - excess)
@@ -162,61 +198,102 @@ def build(
     network: Network, formats: Sequence[dict[str, QFormat]], config: QuantizeConfig, meta: dict | None = None
 ) -> Program:
     """Round weights and biases to the given formats and assemble a Program."""
-    fracs: dict[str, int] = {}
-    for layer, form in zip(network.layers, formats, strict=True):
-        need = [form["x"].frac + form["wx"].frac]
-        if layer.w_h is not None:
-            need.append(form["h"].frac + form["wh"].frac)
-        fracs[layer.kind] = max(fracs.get(layer.kind, need[0]), *need)
-    parts = [_parts(layer, form, fracs[layer.kind]) for layer, form in zip(network.layers, formats, strict=True)]
-    widths: dict[str, int] = {}
-    for layer, (_, bound) in zip(network.layers, parts, strict=True):
-        if bits_for(bound) >= MAX_WIDTH:
-            raise SparseGateError(
-                f"layer {layer.name!r}: accumulators may reach {bound}, which {MAX_WIDTH - 1} bits cannot hold; "
-                "the scales of its weights and inputs lie too far apart"
-            )
-        # one bit of margin, so that a fine-tuned Program usually fits the same netlist
-        widths[layer.kind] = max(widths.get(layer.kind, 0), bits_for(bound) + 1)
+    fracs = {
+        key: max(form[column].frac + form[weight].frac for form, column, weight in products)
+        for key, products in _products(network, formats).items()
+    }
+    # as wide as can be at first, to learn what the rounded weights need
+    loose = [
+        _layer(layer, sources, form, {acc: QFormat(MAX_WIDTH, fracs[layer.kind, acc]) for acc in _accs(form)}, config)
+        for layer, sources, form in zip(network.layers, network.sources, formats, strict=True)
+    ]
+    widths: dict[tuple[str, str], int] = {}
+    for layer in loose:
+        for phase in layer.phases:
+            if bits_for(phase.bound) >= MAX_WIDTH:
+                raise SparseGateError(
+                    f"layer {layer.name!r}: accumulators may reach {phase.bound}, which {MAX_WIDTH - 1} bits cannot hold; "
+                    "the scales of its weights and inputs lie too far apart"
+                )
+            # one bit of margin, so that a fine-tuned Program usually fits the same netlist
+            key = layer.kind, phase.spec.acc
+            widths[key] = max(widths.get(key, 0), bits_for(phase.bound) + 1)
     layers = []
-    for layer, form, (fields, _) in zip(network.layers, formats, parts, strict=True):
-        acc = QFormat(widths[layer.kind], fracs[layer.kind])
-        layers.append(
-            Layer(
-                name=layer.name,
-                kind=layer.kind,
-                units=layer.units,
-                when=layer.when,
-                formats={**form, "acc": acc},
-                step_bits=config.step_bits if cell(layer.kind).functions else 0,
-                threshold=config.threshold if cell(layer.kind).recurrent else 0,
-                **fields,  # type: ignore[arg-type]
-            )
-        )
-    return Program(network.name, formats[0]["x"], tuple(layers), config.threshold, meta or {})
+    for layer in loose:
+        accs = {acc: QFormat(widths[layer.kind, acc], fracs[layer.kind, acc]) for acc in _accs(layer.formats)}
+        layers.append(replace(layer, formats={**layer.formats, **accs}))
+    program = Program(
+        network.name,
+        formats[0]["x"],
+        tuple(layers),
+        config.threshold,
+        meta or {},
+        _numbers(network.output_vectors, layers),
+    )
+    initial = program.quantize_state(network.initial)
+    return replace(
+        program,
+        initial={name: {key: initial[name][key][0] for key in initial[name]} for name in network.initial},
+    )
 
 
-def _parts(layer: FloatLayer, form: dict[str, QFormat], frac: int) -> tuple[dict[str, object], int]:
-    """Matrices and bias of a layer, and its accumulator bound."""
-    gates = layer.gates
+def _accs(formats: Mapping[str, QFormat]) -> list[str]:
+    """Accumulator formats that a layer needs."""
+    return ["acc", "acc_p"] if "wp" in formats else ["acc"]
+
+
+def _numbers(vectors: tuple[int, ...], before: Sequence[object]) -> tuple[int, ...]:
+    """Vector numbers as a Program holds them: none at all for the one before."""
+    return () if vectors == (len(before),) else vectors
+
+
+def _layer(
+    layer: FloatLayer,
+    sources: tuple[int, ...],
+    form: dict[str, QFormat],
+    accs: dict[str, QFormat],
+    config: QuantizeConfig,
+) -> Layer:
+    """A layer with rounded weights."""
+    what, at = cell(layer.kind), f"layer {layer.name!r}"
+    gates, units = layer.gates, layer.units
     block = common_block(layer.pattern_x, *(() if layer.w_h is None else (layer.pattern_h,)))
-    raw_x = form["wx"].quantize(layer.w_x)
-    matrix_x = Matrix.pack(raw_x, gates, block, layer.pattern_x.stored(block), f"layer {layer.name!r}: w_x")
-    bias = np.floor(np.ldexp(layer.bias, frac) + 0.5)
+
+    def pack(key: str, weights: NDArray | None, gates: int, pattern: NM, block: int) -> Matrix | None:
+        if weights is None:
+            return None
+        return Matrix.pack(form["w" + key].quantize(weights), gates, block, pattern.stored(block), f"{at}: w_{key}")
+
+    floats = layer.bias if layer.bias_h is None else np.concatenate([layer.bias, layer.bias_h])
+    frac = accs["acc"].frac
+    bias = np.floor(np.ldexp(floats, frac) + 0.5)
     if np.abs(bias).max() >= 2.0 ** (MAX_WIDTH - 2):  # beyond what integers hold; whether it can run is seen later
         raise SparseGateError(
-            f"layer {layer.name!r}: a bias of {np.abs(layer.bias).max():g} does not fit an accumulator with {frac} fractional bits;"
+            f"{at}: a bias of {np.abs(floats).max():g} does not fit an accumulator with {frac} fractional bits;"
             " the weights are too small for it"
         )
-    raw_bias = bias.astype(np.int64).reshape(gates, layer.units)
-    terms = [(raw_x, form["x"], frac - form["x"].frac - form["wx"].frac)]
-    matrix_h = None
-    if layer.w_h is not None:
-        raw_h = form["wh"].quantize(layer.w_h)
-        matrix_h = Matrix.pack(raw_h, gates, block, layer.pattern_h.stored(block), f"layer {layer.name!r}: w_h")
-        terms.append((raw_h, form["h"], frac - form["h"].frac - form["wh"].frac))
-    fields = {"block": block, "matrix_x": matrix_x, "matrix_h": matrix_h, "bias": raw_bias}
-    return fields, accumulator_bound(raw_bias, terms)
+    block_p = common_block(layer.pattern_p)
+    matrix_x = pack("x", layer.w_x, gates, layer.pattern_x, block)
+    assert matrix_x is not None
+    thresholds = (config.threshold,) * len(phases_of(what, layer.w_p is not None))
+    return Layer(
+        name=layer.name,
+        kind=layer.kind,
+        units=units,
+        block=block,
+        when=layer.when,
+        formats={**form, **accs},
+        step_bits=config.step_bits if what.functions else 0,
+        matrix_x=matrix_x,
+        matrix_h=pack("h", layer.w_h, gates, layer.pattern_h, block),
+        bias=bias.astype(np.int64).reshape(-1, units),
+        thresholds=thresholds if what.recurrent else (),
+        matrix_p=pack("p", layer.w_p, 1, layer.pattern_p, block_p),
+        block_p=block_p,
+        parameters={name: form["parameter"].quantize(values) for name, values in layer.parameters.items()},
+        sources=sources,
+        reverse=layer.reverse,
+    )
 
 
 def quantize(

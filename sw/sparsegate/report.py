@@ -108,22 +108,27 @@ def _sha256(path: Path) -> str:
 
 
 def sparsity(program: Program) -> dict[str, Any]:
-    """Shares of weights that are not zero, over the recurrent layers' matrices and for each layer."""
-    kept = dict.fromkeys("xh", 0)
-    total = dict.fromkeys("xh", 0)
+    """Shares of weights that are not zero, over the recurrent layers' matrices and for each layer; None where there are none."""
+    kept = dict.fromkeys("xhp", 0)
+    total = dict.fromkeys("xhp", 0)
     layers = {}
     for layer in program.layers:
-        entry: dict[str, Any] = {"block": layer.block, "bits": layer.formats["wx"].width}
-        for key, matrix, dense in (("x", layer.matrix_x, layer.w_x), ("h", layer.matrix_h, layer.w_h)):
-            if matrix is None or dense is None:
+        entry: dict[str, Any] = {"block": layer.block, "bits": layer.formats["wx"].width, "reverse": layer.reverse}
+        for key, matrix, rows, block in (
+            ("x", layer.matrix_x, layer.gates * layer.units, layer.block),
+            ("h", layer.matrix_h, layer.gates * layer.units, layer.block),
+            ("p", layer.matrix_p, layer.outputs, layer.block_p),
+        ):
+            if matrix is None:
                 continue
-            entry[f"pattern_{key}"] = f"{matrix.entries}:{layer.block}"
-            entry[f"density_{key}"] = matrix.nonzeros / dense.size
+            size = rows * matrix.columns
+            entry[f"pattern_{key}"] = f"{matrix.entries}:{block}"
+            entry[f"density_{key}"] = matrix.nonzeros / size
             if layer.cell.recurrent:
                 kept[key] += matrix.nonzeros
-                total[key] += dense.size
+                total[key] += size
         layers[layer.name] = entry
-    densities = {f"density_{key}": kept[key] / total[key] if total[key] else None for key in "xh"}
+    densities = {f"density_{key}": kept[key] / total[key] if total[key] else None for key in kept}
     return {**densities, "layers": layers}
 
 
@@ -167,6 +172,7 @@ def summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("inputs outside the calibrated range", f"{checked['inputs_saturated']} of {checked['inputs']}"))
     rows += [
         ("weights kept, Wx and Wh", f"{percent(sparse['density_x'])}, {percent(sparse['density_h'])}"),
+        *([("weights kept, projections", percent(sparse["density_p"]))] if sparse["density_p"] is not None else []),
         ("bits of weights; of inputs and hidden states", f"{bits}; {report['formats']['input'][1:].split('f')[0]}"),
         ("processing elements", f"{hardware['rows']} x {hardware['groups']} = {hardware['pes']}"),
     ]
@@ -236,16 +242,22 @@ def sparsity_map(program: Program) -> Figure:
 
 
 def changed_columns(program: Program, dataset: Dataset) -> Figure:
-    """Which columns of the first test utterance are sent at each step: white is skipped."""
+    """Which columns of the first test utterance are sent at each step of each pass: white is skipped."""
     length = int(dataset.length_test[0])
     run = golden.run(program, program.quantize(dataset.x_test[:1, :length]), dataset.length_test[:1])
-    vectors = [("input", run.sent[0][0])]  # (T, size)
-    for position, layer in enumerate(program.layers):
-        if (
-            layer.cell.recurrent or position < len(program.layers) - 1
-        ):  # the output of a final linear layer drives no column
-            vectors.append((layer.name, run.sent[position + 1][0]))
-    figure = _figure(8, 3.6)
+    names = ["input", *(layer.name for layer in program.layers)]
+    vectors = []  # of every pass, in the order of its own steps: name and (T, size)
+    for part in run.passes:
+        if part.of.when != "step":  # a single step of a head: nothing to see
+            continue
+        source = " and ".join(names[vector] for vector in part.of.sources)
+        vectors.append((f"{source} reversed" if part.of.reverse else source, part.streams[0].sent[0]))
+        for phase, stream in zip(part.phases, part.streams[1:], strict=True):
+            last = phase.number == len(phase.layer.phases) - 1
+            # what a layer gives drives itself, or the next layer of the pass
+            if not last or phase.layer.cell.recurrent or phase is not part.phases[-1]:
+                vectors.append((phase.name, stream.sent[0]))
+    figure = _figure(8, max(3.6, 1.2 * len(vectors)))
     heights = [max(sent.shape[1], 8) for _, sent in vectors]
     axes = figure.subplots(len(vectors), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})[:, 0]
     for axis, (name, sent) in zip(axes, vectors, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparsegate.cells import Cell
+from sparsegate.cells import Phase
 
 ENCODE = 2
 """From a frame's last value to the completed list of its columns."""
@@ -30,6 +30,7 @@ DELTA = 3
 
 MUL = 1
 ADD = 1
+RELU = 1
 NARROW = 1
 LOOKUP = 4
 INTERPOLATE = 2
@@ -59,8 +60,14 @@ class StageArithmetic:
     def state(self, name: str) -> int:
         return 0
 
+    def parameter(self, name: str) -> int:
+        return 0
+
     def one(self) -> int:
         return 0
+
+    def relu(self, value: int) -> int:
+        return value + RELU
 
     def mul(self, a: int, b: int) -> int:
         return max(a, b) + MUL
@@ -81,7 +88,7 @@ class StageArithmetic:
 
 @dataclass(frozen=True)
 class Stages:
-    """Cycles, after a cell's gates, at which its new states are there and its narrowing sites' flags; ``latency`` is the
+    """Cycles, after a phase's accumulators, at which its new states are there and its narrowing sites' flags; ``latency`` is the
     output's.
     """
 
@@ -90,18 +97,39 @@ class Stages:
     sites: Mapping[str, int]
 
 
-def stages(what: Cell, step_bits: int) -> Stages:
-    """Run a cell's arithmetic for its pipeline stages."""
+def stages(what: Phase, step_bits: int) -> Stages:
+    """Run a phase's arithmetic for its pipeline stages."""
     arithmetic = StageArithmetic(step_bits)
     step = what.step(arithmetic)
     return Stages(max(step.h, *step.states.values(), 0), dict(step.states), arithmetic.sites)
 
 
-def cell_latency(what: Cell, step_bits: int) -> int:
-    """Cycles from a cell's gates to its output."""
+def cell_latency(what: Phase, step_bits: int) -> int:
+    """Cycles from a phase's accumulators, biases added, to its output."""
     return stages(what, step_bits).latency
 
 
-def result_latency(what: Cell, step_bits: int, groups: int) -> int:
+def result_latency(what: Phase, step_bits: int, groups: int) -> int:
     """Cycles from a read-out address at the sequencer to the result leaving the lane."""
     return READOUT + group_sum(groups) + SELECT + BIAS + cell_latency(what, step_bits) + DELTA
+
+
+def load_cycles(positions: int, words: int) -> int:
+    """Cycles of a phase whose units take ``words`` values a position, of all lanes, from the state port: a word a cycle, then the
+    position's push, and at last the way through the comparison. One cycle where there are none.
+    """
+    return 1 + (positions * (words + 1) + DELTA + 1 if words else 0)
+
+
+def dump_cycles(positions: int, words: int) -> int:
+    """The same for giving them: a word a cycle, after one for the memories. One cycle where there are none."""
+    return 1 + (positions * (words + 1) if words else 0)
+
+
+# -- sequence buffer: only for Programs that need one -----------------------------------------------------------------
+
+BUFFER_FEED = 4
+"""From the cycle in which the last value of a sequence, or of a pass, is taken to that in which the next pass's first value is
+valid (after the final pass, the output's); one value a cycle follows."""
+BUFFER_RETURN = 1
+"""From the cycle in which the output's last value leaves to that in which the next sequence's first value may be taken."""

@@ -6,7 +6,7 @@ frames, is the only regularisation. Everything is deterministic for a seed, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sparsegate import golden, importer, quantize
+from sparsegate import golden, importers, quantize
+from sparsegate.cells import cell
 from sparsegate.datasets import Dataset
 from sparsegate.errors import SparseGateError
 from sparsegate.fake_quant import FakeQuant
@@ -56,22 +57,25 @@ QUANTIZE = Recipe(epochs=8, rate=1e-3)
 
 
 class Classifier(nn.Module):
-    """A Network as trainable torch modules: (N, T, I) -> (N, T, classes)."""
+    """A Network of forward layers as trainable torch modules: (N, T, I) -> (N, T, classes)."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.start = network
+        if not network.streams or network.initial:
+            raise SparseGateError("training knows forward layers that follow one another and start from zero")
         with _seeded(0):  # what the modules draw at birth is overwritten, and must not move the caller's generator
             self.parts = nn.ModuleList(_module(layer) for layer in network.layers)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: ArrayLike | None = None) -> Tensor:
+        """Every step is computed, of the padding too: forward layers need no ``lengths``."""
         for part in self.parts:
-            x = part(x)[0] if isinstance(part, nn.LSTM) else part(x)
+            x = part(x)[0] if isinstance(part, nn.RNNBase) else part(x)
         return x
 
     def network(self, patterns: dict[str, tuple[NM, NM]] | None = None) -> Network:
         """The Network with the present weights; ``patterns`` by layer name, those of the start where omitted."""
-        made = importer.from_torch(self.parts, layers=[str(position) for position in range(len(self.parts))])
+        made = importers.load(self.parts, layers=[str(position) for position in range(len(self.parts))])
         layers = []
         for old, new in zip(self.start.layers, made.layers, strict=True):
             pattern_x, pattern_h = (patterns or {}).get(old.name, (old.pattern_x, old.pattern_h))
@@ -81,20 +85,31 @@ class Classifier(nn.Module):
 
 def _module(layer: Layer) -> nn.Module:
     """The torch module of a float layer, with its weights."""
-    state = {"weight": torch.from_numpy(layer.w_x), "bias": torch.from_numpy(layer.bias)}
+    bias = torch.from_numpy(layer.bias)
     if layer.kind == "linear":
-        part: nn.Module = nn.Linear(layer.inputs, layer.units)
-    elif layer.kind == "lstm" and layer.w_h is not None:
-        part = nn.LSTM(layer.inputs, layer.units, batch_first=True)
-        # PyTorch's two biases are trained both, which is its usual rate; the importer sums them again
-        state = {
-            "weight_ih_l0": state["weight"],
-            "weight_hh_l0": torch.from_numpy(layer.w_h),
-            "bias_ih_l0": state["bias"],
-            "bias_hh_l0": torch.zeros_like(state["bias"]),
-        }
+        head = nn.Linear(layer.inputs, layer.units)
+        head.load_state_dict({"weight": torch.from_numpy(layer.w_x), "bias": bias})
+        return head
+    part: nn.RNNBase
+    if layer.kind == "lstm":
+        projected = 0 if layer.w_p is None else layer.outputs
+        part = nn.LSTM(layer.inputs, layer.units, batch_first=True, proj_size=projected)
+    elif layer.kind == "gru":
+        part = nn.GRU(layer.inputs, layer.units, batch_first=True)
+    elif layer.kind in ("rnn_tanh", "rnn_relu"):
+        part = nn.RNN(layer.inputs, layer.units, batch_first=True, nonlinearity=layer.kind.removeprefix("rnn_"))
     else:
-        raise SparseGateError(f"layer {layer.name!r}: training knows lstm and linear layers, not {layer.kind!r}")
+        raise SparseGateError(
+            f"layer {layer.name!r}: training knows linear, lstm, gru, rnn_tanh and rnn_relu layers, not {layer.kind!r}"
+        )
+    # PyTorch's two biases are trained both, which is its usual rate; the importer sums them again
+    inner = torch.zeros_like(bias)
+    if layer.bias_h is not None:
+        inner[-len(layer.bias_h) :] = torch.from_numpy(layer.bias_h)  # the candidate's gate is the last
+    state = {"weight_ih_l0": torch.from_numpy(layer.w_x), "bias_ih_l0": bias, "bias_hh_l0": inner}
+    for key, weight in (("weight_hh_l0", layer.w_h), ("weight_hr_l0", layer.w_p)):
+        if weight is not None:
+            state[key] = torch.from_numpy(weight)
     part.load_state_dict(state)
     return part
 
@@ -116,7 +131,7 @@ def train_float(
     with _seeded(seed):
         lstm = nn.LSTM(dataset.inputs, hidden, num_layers=depth, batch_first=True)
         head = nn.Linear(hidden, dataset.classes)
-    start = importer.from_torch(nn.ModuleDict({"lstm": lstm, "head": head}), when=when, name=dataset.name)
+    start = importers.load(nn.ModuleDict({"lstm": lstm, "head": head}), when=when, name=dataset.name)
     model = Classifier(start)
     _train(model, dataset, replace(recipe, epochs=epochs), seed, progress)
     return model.network()
@@ -132,16 +147,16 @@ def prune_and_finetune(
     *,
     recipe: Recipe = PRUNE,
 ) -> Network:
-    """Prune the LSTM layers gradually while training goes on.
+    """Prune the recurrent layers gradually while training goes on.
 
     ``patterns`` is one N:M pattern, a pair for Wx and Wh, or a mapping from layer names to these. Masks tighten
     over the first half of the steps and are frozen for the second. Layers that are not mentioned come out with the
     patterns that they had.
     """
-    recurrent = [layer.name for layer in network.layers if layer.kind == "lstm"]
+    recurrent = [layer.name for layer in network.layers if cell(layer.kind).recurrent]
     wanted = dict(patterns) if isinstance(patterns, Mapping) else dict.fromkeys(recurrent, patterns)
     if not wanted:
-        raise SparseGateError("the network has no LSTM layer to prune; give the patterns by layer name")
+        raise SparseGateError("the network has no recurrent layer to prune; give the patterns by layer name")
     names = {layer.name: f"parts.{position}" for position, layer in enumerate(network.layers)}
     for unknown in wanted.keys() - names.keys():
         raise SparseGateError(f"the network has no layer {unknown!r}; it has {', '.join(names)}")
@@ -165,11 +180,17 @@ def quantize_and_finetune(
     progress: Progress | None = None,
     *,
     recipe: Recipe = QUANTIZE,
+    thresholds: Sequence[int] = (),
 ) -> Program:
-    """Calibrate on the training sequences, fine-tune on exact integers, and build the Program. ``epochs=0`` only rounds."""
+    """Calibrate on the training sequences, fine-tune on exact integers, and build the Program. ``epochs=0`` only rounds.
+
+    ``thresholds``: Θ of each of the Program's vectors, or one for all; ``config.threshold`` where omitted.
+    """
     config = config or QuantizeConfig()
     calibration = quantize.calibrate(network, dataset.x_train, dataset.length_train)
     model = FakeQuant(network, quantize.choose_formats(network, calibration, config), config)
+    if thresholds:
+        model.thresholds = model.made.with_thresholds(*thresholds).thresholds
     if epochs:
         _train(model, dataset, replace(recipe, epochs=epochs), seed, progress)
     return model.program()
@@ -232,7 +253,7 @@ def _train(
                 chosen = torch.from_numpy(rows)
                 part = x[chosen, : int(last[chosen].max()) + 1]
                 part = part + noise * torch.randn_like(part)
-                logits = model(part)[torch.arange(len(chosen)), last[chosen]]
+                logits = model(part, last[chosen].numpy() + 1)[torch.arange(len(chosen)), last[chosen]]
                 loss = nn.functional.cross_entropy(logits, y[chosen])
                 optimizer.zero_grad()
                 loss.backward()

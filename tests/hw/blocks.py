@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,5 +35,18 @@ def small_program(
     return quantize(floats, x, config=config or QuantizeConfig())
 
 
-def small_layout(rows: int = 8, groups: int = 1, lanes: int | None = None, **program: Any) -> Layout:
-    return Layout(small_program(**program), HardwareConfig(rows, groups, lanes))
+def small_layout(
+    rows: int = 8,
+    groups: int = 1,
+    lanes: int | None = None,
+    shapes: Sequence[Shape] = (),
+    hardware: Mapping[str, Any] | None = None,
+    **program: Any,
+) -> Layout:
+    """Layout of a :func:`small_program`; ``hardware`` are further fields of the configuration."""
+    return Layout(small_program(*shapes, **program), HardwareConfig(rows, groups, lanes, **(hardware or {})))
+
+
+def both_ways(kind: str = "lstm", units: int = 4, *heads: Shape) -> tuple[Shape, ...]:
+    """A layer in both directions of time, whose outputs the next one takes together."""
+    return (Shape(kind, units, NM(1, 2), NM(1, 2), both=True), *(heads or (Shape("linear", 3),)))

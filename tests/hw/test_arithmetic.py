@@ -19,17 +19,21 @@ class Everything(Cell):
 
     kind = "everything"
     gates = ("a", "b")
+    apart = ("b",)
     recurrent = True
     states = ("c",)
-    formats = ("pre", "gate", "c")
+    parameters = ("p",)
+    formats = ("pre", "gate", "c", "parameter")
     sites = ("a", "b", "c", "h")
     functions = ("sigmoid", "tanh")
 
     def step(self, a: Arithmetic) -> Step:
         left = a.lookup("sigmoid", a.narrow(a.gate("a"), "pre", "a", symmetric=True))
-        right = a.narrow(a.gate("b"), "pre", "b", symmetric=True)
+        both = a.add(a.gate("b"), a.mul(left, a.gate("b_h")))
+        right = a.narrow(both, "pre", "b", symmetric=True)
         rest = a.sub(a.one(), left)
-        c = a.narrow(a.sub(a.mul(rest, a.state("c")), a.mul(left, right)), "c", "c")
+        through = a.mul(a.relu(a.state("c")), a.parameter("p"))
+        c = a.narrow(a.sub(a.add(a.mul(rest, a.state("c")), through), a.mul(left, right)), "c", "c")
         return Step(a.narrow(a.add(a.mul(rest, a.lookup("tanh", right)), c), "h", "h"), {"c": c})
 
 
@@ -39,22 +43,24 @@ def test_all_operations(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     program = small_program(
         Shape("everything", 6, NM(1, 2), NM(1, 2)), config=QuantizeConfig(activation_bits=bits, table_bits=8)
     )
-    layer = program.layers[0]
-    dut = CellPipeline(layer)
+    phase = program.phases[0]
+    dut = CellPipeline(phase)
     rng = np.random.default_rng(bits)
     count = 80
-    acc = layer.formats["acc"]
+    acc = phase.formats["acc"]
     scale = rng.choice([acc.max, acc.max >> 6, 3], size=(count, 1))
-    gates = rng.integers(-scale, scale + 1, (count, 2))
-    state = rng.integers(layer.formats["c"].min, layer.formats["c"].max + 1, count)
-    h, after = dut.model({"a": gates[:, 0], "b": gates[:, 1]}, {"c": state})
+    gates = dict(zip(("a", "b", "b_h"), rng.integers(-scale, scale + 1, (count, 3)).T, strict=True))
+    state = rng.integers(phase.formats["c"].min, phase.formats["c"].max + 1, count)
+    parameter = rng.integers(phase.formats["parameter"].min, phase.formats["parameter"].max + 1, count)
+    h, after = dut.model(gates, {"c": state}, {"p": parameter})
     seen = []
 
     async def testbench(ctx):
         for item in range(count + dut.latency):
-            ctx.set(dut.gate_a, int(gates[item % count, 0]))
-            ctx.set(dut.gate_b, int(gates[item % count, 1]))
+            for name, values in gates.items():
+                ctx.set(getattr(dut, f"gate_{name}"), int(values[item % count]))
             ctx.set(dut.state_c, int(state[item % count]))
+            ctx.set(dut.parameter_p, int(parameter[item % count]))
             seen.append((ctx.get(dut.h), ctx.get(dut.next_c)))
             await ctx.tick()
 
@@ -68,7 +74,7 @@ def test_a_value_is_never_taken_before_it_is_ready() -> None:
     from amaranth.hdl import Module, Signal, signed
 
     program = small_program()
-    arithmetic = PipelineArithmetic(Module(), program.layers[0].formats, 0, {"i": Signal(signed(20))}, {})
+    arithmetic = PipelineArithmetic(Module(), program.phases[0].formats, 0, {"i": Signal(signed(20))}, {}, {})
     node = arithmetic.narrow(arithmetic.gate("i"), "pre", "i")
     with pytest.raises(ValueError, match="ready in stage 1, later than 0"):
         arithmetic.at(node, 0)

@@ -254,3 +254,14 @@ def test_pll_settings():
         pll_for(8_000_000, 80_000_000)
     with pytest.raises(SparseGateError, match="but 25 to 500 MHz"):
         pll_for(25_000_000, 500_000_000)
+
+
+def test_what_answers_whole_sequences_or_needs_states_is_refused():
+    shapes = [synthetic.Shape("lstm", 4, both=True), synthetic.Shape("linear", 2)]
+    x = np.random.default_rng(0).normal(size=(2, 4, 3))
+    program = quantize(synthetic.network(3, shapes, 0), x)
+    with pytest.raises(SparseGateError, match="looks both ways in time and needs whole sequences"):
+        make_board(program)
+    plain = make_program()
+    with pytest.raises(SparseGateError, match="no request for states, but this engine has state ports"):
+        Board(Engine(plain, HardwareConfig(rows=4, states=True)), plain, CLOCK, BAUD)

@@ -8,23 +8,23 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
-from sparsegate.layout import Layout
+from sparsegate.layout import INPUT, Layout
+from sparsegate.pattern import NM
+from sparsegate.synthetic import Shape
 from sparsegate_hw.columns import ColumnList
 from sparsegate_hw.dispatcher import Dispatcher
-from tests.hw.blocks import simulate, small_layout
+from tests.hw.blocks import both_ways, simulate, small_layout
 
 
 class Bench(wiring.Component):
     """A dispatcher with its lists, as the engine wires them."""
 
     def __init__(self, layout: Layout, group: int) -> None:
-        depth = max(1, layout.bank_depth(0, group, 0))
+        depth = max(1, layout.input_depth(group))
         self.input = ColumnList([depth, depth], depth, layout.delta_width)
         self.lists = []
         for lane in range(layout.lanes):
-            depths = [
-                layout.bank_depth(v, group, lane) if layout.consumed[v] else 0 for v in range(1, len(layout.phases) + 1)
-            ]
+            depths = [layout.bank_depth(phase, group, lane) for phase in range(len(layout.phases))]
             self.lists.append(ColumnList(depths, max(1, *depths), layout.delta_width))
         self.dut = Dispatcher(layout, group, self.input, self.lists)
         super().__init__({"i": In(1), "o": Out(1)})
@@ -42,14 +42,29 @@ class Bench(wiring.Component):
         return m
 
 
-@pytest.mark.parametrize(("rows", "groups", "lanes"), [(4, 1, 1), (8, 1, 2), (8, 2, 2), (16, 3, 2)])
-@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
-def test_beats_of_every_listed_column_without_a_bubble(rows: int, groups: int, lanes: int, density: float) -> None:
-    layout = small_layout(rows, groups, lanes)
+SHAPES = {
+    "lstm, linear": (Shape("lstm", 10, NM(1, 4), NM(2, 4)), Shape("linear", 3)),
+    # only the GRU sums apart
+    "gru, lstm": (Shape("gru", 10, NM(1, 4), NM(2, 4)), Shape("lstm", 4)),
+    # the second matrix of its second phase multiplies what the first phase gives in the same step
+    "gru_reset_before": (Shape("gru_reset_before", 6, NM(1, 2), NM(1, 2)), Shape("lstm", 4)),
+    "projection": (Shape("lstm", 7, NM(1, 2), NM(1, 2), outputs=4), Shape("linear", 2, when="last")),
+    "both ways": both_ways("lstm", 5),
+}
+
+
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
+@pytest.mark.parametrize(("rows", "groups", "lanes"), [(4, 1, 1), (8, 2, 2), (16, 3, 2)])
+@pytest.mark.parametrize(("density", "states"), [(0.0, False), (0.3, True), (1.0, False)])
+def test_beats_of_every_listed_column_without_a_bubble(
+    shapes: tuple[Shape, ...], rows: int, groups: int, lanes: int, density: float, states: bool
+) -> None:
+    layout = small_layout(rows, groups, lanes, shapes, {"cluster": 4, "states": states})
     rng = random.Random(rows * groups)
     for group in range(groups):
         bench = Bench(layout, group)
         dut = bench.dut
+        listed: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (source phase or INPUT, bank)
 
         async def push(ctx, columns, section, place, delta):
             ctx.set(columns.push.valid, 1)
@@ -58,54 +73,94 @@ def test_beats_of_every_listed_column_without_a_bubble(rows: int, groups: int, l
             await ctx.tick()
             ctx.set(columns.push.valid, 0)
 
-        async def testbench(ctx, bench=bench, dut=dut, group=group, push=push):
-            listed: dict[tuple[int, int], list[tuple[int, int]]] = {}
-            for vector in range(len(layout.phases) + 1):
-                for bank in range(layout.banks(vector)):
-                    if not layout.consumed[vector]:
-                        continue
-                    for place in range(layout.bank_depth(vector, group, bank)):
+        async def run(ctx, expected, dut=dut):
+            """Dispatch once; ``expected`` are (address, delta, slot, apart) of every beat, column by column."""
+            await ctx.tick()
+            ctx.set(dut.run, 1)
+            beats, columns, cycle, when = [], 0, 0, []
+            while True:
+                idle = ctx.get(dut.idle)
+                columns += ctx.get(dut.issued)
+                if ctx.get(dut.beat.valid):
+                    when.append(cycle)
+                    beat = dut.beat
+                    apart = ctx.get(beat.apart) if layout.apart_rows else 0
+                    beats.append((ctx.get(beat.address), ctx.get(beat.delta), ctx.get(beat.slot), apart))
+                if idle:
+                    break
+                await ctx.tick()
+                cycle += 1
+            ctx.set(dut.run, 0)
+            await ctx.tick()
+            flat = [beat for column in expected for beat in column]
+            assert beats == flat
+            assert columns == len(expected)
+            assert when == list(range(timing.DISPATCH, timing.DISPATCH + len(flat)))
+            assert cycle == (timing.DISPATCH + len(flat) if flat else 0)
+
+        def column_beats(phase, matrix, group=group, listed=listed):
+            entries = matrix.term.matrix.entries
+            apart = int(bool(phase.phase.apart) and matrix is phase.matrices[-1])
+            for bank in range(1 if matrix.source == INPUT else layout.lanes):
+                for place, delta in listed.get((matrix.source, bank), []):
+                    base = matrix.bases[group][bank] + place * matrix.burst
+                    yield [
+                        (
+                            base + beat,
+                            delta << matrix.term.shift,
+                            phase.acc_base + beat // entries * phase.phase.block,
+                            apart,
+                        )
+                        for beat in range(matrix.burst)
+                    ]
+
+        async def testbench(ctx, bench=bench, dut=dut, group=group, push=push, run=run, listed=listed):
+            for source in range(INPUT, len(layout.phases)):
+                for bank in range(1 if source == INPUT else layout.lanes):
+                    depth = layout.input_depth(group) if source == INPUT else layout.bank_depth(source, group, bank)
+                    for place in range(depth):
                         if rng.random() < density:
                             delta = rng.randint(-255, 255)
-                            listed.setdefault((vector, bank), []).append((place, delta))
-                            columns = bench.input if vector == 0 else bench.lists[bank]
+                            listed.setdefault((source, bank), []).append((place, delta))
+                            columns = bench.input if source == INPUT else bench.lists[bank]
                             # the input's second bank is the one in use; the first holds nothing
-                            await push(ctx, columns, 1 if vector == 0 else vector - 1, place, delta)
+                            await push(ctx, columns, 1 if source == INPUT else source, place, delta)
             ctx.set(dut.bank, 1)
             for first in (1, 0):
+                ctx.set(dut.first, first)
                 for number, phase in enumerate(layout.phases):
-                    expected = []
-                    issued = 0
-                    for matrix in phase.matrices:
-                        if first and matrix.vector == number + 1:
-                            continue
-                        for bank in range(layout.banks(matrix.vector)):
-                            for place, delta in listed.get((matrix.vector, bank), []):
-                                base = matrix.bases[group][bank] + place * matrix.burst
-                                issued += 1
-                                for beat in range(matrix.burst):
-                                    slot = phase.acc_base + beat // matrix.matrix.entries * phase.layer.block
-                                    expected.append((base + beat, delta << matrix.shift, slot))
+                    # a vector of the step before does not exist in the first one
+                    taken = [matrix for matrix in phase.matrices if matrix.source < number or not first]
                     ctx.set(dut.phase, number)
-                    ctx.set(dut.first, first)
-                    await ctx.tick()
-                    ctx.set(dut.run, 1)
-                    beats, columns, cycle, when = [], 0, 0, []
-                    while True:
-                        idle = ctx.get(dut.idle)
-                        columns += ctx.get(dut.issued)
-                        if ctx.get(dut.beat.valid):
-                            when.append(cycle)
-                            beats.append((ctx.get(dut.beat.address), ctx.get(dut.beat.delta), ctx.get(dut.beat.slot)))
-                        if idle:
-                            break
-                        await ctx.tick()
-                        cycle += 1
-                    ctx.set(dut.run, 0)
-                    await ctx.tick()
-                    assert beats == expected
-                    assert columns == issued
-                    assert when == list(range(timing.DISPATCH, timing.DISPATCH + len(expected)))
-                    assert cycle == (timing.DISPATCH + len(expected) if expected else 0)
+                    await run(ctx, [beats for matrix in taken for beats in column_beats(phase, matrix)])
+            if states:
+                ctx.set(dut.prime, 1)
+                for number, phase in enumerate(layout.phases):
+                    taken = [matrix for matrix in phase.matrices if matrix.carried]
+                    ctx.set(dut.phase, number)
+                    ctx.set(dut.first, 1)
+                    await run(ctx, [beats for matrix in taken for beats in column_beats(phase, matrix)])
 
         simulate(bench, testbench)
+
+
+def test_only_states_are_carried_into_a_sequence() -> None:
+    """What a loaded state sends: h to its own layer and, at once, to the next; neither q, nor m, nor a head's values at the end."""
+    shapes = (
+        Shape("gru_reset_before", 6, NM(1, 2), NM(1, 2)),
+        Shape("lstm", 7, NM(1, 2), NM(1, 2), outputs=4),
+        Shape("linear", 3),
+        Shape("linear", 2, when="last"),
+    )
+    layout = small_layout(8, shapes=shapes)
+    carried = [[(matrix.term.column, matrix.carried) for matrix in phase.matrices] for phase in layout.phases]
+    assert carried == [
+        [("x", False), ("h", True)],
+        [("x", False), ("q", False)],
+        [("x", True), ("h", True)],
+        [("m", False)],
+        [("x", True)],
+        [("x", False)],
+    ]
+    last = small_layout(6, shapes=(Shape("gru", 6), Shape("linear", 2, when="last")))
+    assert [matrix.carried for matrix in last.phases[1].matrices] == [False]

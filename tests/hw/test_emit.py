@@ -13,8 +13,10 @@ from sparsegate import artefact
 from sparsegate.errors import SparseGateError
 from sparsegate.images import images
 from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.pattern import NM
 from sparsegate.program import Program
-from sparsegate_hw.emit import Manifest, build_folder, emit, verilog_digest
+from sparsegate.synthetic import Shape
+from sparsegate_hw.emit import Manifest, build_folder, describe, emit, verilog_digest
 from tests.hw.blocks import small_program
 
 
@@ -34,12 +36,83 @@ def test_emission_is_complete_and_the_same_every_time(tmp_path: Path) -> None:
     assert again.config == config
     assert Program.load(again.program).digest == program.digest == manifest.content["digests"]["program"]
     layers = manifest.content["layout"]["layers"]
-    assert [layer["accumulator"]["bound"] for layer in layers] == [layer.bound for layer in program.layers]
+    proofs = [phase["accumulator"] for layer in layers for phase in layer["phases"]]
+    assert [proof["bound"] for proof in proofs] == [phase.bound for phase in program.phases]
+    assert all(proof["bound"] <= proof["max"] == (1 << (proof["width"] - 1)) - 1 for proof in proofs)
+
+
+def test_every_layer_is_a_row_and_every_phase_of_it_has_its_proof() -> None:
+    program = small_program(
+        Shape("gru_reset_before", 6, NM(1, 2), NM(1, 2), both=True),
+        Shape("lstm_peephole", 5, outputs=3),
+        Shape("linear", 2, when="last"),
+    )
+    layout = Layout(program, HardwareConfig(8, cluster=4))
+    content = describe(layout)
+    assert artefact.canonical(content)  # JSON values only
+    assert not content["streams"]
+    rows = content["layers"]
+    assert [row["name"] for row in rows] == [layer.name for layer in program.layers]
+    assert [row["sources"] for row in rows] == [
+        ["input"],
+        ["input"],
+        ["gru_reset_before0", "gru_reset_before0_reverse"],
+        ["lstm_peephole1"],
+    ]
+    assert [row["reverse"] for row in rows] == [False, True, False, False]
+    assert [row["parameters"] for row in rows] == [[], [], ["p_i", "p_f", "p_o"], []]
+    assert [row["states"] for row in rows] == [{"h": 6, "s": 6}, {"h": 6, "s": 6}, {"h": 3, "c": 5}, {}]
+    assert [row["projection"] and row["projection"]["outputs"] for row in rows] == [None, None, 3, None]
+    assert [[phase["name"] for phase in row["phases"]] for row in rows] == [
+        ["gru_reset_before0.q", "gru_reset_before0"],
+        ["gru_reset_before0_reverse.q", "gru_reset_before0_reverse"],
+        ["lstm_peephole1.m", "lstm_peephole1"],
+        ["linear2"],
+    ]
+    assert [[phase["columns"] for phase in row["phases"]] for row in rows[1:]] == [
+        [["x", "h"], ["x", "q"]],
+        [["x", "h"], ["m"]],
+        [["x"]],
+    ]
+    proofs = [(p["accumulator"]["bound"], p["accumulator"]["width"]) for row in rows for p in row["phases"]]
+    assert proofs == [(phase.bound, phase.formats["acc"].width) for phase in program.phases]
+    assert [entry["layers"] for entry in content["passes"]] == [
+        [name] for name in ("gru_reset_before0", "gru_reset_before0_reverse")
+    ] + [["lstm_peephole1", "linear2"]]
+
+
+def test_a_plain_lstm_pays_for_nothing_that_other_cells_need(tmp_path: Path) -> None:
+    def verilog(*shapes: Shape, **hardware: Any) -> str:
+        return emit(small_program(*shapes), HardwareConfig(12, **hardware), tmp_path / "made").verilog.read_text()
+
+    signs = {
+        "a state port": "state_port",
+        "a second accumulator": "accumulators_apart",
+        "a parameter": "parameter_",
+        "a sequence buffer": "too_long",
+        "addresses of states apart": "store_1",
+    }
+    recurrent = NM(1, 2)
+    plain = verilog(Shape("lstm", 6, recurrent, recurrent), Shape("linear", 2))
+    assert [what for what, sign in signs.items() if sign in plain] == []
+    # and the signs are right: each is there where it is needed
+    others = {
+        "a state port": verilog(Shape("lstm", 6), states=True),
+        "a second accumulator": verilog(Shape("gru", 6)),
+        "a parameter": verilog(Shape("lstm_peephole", 6)),
+        "a sequence buffer": verilog(Shape("lstm", 6, both=True)),
+        "addresses of states apart": verilog(Shape("gru_reset_before", 6)),
+    }
+    for what, text in others.items():
+        assert [other for other, sign in signs.items() if sign in text] == [what]
 
 
 def test_verilog_holds_the_images(tmp_path: Path) -> None:
     """The memory contents in the Verilog are the images' words, in order."""
-    program, config = small_program(), HardwareConfig(4)
+    program, config = (
+        small_program(Shape("lstm_peephole", 10, NM(1, 4), NM(2, 4)), Shape("linear", 3)),
+        HardwareConfig(4),
+    )
     verilog = emit(program, config, tmp_path).verilog.read_text()
     written = re.findall(r"^\s*\S+\[(\d+)\] = \d+'h([0-9a-f]+);$", verilog, re.M)
     runs: list[list[int]] = []

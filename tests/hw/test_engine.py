@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 import pytest
 from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
 
-from sparsegate import golden
-from sparsegate.layout import HardwareConfig
+from sparsegate import cycles, golden
+from sparsegate.cells import CELLS
+from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape, stimulus
 from sparsegate_hw.engine import Engine, saturation_sites
-from tests.hw.blocks import small_program
+from tests.hw.blocks import simulate, small_program
 
 
 def test_a_reset_in_the_middle_of_a_sequence_leaves_nothing_behind() -> None:
@@ -58,6 +63,157 @@ def test_a_reset_in_the_middle_of_a_sequence_leaves_nothing_behind() -> None:
     simulator.add_testbench(testbench)
     simulator.run()
     assert got == expected
+
+
+@dataclass
+class Run:
+    """What an engine did: cycles in which steps start and end, results of every phase, outputs, final states."""
+
+    start: list[int] = field(default_factory=list)
+    end: list[int] = field(default_factory=list)
+    trace: list[tuple[int, int, list[int]]] = field(default_factory=list)
+    outputs: list[tuple[int, int]] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    counters: dict[str, Any] = field(default_factory=dict)
+
+
+def play(engine: Engine, frames: list[tuple[int, int]], states: list[int], load: int, save: int, steps: int) -> Run:
+    """Stream values, never stalling, until ``steps`` steps are done and nothing more leaves."""
+    seen = Run()
+
+    async def testbench(ctx: Any) -> None:
+        inputs, words, cycle, quiet = list(frames), list(states), 0, 0
+        for port, theta in zip(engine.threshold, engine.program.thresholds, strict=True):
+            ctx.set(port, theta)
+        ctx.set(engine.y.ready, 1)
+        if engine.config.states:
+            ctx.set(engine.load, load)
+            ctx.set(engine.save, save)
+            ctx.set(engine.state_out.ready, 1)
+        while len(seen.end) < steps or quiet < 300:
+            ctx.set(engine.x.valid, int(bool(inputs)))
+            if inputs:
+                ctx.set(engine.x.payload, {"data": inputs[0][0], "last": inputs[0][1]})
+            if engine.config.states:
+                ctx.set(engine.state_in.valid, int(bool(words)))
+                ctx.set(engine.state_in.payload, words[0] if words else 0)
+                if words and ctx.get(engine.state_in.ready):
+                    words.pop(0)
+                if ctx.get(engine.state_out.valid):
+                    seen.words.append(ctx.get(engine.state_out.payload))
+            quiet += 1
+            if ctx.get(engine.step_start):
+                seen.start.append(cycle)
+                quiet = 0
+            if ctx.get(engine.step_done):
+                seen.end.append(cycle)
+                quiet = 0
+            trace = engine.trace
+            if ctx.get(trace.valid):
+                real = ctx.get(trace.real)
+                values = [ctx.get(value) if real >> lane & 1 else None for lane, value in enumerate(trace.h)]
+                seen.trace.append((ctx.get(trace.layer), ctx.get(trace.position), values))
+            if ctx.get(engine.y.valid):
+                seen.outputs.append((ctx.get(engine.y.payload.data), ctx.get(engine.y.payload.last)))
+                quiet = 0
+            if inputs and ctx.get(engine.x.ready):
+                inputs.pop(0)
+            assert quiet < 4000, "the engine stands still"
+            await ctx.tick()
+            cycle += 1
+        assert not inputs
+        assert not words
+        counters = engine.counters
+        seen.counters = {name: ctx.get(getattr(counters, name)) for name in ("steps", "columns_seen", "columns_sent")}
+        seen.counters["saturations"] = [ctx.get(count) for count in counters.saturations]
+
+    simulate(engine, testbench)
+    return seen
+
+
+def expected_trace(trace: golden.Trace, layout: Layout) -> list[tuple[int, int, list[int | None]]]:
+    """Every result in the order in which the lanes give it: sequence, pass, step, phase, position."""
+    found = []
+    for n in range(len(trace.lengths)):
+        for run, this in zip(trace.passes, layout.passes, strict=True):
+            steps = int(run.lengths[n])
+            for t in range(steps):
+                for k, number in enumerate(this.phases, 1):
+                    if layout.phases[number].phase.when != "step" and t < steps - 1:
+                        continue
+                    values, units = run.streams[k].values[n, t], layout.units(number)
+                    for position in range(layout.phases[number].positions):
+                        row = [int(values[unit]) if unit >= 0 else None for unit in units[:, position]]
+                        found.append((number, position, row))
+    return found
+
+
+N2 = NM(1, 2)
+STACKS = {
+    **{kind: (Shape(kind, 5, N2, N2 if CELLS[kind].recurrent else NM(1, 1)), Shape("linear", 3)) for kind in CELLS},
+    "projected": (Shape("lstm", 6, N2, N2, outputs=3), Shape("linear_relu", 2, when="last")),
+    "stacked": (Shape("gru", 4), Shape("lstm", 3, N2, N2), Shape("gru_reset_before", 4, N2, NM(1, 4))),
+    "both ways": (Shape("gru", 3, both=True), Shape("lstm_peephole", 3, both=True), Shape("linear", 2, when="final")),
+    "backwards": (Shape("rnn_tanh", 4, N2, N2, reverse=True),),
+    "both ways, projected": (Shape("cifg", 4, outputs=2, both=True), Shape("gru_reset_before", 3)),
+}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "states"),
+    [pytest.param(shapes, True, id=name) for name, shapes in STACKS.items()]
+    + [pytest.param(STACKS[name], False, id=f"{name}, no states") for name in ("gru", "stacked", "both ways")],
+)
+def test_engine_equals_golden_and_cycle_model(shapes: tuple[Shape, ...], states: bool) -> None:
+    """Values of every phase, outputs, states, counters and cycles of each kind and structure."""
+    program = small_program(*shapes, inputs=3, seed=len(shapes) + 2 * states)
+    # thresholds of all vectors differ
+    program = program.with_thresholds(*[(5 * k) % 4 for k in range(len(program.vectors))])
+    config = HardwareConfig(12, 2, 1, cluster=6, states=states, steps=4) if states else HardwareConfig(12, 1, 3, 4)
+    engine = Engine(program, config)
+    layout = engine.layout
+    lengths = np.array([1, 3])
+    raw = stimulus(program.input_format, 2, 3, 3, seed=4)
+    start = None
+    rng = np.random.default_rng(1)
+    if states:
+        start = {
+            layer.name: {"h": rng.uniform(-0.9, 0.9, (2, layer.outputs))} for layer in program.layers if layer.carried
+        }
+        start = program.quantize_state(start, 2)
+    trace = golden.run(program, raw, lengths, state=start, saturations=True)
+    predicted = cycles.predict(trace, layout, final=states)
+
+    frames = []
+    for n, length in enumerate(lengths):
+        rows = raw[n, :length].reshape(-1).tolist()
+        frames += [(value, int(at == len(rows) - 1)) for at, value in enumerate(rows)]
+
+    def words(state: Any) -> list[int]:
+        found = []
+        for n in range(len(lengths)):
+            mine = {name: {key: value[n] for key, value in parts.items()} for name, parts in state.items()}
+            found += [word for run in range(len(layout.passes)) for word in layout.pack_state(run, mine)]
+        return found
+
+    seen = play(engine, frames, words(start) if states else [], int(states), int(states), int(trace.ran.sum()))
+    assert seen.start == predicted.start[trace.ran].tolist()
+    assert seen.end == predicted.end[trace.ran].tolist()
+    assert seen.trace == expected_trace(trace, layout)
+    outputs = []
+    for n, length in enumerate(lengths):
+        steps = range(length) if program.layers[-1].when == "step" else [length - 1]
+        rows = [value for t in steps for value in trace.outputs[n, t].tolist()]
+        outputs += [(value, int(at == len(rows) - 1)) for at, value in enumerate(rows)]
+    assert seen.outputs == outputs
+    assert seen.words == (words(trace.state) if states else [])
+    sites = [trace.saturations[layer.name][site] for layer in program.layers for site in layer.sites]
+    assert seen.counters == {
+        "steps": int(trace.ran.sum()),
+        "columns_seen": predicted.columns_seen,
+        "columns_sent": predicted.columns_sent,
+        "saturations": sites,
+    }
 
 
 def test_counters_are_named_in_the_order_of_their_ports() -> None:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
 from sparsegate import timing
+from sparsegate.cells import CELLS, IntegerArithmetic, phases_of
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig
 from sparsegate.synthetic import Shape
-from sparsegate_hw.lane import CellPipeline, pipelines
-from tests.hw.blocks import simulate, small_program
+from sparsegate_hw.lane import CellPipeline, LaneControl, pipelines
+from tests.hw.blocks import simulate, small_layout, small_program
 
 CONFIGS = [
     QuantizeConfig(),
@@ -17,54 +20,169 @@ CONFIGS = [
     QuantizeConfig(activation_bits=16, weight_bits=16),
     QuantizeConfig(activation_bits=8, pre_bits=14, table_bits=6, state_bits=12),
 ]
+PHASES = [
+    (kind, projected, number)
+    for kind, cell in CELLS.items()
+    for projected in ([False, True] if cell.projectable else [False])
+    for number in range(len(phases_of(cell, projected)))
+]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("layer", [0, 1])
-def test_cell_pipeline_is_its_model_item_by_item(layer: int, config: QuantizeConfig) -> None:
-    program = small_program(config=config)
-    dut = CellPipeline(program.layers[layer])
+@pytest.mark.parametrize(("kind", "projected", "number"), PHASES)
+def test_cell_pipeline_is_its_model_item_by_item(
+    kind: str, projected: bool, number: int, config: QuantizeConfig
+) -> None:
+    recurrent = NM(2, 4) if CELLS[kind].recurrent else NM(1, 1)
+    program = small_program(Shape(kind, 6, NM(1, 4), recurrent, outputs=3 if projected else 0), config=config)
+    phase = program.phases[number]
+    dut = CellPipeline(phase)
     rng = np.random.default_rng(3)
     count = 60
-    acc = program.layers[layer].formats["acc"]
     # a third of the items far outside the tables' range, a third inside, a third tiny
-    scale = rng.choice([acc.max, acc.max >> 5, 8], size=(count, 1))
-    gates = rng.integers(-scale, scale + 1, (count, len(dut.cell.gates)))
-    states = {
-        name: rng.integers(form.min, form.max + 1, count)
-        for name, form in program.layers[layer].formats.items()
-        if name in dut.cell.states
-    }
-    h, after = dut.model({name: gates[:, g] for g, name in enumerate(dut.cell.gates)}, states)
-    seen: list[list[int]] = []
+    acc = phase.formats["acc"]
+    scale = rng.choice([acc.max, acc.max >> 5, 8], size=count)
+    gates = {name: rng.integers(-scale, scale + 1) for name in phase.spec.sums}
+
+    def draw(name: str, form: str) -> np.ndarray:
+        return rng.integers(phase.formats[form].min, phase.formats[form].max + 1, count)
+
+    states = {name: draw(name, name) for name in dut.states}
+    parameters = {name: draw(name, "parameter") for name in dut.parameters}
+    clipped: dict[str, list[bool]] = {}
+    h, after = dut.model(gates, states, parameters)
+
+    def observe(site, before, narrowed):
+        shift = before.frac - narrowed.frac
+        exact = (before.raw + (1 << (shift - 1))) >> shift if shift > 0 else before.raw << -shift
+        clipped[site] = (exact != narrowed.raw).tolist()
+
+    phase.spec.step(IntegerArithmetic(phase.formats, phase.step_bits, gates, states, parameters, observe))
+    inputs = {f"gate_{name}": values for name, values in gates.items()}
+    inputs |= {f"state_{name}": values for name, values in states.items()}
+    inputs |= {f"parameter_{name}": values for name, values in parameters.items()}
+    outputs = {"h": (dut.latency, h.tolist())}
+    outputs |= {f"next_{name}": (dut.state_stages[name], values.tolist()) for name, values in after.items()}
+    outputs |= {f"saturated_{site}": (dut.site_stages[site], flags) for site, flags in clipped.items()}
+    seen: dict[str, list[int]] = {name: [] for name in outputs}
 
     async def testbench(ctx):
         for item in range(count + dut.latency):
-            for g, name in enumerate(dut.cell.gates):
-                ctx.set(getattr(dut, f"gate_{name}"), int(gates[item % count, g]))
-            for name, values in states.items():
-                ctx.set(getattr(dut, f"state_{name}"), int(values[item % count]))
-            seen.append([ctx.get(dut.h), *(ctx.get(getattr(dut, f"next_{name}")) for name in dut.cell.states)])
+            for name, values in inputs.items():
+                ctx.set(getattr(dut, name), int(values[item % count]))
+            for name, values in seen.items():
+                values.append(ctx.get(getattr(dut, name)))
             await ctx.tick()
 
     simulate(dut, testbench)
-    assert [row[0] for row in seen[dut.latency :]] == h.tolist()
-    for column, name in enumerate(dut.cell.states, 1):
-        stage = dut.state_stages[name]
-        assert [row[column] for row in seen[stage : stage + count]] == after[name].tolist()
+    assert set(after) == set(dut.state_stages)
+    assert set(clipped) == set(phase.spec.sites)
+    for name, (stage, values) in outputs.items():
+        assert seen[name][stage : stage + count] == values, name
 
 
-def test_layers_of_one_kind_and_format_share_a_pipeline() -> None:
+def test_phases_of_one_kind_and_format_share_a_pipeline() -> None:
     shapes = (Shape("lstm", 8, NM(1, 4), NM(1, 4)), Shape("lstm", 6, NM(1, 4), NM(1, 4)), Shape("linear", 3))
-    layout = Layout(small_program(*shapes), HardwareConfig(8))
-    assert [(p.layer.kind, p.phases) for p in pipelines(layout)] == [("lstm", (0, 1)), ("linear", (2,))]
+    found = pipelines(small_layout(8, shapes=shapes))
+    assert [(p.phase.layer.kind, p.phases) for p in found] == [("lstm", (0, 1)), ("linear", (2,))]
+
+
+def test_both_phases_and_both_projections_have_pipelines_of_their_own() -> None:
+    shapes = (Shape("gru_reset_before", 6), Shape("lstm", 8, NM(1, 4), NM(1, 4), outputs=4))
+    found = pipelines(small_layout(8, shapes=shapes))
+    names = ["gru_reset_before_0", "gru_reset_before_1", "lstm_2", "projection_3"]
+    assert [(p.name, p.phases) for p in found] == [(name, (number,)) for number, name in enumerate(names)]
 
 
 def test_latency_is_what_the_cycle_model_adds_up() -> None:
     program = small_program()
-    lstm = program.layers[0]
+    lstm = program.phases[0]
     # narrow, lookup, multiply, add, narrow, narrow, lookup, multiply, narrow
     expected = 4 * timing.NARROW + 2 * timing.LOOKUP + 2 * timing.MUL + timing.ADD
     assert CellPipeline(lstm).latency == expected
     around = timing.READOUT + 2 + timing.SELECT + timing.BIAS + timing.DELTA
-    assert timing.result_latency(lstm.cell, 0, 3) == around + expected
+    assert timing.result_latency(lstm.spec, 0, 3) == around + expected
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        (Shape("lstm", 10, NM(1, 4), NM(2, 4)), Shape("linear", 3)),
+        # the second phase finds its layer's states where the first left them
+        (Shape("gru_reset_before", 9, NM(1, 2), NM(1, 2)), Shape("gru_reset_before", 5, NM(1, 2), NM(1, 2))),
+        (Shape("lstm", 10, NM(1, 4), NM(1, 4), outputs=3), Shape("gru", 4)),
+    ],
+)
+def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups: int) -> None:
+    """Read positions with gaps, phase after phase; every bus signal is the item's, at its documented delay."""
+    layout = Layout(small_program(*shapes), HardwareConfig(8, groups, 1, cluster=4))
+    dut = LaneControl(layout)
+    rng = random.Random(groups)
+    ahead = timing.READOUT - 1 + timing.group_sum(groups)
+    by_phase = {number: pipeline for pipeline in pipelines(layout) for number in pipeline.phases}
+    apart = hasattr(dut.bus, "store")
+    assert apart == any(p.state_base != p.position_base and p.phase.layer.cell.states for p in layout.phases)
+
+    async def testbench(ctx):
+        for number, phase in enumerate(layout.phases):
+            latency = by_phase[number].latency
+            items = []
+            for position in range(phase.positions):
+                items += [None] * rng.choice([0, 0, 1, 2]) + [position]
+            turns = [(rng.randrange(layout.lane_clusters), rng.randrange(phase.packed)) for _ in items]
+            end = ahead + timing.SELECT + timing.BIAS + latency + timing.DELTA
+            history, places = [], []
+            ctx.set(dut.phase, number)
+            ctx.set(dut.begin, 1)
+            await ctx.tick()
+            ctx.set(dut.begin, 0)
+            for cycle in range(len(items) + end + 1):
+                item = items[cycle] if cycle < len(items) else None
+                ctx.set(dut.valid, int(item is not None))
+                ctx.set(dut.address, phase.position_base + (item or 0))
+                if cycle < len(items):
+                    ctx.set(dut.turn, turns[cycle][0])
+                    ctx.set(dut.sub, turns[cycle][1])
+                bus = dut.bus
+                history.append(
+                    {
+                        "select": (ctx.get(bus.turn), ctx.get(bus.sub), ctx.get(bus.bias)),
+                        "state": ctx.get(bus.state),
+                        "valid": [ctx.get(value) for value in bus.valid],
+                        "position": [ctx.get(value) for value in bus.position],
+                        "store": [ctx.get(value) for value in bus.store] if apart else None,
+                        "sent": ctx.get(bus.sent_address),
+                        "update": (ctx.get(bus.update_valid), ctx.get(bus.update_address)),
+                        "result": (ctx.get(bus.result_valid), ctx.get(bus.result_address)),
+                        "column": (ctx.get(dut.place), ctx.get(dut.group)),
+                    }
+                )
+                await ctx.tick()
+            offset = phase.position_base - phase.state_base
+            for cycle, item in enumerate(items):
+                cell = cycle + ahead + timing.SELECT + timing.BIAS
+                done = cell + latency + timing.DELTA
+                if item is None:
+                    assert history[cell]["valid"][0] == 0
+                    assert history[done]["result"][0] == 0
+                    continue
+                address = phase.position_base + item
+                assert history[cycle + ahead]["select"] == (*turns[cycle], address)
+                assert history[cycle + ahead + timing.SELECT]["state"] == address - (offset if apart else 0)
+                for stage in range(latency + 1):
+                    row = history[cell + stage]
+                    assert (row["valid"][stage], row["position"][stage]) == (1, address)
+                    if apart:
+                        assert row["store"][stage] == address - offset
+                # an item leaves at its own pipeline's end
+                for stage in range(latency + 1, len(dut.bus.valid)):
+                    assert history[min(cell + stage, len(history) - 1)]["valid"][stage] == 0
+                assert history[done - timing.DELTA]["sent"] == address
+                assert history[done - 1]["update"] == (1, address)
+                assert history[done]["result"] == (1, address)
+                places.append(history[done]["column"])
+            # lane l's column at a position is the group's (position + l) mod groups: counted here for lane 0
+            assert places == [divmod(position, groups) for position in range(phase.positions)]
+
+    simulate(dut, testbench)

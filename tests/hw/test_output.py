@@ -5,30 +5,43 @@ import random
 import numpy as np
 import pytest
 
-from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape
-from sparsegate_hw.output import OutputBuffer
-from tests.hw.blocks import simulate, small_program
+from sparsegate_hw.output import OutputBuffer, finals
+from tests.hw.blocks import both_ways, simulate, small_layout
+
+LSTM = (Shape("lstm", 10, NM(1, 4), NM(1, 4)),)
+GRU = Shape("gru", 5, NM(1, 2), NM(1, 2), both=True)
 
 
 @pytest.mark.parametrize(
-    ("shapes", "rows", "lanes"),
+    ("shapes", "rows", "lanes", "cluster"),
     [
-        ((Shape("lstm", 10, NM(1, 4), NM(1, 4)),), 8, 2),
-        ((Shape("lstm", 10, NM(1, 4), NM(1, 4)),), 16, 2),
-        ((Shape("lstm", 4, NM(1, 4), NM(1, 4)), Shape("linear", 13)), 8, 1),
-        ((Shape("lstm", 4, NM(1, 4), NM(1, 4)), Shape("linear", 1)), 4, 1),
+        (LSTM, 8, 2, None),
+        (LSTM, 16, 2, None),
+        ((Shape("lstm", 4, NM(1, 4), NM(1, 4)), Shape("linear", 13)), 8, 1, None),
+        ((Shape("lstm", 4, NM(1, 4), NM(1, 4)), Shape("linear", 1)), 4, 1, None),
+        # several passes, whose last phases differ in units, block and positions
+        (both_ways("lstm", 7, Shape("linear", 13)), 8, 1, None),
+        ((GRU, Shape("lstm", 9, NM(1, 4), NM(1, 4)), Shape("linear", 2, when="last")), 16, 2, 4),
+        ((Shape("lstm", 9, NM(1, 4), NM(1, 4), outputs=5, both=True),), 12, 3, 4),
     ],
 )
 @pytest.mark.parametrize("stall", [0.0, 0.5])
-def test_frames_leave_in_unit_order(shapes: tuple[Shape, ...], rows: int, lanes: int, stall: float) -> None:
-    layout = Layout(small_program(*shapes), HardwareConfig(rows, 1, lanes))
+def test_frames_leave_in_unit_order(
+    shapes: tuple[Shape, ...], rows: int, lanes: int, cluster: int | None, stall: float
+) -> None:
+    layout = small_layout(rows, 1, lanes, shapes, {"cluster": cluster})
     dut = OutputBuffer(layout)
-    phase = layout.phases[-1]
     rng = random.Random(rows)
+    order = [run for run in range(len(layout.passes)) for _ in range(3)]
+    rng.shuffle(order)
+    phases = [layout.phases[finals(layout)[run]] for run in order]
+    # a pass's values have its own format
+    spans = [phase.phase.formats["h"] for phase in phases]
     frames = [
-        np.array([[rng.randint(-100, 100) for _ in range(phase.positions)] for _ in range(lanes)]) for _ in range(3)
+        np.array([[rng.randint(form.min, form.max) for _ in range(phase.positions)] for _ in range(lanes)])
+        for phase, form in zip(phases, spans, strict=True)
     ]
     got: list[tuple[int, int]] = []
     waits: list[int] = []
@@ -42,7 +55,7 @@ def test_frames_leave_in_unit_order(shapes: tuple[Shape, ...], rows: int, lanes:
                 got.append((value, last))
 
     async def testbench(ctx):
-        for number, values in enumerate(frames):
+        for number, (run, phase, values) in enumerate(zip(order, phases, frames, strict=True)):
             for position in range(phase.positions):
                 ctx.set(dut.write.valid, 1)
                 ctx.set(dut.write.position, position)
@@ -51,9 +64,11 @@ def test_frames_leave_in_unit_order(shapes: tuple[Shape, ...], rows: int, lanes:
                 await ctx.tick()
             ctx.set(dut.write.valid, 0)
             ctx.set(dut.start, 1)
-            ctx.set(dut.last, int(number == 2))
+            ctx.set(dut.run, run)
+            ctx.set(dut.last, int(number == len(order) - 1))
             await ctx.tick()
             ctx.set(dut.start, 0)
+            ctx.set(dut.run, rng.randrange(len(layout.passes)))  # it counts with ``start`` only
             cycles = 0
             while ctx.get(dut.busy):
                 await ctx.tick()
@@ -62,8 +77,14 @@ def test_frames_leave_in_unit_order(shapes: tuple[Shape, ...], rows: int, lanes:
         await ctx.tick().repeat(20)
 
     simulate(dut, sink, testbench)
-    expected = [(value, 0) for values in frames for value in dut.model(values)]
+    # unit u of a phase is where the layout puts it
+    expected = []
+    for run, values in zip(order, frames, strict=True):
+        units = layout.units(finals(layout)[run])
+        frame = {int(unit): int(value) for unit, value in zip(units.reshape(-1), values.reshape(-1), strict=True)}
+        expected += [(frame[unit], 0) for unit in range(layout.phases[finals(layout)[run]].phase.units)]
+        assert dut.model(values, run) == [value for value, _ in expected[-len(dut.model(values, run)) :]]
     expected[-1] = (expected[-1][0], 1)
     assert got == expected
     if not stall:
-        assert waits == [layout.program.outputs] * 3
+        assert waits == [phase.phase.units for phase in phases]

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import nullcontext
 
 import pytest
+from amaranth.back import rtlil
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.errors import ToolError
+from sparsegate.layout import HardwareConfig
+from sparsegate.synthetic import Shape
 from sparsegate_hw import verilog
+from sparsegate_hw.engine import Engine
+from sparsegate_hw.verilog import quick_memories
+from tests.hw.blocks import small_program
 
 
 class Chooser(wiring.Component):
@@ -70,3 +77,32 @@ def test_a_missing_yosys_says_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ToolError, match="Yosys is not installed; 'pip install pyosys'"):
         verilog.convert(Chooser())
+
+
+def test_memories_as_constants_are_what_amaranth_writes() -> None:
+    plain = rtlil.convert(Engine(small_program(), HardwareConfig(8)), name="engine", emit_src=False)
+    with quick_memories():
+        quick = rtlil.convert(Engine(small_program(), HardwareConfig(8)), name="engine", emit_src=False)
+    assert plain.count("$meminit_v2") > 10
+    assert quick == plain
+    assert rtlil.convert(Engine(small_program(), HardwareConfig(8)), name="engine", emit_src=False) == plain
+
+
+def test_no_object_is_made_of_a_bit_of_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amaranth's own way makes one of every bit: a minute for a million weights."""
+    from amaranth.hdl import _nir
+
+    calls = {"plain": 0, "quick": 0}
+    from_const = _nir.Net.from_const
+    program = small_program(Shape("rnn_tanh", 20))
+    for way, context in (("plain", nullcontext()), ("quick", quick_memories())):
+
+        def count(value: int, way: str = way) -> object:
+            calls[way] += 1
+            return from_const(value)
+
+        monkeypatch.setattr(_nir.Net, "from_const", count)
+        engine = Engine(program, HardwareConfig(2))
+        with context:
+            rtlil.convert(engine, name="engine", emit_src=False)
+    assert calls["plain"] - calls["quick"] >= 2 * engine.layout.weight_depth * engine.layout.entry_width

@@ -61,17 +61,17 @@ def test_activation_table_for_every_input(function: str, step_bits: int, tmp_pat
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
 def test_cell_of_a_lane(simulator, tmp_path) -> None:
-    layer = small_program().layers[0]
-    dut = CellPipeline(layer)
+    phase = small_program().phases[0]
+    dut = CellPipeline(phase)
     rng = np.random.default_rng(3)
-    acc, form = layer.formats["acc"], layer.formats
+    acc, form = phase.formats["acc"], phase.formats
     items = []
     for _ in range(300):
         # all magnitudes: most of an accumulator's range saturates, the interesting part lies near zero
         gates = {
-            name: int(rng.integers(acc.min, acc.max + 1) >> rng.integers(0, acc.width)) for name in layer.cell.gates
+            name: int(rng.integers(acc.min, acc.max + 1) >> rng.integers(0, acc.width)) for name in phase.spec.sums
         }
-        states = {name: int(rng.integers(form[name].min, form[name].max + 1)) for name in layer.cell.states}
+        states = {name: int(rng.integers(form[name].min, form[name].max + 1)) for name in phase.layer.cell.states}
         h, after = dut.model(
             {name: np.int64(value) for name, value in gates.items()},
             {name: np.int64(value) for name, value in states.items()},

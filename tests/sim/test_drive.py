@@ -4,13 +4,30 @@ import numpy as np
 import pytest
 
 from sparsegate.errors import SparseGateError
-from sparsegate_sim.drive import DRAIN_CYCLES, Driver, Plan, Port, Random, Recording, Stalls, plan, verilog_ports
+from sparsegate_sim.drive import (
+    DRAIN_CYCLES,
+    LOAD,
+    SAVE,
+    Driver,
+    Plan,
+    Port,
+    Random,
+    Recording,
+    Stalls,
+    plan,
+    verilog_ports,
+)
 from tests.sim.shapes import FIXED, Adder, played
 
 
 def adder_plan(stalls: int | None = None, patience: int = 500) -> Plan:
     x = np.array([1, 2, -3, -4, 100, 27])
-    return Plan(x, np.array([0, 0, 0, 1, 0, 1], bool), (5,), steps=3, outputs=3, stalls=stalls, patience=patience)
+    last = np.array([0, 0, 0, 1, 0, 1], bool)
+    return Plan(x, last, (5,), steps=3, outputs=3, stalls=stalls, patience=patience)
+
+
+def state_plan(stalls: int | None = None) -> Plan:
+    return Plan(**{**vars(adder_plan(stalls)), "state_in": np.array([10, -20]), "states": 2})
 
 
 def test_splitmix_gives_its_published_values() -> None:
@@ -44,6 +61,35 @@ def test_everything_goes_in_and_comes_out(seed: int | None) -> None:
         assert got.cycles == 9 + DRAIN_CYCLES
 
 
+@pytest.mark.parametrize("seed", [None, 0, 1, 2, 3])
+def test_states_go_in_and_come_out(seed: int | None) -> None:
+    engine = Adder(states=True)
+    got = played(Driver(state_plan(seed), engine.ports, engine), engine)
+    assert got.y_data.tolist() == [13, 3, 107]
+    assert got.state_data.tolist() == [3, 107]
+    assert (got.accepted, got.stuck, got.faults) == (6, False, [])
+    assert (np.diff(got.state_cycle) > 0).all()
+
+
+def test_states_are_not_asked_for_without_need() -> None:
+    engine = Adder(states=True)
+    got = played(Driver(adder_plan(), engine.ports, engine), engine)
+    assert got.y_data.tolist() == [3, -7, 127]
+    assert got.state_data.tolist() == []
+    assert (engine.values[LOAD], engine.values[SAVE]) == (0, 0)
+
+
+def test_final_states_that_never_come_are_noticed() -> None:
+    engine = Adder(lambda cycle, name, value: 0 if name == "state_out__valid" else value, states=True)
+    assert played(Driver(state_plan(), engine.ports, engine), engine).stuck
+
+
+def test_a_sequence_that_is_too_long_is_a_fault_said_once() -> None:
+    engine = Adder(lambda cycle, name, value: int(cycle > 2) if name == "too_long" else value, states=True)
+    got = played(Driver(state_plan(), engine.ports, engine), engine)
+    assert got.faults == ["cycle 3: the engine says that a sequence is too long for its buffer"]
+
+
 def test_an_engine_that_stops_is_noticed() -> None:
     engine = Adder(stops=4)
     got = played(Driver(adder_plan(patience=20), engine.ports, engine), engine)
@@ -68,23 +114,26 @@ def test_an_item_that_changes_before_it_is_taken_is_a_fault(seed: int) -> None:
     assert all("before it was taken" in fault for fault in got.faults)
 
 
-def test_an_item_that_is_withdrawn_is_a_fault() -> None:
+@pytest.mark.parametrize(("port", "what"), [("y__valid", "output item"), ("state_out__valid", "state item")])
+def test_an_item_that_is_withdrawn_is_a_fault(port: str, what: str) -> None:
     faults = []
     for seed in range(8):
-        engine = Adder(lambda cycle, name, value: value & cycle & 1 if name == "y__valid" else value)
-        driver = Driver(Plan(**{**vars(adder_plan(seed)), "limit": 400}), engine.ports, engine)
+        engine = Adder(lambda cycle, name, value: value & cycle & 1 if name == port else value, states=True)
+        driver = Driver(Plan(**{**vars(state_plan(seed)), "limit": 400}), engine.ports, engine)
         faults += played(driver, engine).faults
     assert faults
-    assert all("was withdrawn" in fault for fault in faults)
+    assert all("was withdrawn" in fault and what in fault for fault in faults)
 
 
 def test_plans_and_recordings_survive_files(tmp_path) -> None:
-    work = adder_plan(stalls=3)
+    work = state_plan(stalls=3)
     work.save(tmp_path / "plan.npz")
     again = Plan.load(tmp_path / "plan.npz")
-    assert (again.x == work.x).all()
-    assert {**vars(again), "x": 0, "x_last": 0} == {**vars(work), "x": 0, "x_last": 0}
-    engine = Adder()
+    arrays = ("x", "x_last", "state_in")
+    for name in arrays:
+        assert (getattr(again, name) == getattr(work, name)).all(), name
+    assert {**vars(again), **dict.fromkeys(arrays)} == {**vars(work), **dict.fromkeys(arrays)}
+    engine = Adder(states=True)
     got = played(Driver(work, engine.ports, engine), engine)
     got.save(tmp_path / "recording.npz")
     back = Recording.load(tmp_path / "recording.npz")
@@ -100,6 +149,15 @@ def test_a_plan_streams_sequences_back_to_back() -> None:
     assert work.x.tolist() == np.concatenate([raw[0, :2], raw[1, :1], raw[2]]).reshape(-1).tolist()
     assert np.flatnonzero(work.x_last).tolist() == [9, 14, 34]
     assert (work.steps, work.outputs, work.thresholds, work.stalls) == (7, 21, (0, 0, 0), 9)
+
+
+def test_a_plan_of_several_passes_counts_their_steps_and_frames() -> None:
+    program = FIXED["both"].program
+    raw, _ = FIXED["both"].data(program, 3)
+    work = plan(program, raw, np.array([2, 1, 4]))
+    assert work.x_last.sum() == 3
+    # two directions over all steps and a head on one; one frame of four values a sequence
+    assert (work.steps, work.outputs, len(work.thresholds)) == (7 + 7 + 3, 12, 4)
 
 
 def test_a_plan_refuses_what_the_golden_model_refuses() -> None:

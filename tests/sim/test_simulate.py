@@ -16,7 +16,7 @@ from sparsegate_hw.verilog import convert
 from sparsegate_sim import drive
 from sparsegate_sim.scoreboard import Scoreboard
 from sparsegate_sim.simulate import TOP, judge, record, simulate
-from tests.sim.shapes import FIXED, layout_units, perfect
+from tests.sim.shapes import FIXED, perfect
 
 
 def both(name: str, **options) -> tuple:
@@ -34,11 +34,11 @@ def test_fixed_shapes_in_the_emulator(name: str) -> None:
     assert result.values_compared > 0
     assert "all equal" in result.summary
     layout = Layout(program, case.config)
-    predicted = cycles.predict(golden.run(program, *case.data(program)), layout)
+    predicted = cycles.predict(golden.run(program, *case.data(program)), layout, case.config.states)
     assert result.cycles_counted == predicted.total
     assert result.counters["columns_sent"] == predicted.columns_sent
     # the same engine again: with stalls, with thresholds, with both
-    thresholds = tuple(2 + n for n in range(len(program.layers) + 1))
+    thresholds = tuple(2 + n for n in range(len(program.vectors)))
     for options in ({"stalls": 1}, {"thresholds": thresholds}, {"stalls": 2, "thresholds": thresholds}):
         again, _, _ = both(name, **options)
         assert again.passed, again.summary
@@ -48,10 +48,11 @@ def test_fixed_shapes_in_the_emulator(name: str) -> None:
 
 @pytest.mark.verilator
 @pytest.mark.icarus
-def test_every_simulator_and_the_emulator_agree_to_the_cycle_with_stalls() -> None:
-    options = {"stalls": 7, "thresholds": (3, 1, 0)}
-    runs = [both("ragged", simulator="verilator", fast=fast, **options)[0] for fast in (True, False)] + [
-        both("ragged", simulator=simulator, **options)[0] for simulator in ("icarus", "amaranth")
+@pytest.mark.parametrize("name", ["ragged", "both"])
+def test_every_simulator_and_the_emulator_agree_to_the_cycle_with_stalls(name: str) -> None:
+    options = {"stalls": 7, "thresholds": (3, 1, 0, 2)[: len(FIXED[name].program.vectors)]}
+    runs = [both(name, simulator="verilator", fast=fast, **options)[0] for fast in (True, False)] + [
+        both(name, simulator=simulator, **options)[0] for simulator in ("icarus", "amaranth")
     ]
     for run in runs:
         assert run.passed, run.summary
@@ -135,7 +136,7 @@ def test_one_bit_of_one_weight_is_found() -> None:
     trace = golden.run(program, raw, lengths)
     work = drive.plan(program, raw, lengths)
     layout = Layout(program, case.config)
-    board = Scoreboard(trace, layout_units(program, case.config))
+    board = Scoreboard(trace, layout)
     for engine, right in ((program, True), (broken_weight(program), False)):
         recording, _, _ = record(Engine(engine, case.config), work, simulator="amaranth")
         result = judge(board, recording, cycles.predict(trace, layout), "amaranth")
@@ -152,13 +153,12 @@ def test_wrong_cycles_and_counters_are_named() -> None:
     raw, lengths = case.data(program)
     trace = golden.run(program, raw, lengths, saturations=True)
     layout = Layout(program, case.config)
-    units = layout_units(program, case.config)
     predicted = cycles.predict(trace, layout)
-    recording = perfect(trace, units)
+    recording = perfect(trace, layout)
     recording.step_start = predicted.start[predicted.start >= 0]
     recording.step_done = predicted.end[predicted.end >= 0]
     recording.counters = {"steps": recording.step_done.size, "columns_sent": predicted.columns_sent}
-    board = Scoreboard(trace, units)
+    board = Scoreboard(trace, layout)
     assert judge(board, recording, predicted, "made up").passed
 
     recording.step_done[2] += 1
@@ -178,7 +178,7 @@ def test_wrong_cycles_and_counters_are_named() -> None:
     assert missing.cycle_mismatches == 1
     assert "counted -1 to" in missing.first_cycle_mismatch
 
-    recording = perfect(trace, units)
+    recording = perfect(trace, layout)
     recording.counters = {"columns_sent": predicted.columns_sent + 1, "saturations__0": 5}
     counted = judge(board, recording, predicted, "made up", stalls=1)
     assert counted.counter_mismatches[0] == (
@@ -198,6 +198,55 @@ def test_what_cannot_be_is_refused_before_anything_is_built(tmp_path) -> None:
         with pytest.raises(SparseGateError, match=message):
             both("ragged", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cycle_of_one_of_several_passes_is_named_by_pass_and_step() -> None:
+    case = FIXED["both"]
+    program = case.program
+    trace, layout = golden.run(program, *case.data(program)), Layout(program, case.config)
+    predicted = cycles.predict(trace, layout, final=True)
+    recording = perfect(trace, layout, final=True)
+    recording.step_start = predicted.start[predicted.start >= 0]
+    recording.step_done = predicted.end[predicted.end >= 0]
+    board = Scoreboard(trace, layout, final=True)
+    good = judge(board, recording, predicted, "made up")
+    assert good.passed, good.summary
+    for layer, parts in trace.state.items():
+        for name, value in parts.items():
+            assert (good.state[layer][name] == value).all()
+    assert trace.lengths.tolist() == [4, 3]
+    for at, words in ((1, "sequence 0, pass 0, its step 1"), (8, "sequence 0, pass 2, its step 0")):
+        recording.step_done[at] += 1
+        late = judge(board, recording, predicted, "made up")
+        assert (late.cycle_mismatches, late.first_cycle_mismatch.split(":")[0]) == (1, words)
+        recording.step_done[at] -= 1
+    recording.state_data = recording.state_data[:-1]
+    short = judge(board, recording, predicted, "made up")
+    assert (short.passed, short.state) == (False, None)
+
+
+def test_states_and_sequences_that_an_engine_cannot_take_are_refused_before_it_is_built() -> None:
+    case = FIXED["mixed"]
+    program = case.program
+    raw, lengths = case.data(program)
+    plain = replace(case.config, states=False)
+    bare = replace(program, initial={})
+    for chosen, options, message in (
+        (program, {}, "starts from a state of its own, which takes an array with state ports"),
+        (bare, {"state": {}}, "a state to start from takes an array with state ports"),
+        (bare, {"final": True}, "the state after each sequence takes an array with state ports"),
+    ):
+        with pytest.raises(SparseGateError, match=message):
+            simulate(chosen, plain, raw, lengths, **options)
+    with pytest.raises(
+        SparseGateError, match="a state is given for 'linear2'; the recurrent layers are: lstm0, gru_reset"
+    ):
+        simulate(bare, case.config, raw, lengths, state={"linear2": {"h": np.zeros(3, int)}})
+    case = FIXED["both"]
+    program = case.program
+    long = synthetic.stimulus(program.input_format, 1, 5, case.inputs, seed=1)
+    with pytest.raises(SparseGateError, match="a sequence has 5 steps, but the engine's buffer holds 4; set steps=5"):
+        simulate(program, case.config, long)
 
 
 def test_amaranth_writes_waveforms(tmp_path) -> None:

@@ -128,10 +128,14 @@ def test_import_of_what_cannot_be(tmp_path):
     out = ("--out", tmp_path / "out.safetensors")
     said = failure("import", saved(tmp_path / "nan.pt", lstm=broken, fc=nn.Linear(4, 2)), *out)
     assert said == "layer 'lstm': w_h holds 1 NaN or infinite values"
-    said = failure("import", saved(tmp_path / "gru.pt", gru=nn.GRU(3, 4), fc=nn.Linear(4, 2)), *out)
-    assert said.startswith("layer 'gru' (GRU) cannot be imported: GRU is not supported; nn.LSTM and nn.Linear are")
+    said = failure("import", saved(tmp_path / "conv.pt", conv=nn.Conv1d(3, 4, 1), fc=nn.Linear(4, 2)), *out)
+    assert said.startswith(
+        "layer 'conv' (tensors weight (4, 3, 1), bias (4,)) cannot be imported: only nn.LSTM, nn.GRU, nn.RNN"
+    )
+    said = failure("import", saved(tmp_path / "rnn.pt", rnn=nn.RNN(3, 4), fc=nn.Linear(4, 2)), *out)
+    assert said == "layer 'rnn': its nonlinearity is not in a state_dict; name it 'rnn:tanh' or 'rnn:relu'"
     said = failure("import", saved(tmp_path / "shapes.pt", lstm=nn.LSTM(3, 4), fc=nn.Linear(5, 2)), *out)
-    assert said.startswith("layer 'fc' takes 5 inputs, but 'lstm' before it gives 4")
+    assert said.startswith("layer 'fc' takes 5 inputs, but 'lstm' gives 4")
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -295,7 +299,7 @@ def test_import_reads_a_state_dict(tmp_path):
     model = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(3, 4), "fc": torch.nn.Linear(4, 2)})
     torch.save(model.state_dict(), tmp_path / "model.pt")
     out = tmp_path / "network.safetensors"
-    result = json.loads(sparsegate("import", tmp_path / "model.pt", "--out", out, "--last", "--json").stdout)
+    result = json.loads(sparsegate("import", tmp_path / "model.pt", "--out", out, "--when", "last", "--json").stdout)
     assert [(layer["kind"], layer["inputs"], layer["units"]) for layer in result["layers"]] == [
         ("lstm", 3, 4),
         ("linear", 4, 2),
@@ -303,6 +307,31 @@ def test_import_reads_a_state_dict(tmp_path):
     network = Network.load(out)
     assert network.layers[-1].when == "last"
     assert np.array_equal(network.layers[0].w_x, model["lstm"].weight_ih_l0.detach().double().numpy())
+
+
+def test_import_lists_what_it_finds(tmp_path):
+    import torch
+
+    model = torch.nn.ModuleDict(
+        {"lstm": torch.nn.LSTM(3, 4, 2), "conv": torch.nn.Conv1d(3, 4, 1), "fc": torch.nn.Linear(4, 2)}
+    )
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    words = ("import", tmp_path / "model.pt", "--list", "--out", tmp_path / "out.safetensors")
+    found = json.loads(sparsegate(*words, "--json").stdout)["layers"]
+    assert [(layer["name"], layer["what"], layer["used"]) for layer in found] == [
+        ("lstm", "LSTM", True),
+        ("conv", "tensors weight (4, 3, 1), bias (4,)", False),
+        ("fc", "Linear", True),
+    ]
+    assert found[0]["shape"] == "3 → 4, 2 layers"
+    assert found[1]["problem"].startswith("only nn.LSTM")
+    named = json.loads(sparsegate(*words, "--layer", "fc:relu", "--json").stdout)["layers"]
+    assert [layer["used"] for layer in named] == [False, False, True]
+    shown = sparsegate(*words).stdout
+    assert "3 → 4, 2 layers" in shown
+    assert "no: only" in shown
+    assert "the model has no layer 'gru'; it has" in failure(*words, "--layer", "gru")
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_import_keeps_a_pattern_of_the_users_own_pruning(tmp_path, files):

@@ -25,7 +25,7 @@ def test_one_step_by_hand() -> None:
     predicted = cycles.predict(golden.run(small, raw), layout)
     # two of three columns moved; two unit blocks on one cluster: 2 slots of 1 entry
     matvec = timing.DISPATCH + 1 + 2 * 2
-    latency = timing.result_latency(small.layers[0].cell, 0, 1)
+    latency = timing.result_latency(small.phases[0].spec, 0, 1)
     # the frame is listed before the eight accumulators of every PE are cleared
     assert 3 + timing.ENCODE < layout.acc_depth == 8
     assert predicted.start.tolist() == [[8]]
@@ -53,6 +53,57 @@ def test_the_slowest_group_decides() -> None:
         assert predicted.matvec[0, 0] == timing.DISPATCH + 1 + longest
 
 
+def test_two_phases_of_one_layer_follow_one_another() -> None:
+    """Reset before the product: r and z, then the candidate, whose second matrix multiplies what the first phase gave."""
+    small = program(2, Shape("gru_reset_before", 4))
+    layout = Layout(small, HardwareConfig(2))
+    raw = np.array([[[7, 9]]])
+    trace = golden.run(small, raw)
+    predicted = cycles.predict(trace, layout)
+    q = int(trace.passes[0].streams[1].sent.sum())
+    # four slots of one entry; two gates fill the cluster, one gate leaves room for two unit blocks in a slot
+    first = timing.DISPATCH + 1 + 4 * 2
+    second = timing.DISPATCH + 1 + 2 * (2 + q)
+    assert predicted.matvec.tolist() == [[first + second]]
+    rest = sum(timing.DRAIN + 4 + timing.result_latency(phase.spec, 0, 1) for phase in small.phases)
+    assert predicted.busy.tolist() == [[first + second + rest]]
+    assert predicted.columns_sent == 2 + 2 + q
+    assert predicted.columns_seen == 2 + 4 + 2 + 4
+    assert predicted.useful_macs == 2 * 8 + (2 + q) * 4
+
+
+def test_a_state_costs_its_words_and_its_columns() -> None:
+    small = program(2, Shape("lstm", 4))
+    layout = Layout(small, HardwareConfig(4, states=True))
+    zeros = np.zeros((1, 1, 2), int)
+    plain = cycles.predict(golden.run(small, zeros), layout)
+    state = {"lstm0": {"h": np.array([[1, 0, 2, 3]]), "c": np.zeros((1, 4), int)}}
+    loaded = cycles.predict(golden.run(small, zeros, state=state), layout)
+    # four positions of two words and a push, and the way through the comparison; then three columns of four slots
+    take = 1 + 4 * (2 + 1) + timing.DELTA + 1
+    prime = timing.DISPATCH + 1 + 3 * 4
+    assert loaded.busy[0, 0] - plain.busy[0, 0] == take + prime + 1
+    assert loaded.columns_sent - plain.columns_sent == 3
+    # a final state is given after the last result: it delays the next sequence only
+    twice = golden.run(small, np.zeros((2, 1, 2), int))
+    apart = [np.diff(cycles.predict(twice, layout, final=final).start[:, 0])[0] for final in (False, True)]
+    assert apart[1] - apart[0] == 1 + 4 * (2 + 1)
+
+
+def test_passes_follow_one_another_through_the_buffer() -> None:
+    small = program(2, Shape("rnn_relu", 3, both=True))
+    layout = Layout(small, HardwareConfig(1))
+    trace = golden.run(small, stimulus(small.input_format, 2, 3, 2, 0))
+    predicted = cycles.predict(trace, layout)
+    assert predicted.start.shape == trace.ran.shape == (2, 3 + 3)
+    assert (predicted.start[:, 1:] > predicted.end[:, :-1]).all()
+    # the last of six values is taken in cycle 5; a frame of two is then listed ENCODE cycles after its last value
+    assert predicted.start[0, 0] == 5 + timing.BUFFER_FEED + 2 + timing.ENCODE
+    # a pass begins when the one before has given its last of three values
+    given = predicted.end[0, 2] + 1 + 3
+    assert predicted.start[0, 3] == given + timing.BUFFER_FEED + 2 + timing.ENCODE
+
+
 def test_a_long_frame_bounds_the_rate_by_its_input() -> None:
     small = program(40, Shape("lstm", 1))
     layout = Layout(small, HardwareConfig(4))
@@ -65,7 +116,7 @@ def test_a_wide_output_bounds_the_rate_of_idle_steps() -> None:
     layout = Layout(small, HardwareConfig(64, lanes=16))
     predicted = cycles.predict(golden.run(small, np.zeros((1, 5, 1), int)), layout)
     apart = np.diff(predicted.end[0])
-    positions, latency = layout.phases[1].positions, timing.result_latency(small.layers[1].cell, 0, 1)
+    positions, latency = layout.phases[1].positions, timing.result_latency(small.phases[1].spec, 0, 1)
     # the frame of 150 values leaves before the next one may be read out
     assert apart[1:].tolist() == [1 + 150 + positions + latency] * 3
 
@@ -77,8 +128,9 @@ def test_last_only_head_takes_what_is_held() -> None:
     raw = stimulus(small.input_format, 1, 4, 3, seed=1)
     trace = golden.run(small, raw, thresholds=(0, 9, 0))
     predicted = cycles.predict(trace, layout)
-    held = int(np.count_nonzero(trace.held[1]))
-    moved = int(trace.sent[0].sum() + trace.sent[1][:, :-1].sum())
+    x, h, _ = trace.passes[0].streams
+    held = int(np.count_nonzero(h.held))
+    moved = int(x.sent.sum() + h.sent[:, :-1].sum())
     assert predicted.columns_sent == moved + held
     assert predicted.columns_seen == 4 * (3 + 8) + 8
 
@@ -97,8 +149,8 @@ def test_occupancy_of_a_large_layer() -> None:
     large = program(64, Shape("lstm", 256, NM(1, 8), NM(1, 8)))
     layout = Layout(large, HardwareConfig(16))
     trace = golden.run(large, stimulus(large.input_format, 1, 4, 64, 0, hold=0.0))
-    for sent in trace.sent:
-        sent[:] = True  # no unchanged column, so that the figure is the array's own
+    for stream in trace.passes[0].streams:
+        stream.sent[:] = True  # no unchanged column, so that the figure is the array's own
     predicted = cycles.predict(trace, layout)
     assert predicted.columns_sent == 4 * 64 + 3 * 256
     assert predicted.occupancy_matvec > 0.99

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from sparsegate.images import images, memory_bits, table_image
 from sparsegate.layout import HardwareConfig, Layout
@@ -8,15 +9,32 @@ from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig, quantize
 from sparsegate.synthetic import Shape, network
 
+SHAPES = {
+    "lstm": (Shape("lstm", 10, NM(1, 4), NM(2, 4)), Shape("linear", 3)),
+    "gru": (Shape("gru", 10, NM(1, 4), NM(2, 4)), Shape("linear", 3)),
+    "peephole": (Shape("lstm_peephole", 6, NM(1, 2), NM(1, 2)), Shape("cifg_peephole", 5)),
+}
 
-def layout(config: QuantizeConfig | None = None) -> Layout:
+
+def layout(config: QuantizeConfig | None = None, shapes: tuple[Shape, ...] = SHAPES["lstm"]) -> Layout:
     x = np.random.default_rng(0).normal(size=(2, 4, 5))
-    shapes = [Shape("lstm", 10, NM(1, 4), NM(2, 4)), Shape("linear", 3)]
-    return Layout(quantize(network(5, shapes, 0), x, config=config), HardwareConfig(8, 2))
+    return Layout(quantize(network(5, shapes, 0), x, config=config), HardwareConfig(8, 2, cluster=4))
 
 
-def test_words_unpack_to_weights_and_biases() -> None:
-    placed = layout()
+def fields(word: int, widths: list[int]) -> list[int]:
+    """Two's complement fields of a word, the least significant first."""
+    found = []
+    for width in widths:
+        value = word & ((1 << width) - 1)
+        found.append(value - (1 << width) if value >> (width - 1) else value)
+        word >>= width
+    assert word == 0
+    return found
+
+
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
+def test_words_unpack_to_weights_biases_and_parameters(shapes: tuple[Shape, ...]) -> None:
+    placed = layout(shapes=shapes)
     by_name = {image.name: image for image in images(placed)}
     index, weight = placed.weights()
     for row in range(8):
@@ -29,12 +47,16 @@ def test_words_unpack_to_weights_and_biases() -> None:
             signed = np.where(signed >= 1 << (placed.weight_width - 1), signed - (1 << placed.weight_width), signed)
             assert (signed == weight[row, group]).all()
     bias, real = placed.biases()
+    constants, (count, width) = placed.constants(), placed.parameters
+    assert count == max(len(layer.parameters) for layer in placed.program.layers)
     for lane in range(placed.lanes):
-        for position, word in enumerate(by_name[f"biases_{lane}"].words):
+        image = by_name[f"biases_{lane}"]
+        widths = [placed.acc_width] * placed.sums + [width] * count
+        assert image.width == 1 + sum(widths)
+        for position, word in enumerate(image.words):
             assert word & 1 == real[lane, position]
-            for gate in range(4):
-                field = word >> (1 + gate * placed.acc_width) & ((1 << placed.acc_width) - 1)
-                assert field == int(bias[lane, position, gate]) % (1 << placed.acc_width)
+            expected = [*bias[lane, position].tolist(), *constants[lane, position].tolist()]
+            assert fields(word >> 1, widths) == expected
 
 
 def test_hex_is_one_word_a_line_of_fixed_width() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.sw.shapes import stacks
 
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.layout import INPUT, HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig, quantize
@@ -20,21 +21,14 @@ def program(inputs: int, *shapes: Shape, seed: int = 0) -> Program:
     return quantize(network(inputs, shapes, seed), x)
 
 
-PATTERNS = [NM(1, 1), NM(1, 4), NM(2, 4), NM(1, 8), NM(3, 8)]
-
-
 @st.composite
 def layouts(draw: st.DrawFn) -> Layout:
-    shapes = [
-        Shape("lstm", draw(st.integers(1, 40)), draw(st.sampled_from(PATTERNS)), draw(st.sampled_from(PATTERNS)))
-        for _ in range(draw(st.integers(1, 2)))
-    ]
-    if draw(st.booleans()):
-        shapes.append(Shape("linear", draw(st.integers(1, 20)), when=draw(st.sampled_from(["step", "last"]))))
+    shapes = draw(stacks())
     clusters = draw(st.sampled_from([1, 2, 3, 4, 6]))
     lanes = draw(st.sampled_from([n for n in (1, 2, 3, 4, 6) if clusters % n == 0]))
-    config = HardwareConfig(4 * clusters, draw(st.integers(1, 4)), lanes)
-    return Layout(program(draw(st.integers(1, 20)), *shapes, seed=draw(st.integers(0, 99))), config)
+    cluster = draw(st.sampled_from([4, 5, 8]))
+    config = HardwareConfig(cluster * clusters, draw(st.integers(1, 4)), lanes, cluster)
+    return Layout(program(draw(st.integers(1, 12)), *shapes, seed=draw(st.integers(0, 99))), config)
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,8 +37,30 @@ def test_every_unit_has_exactly_one_place(layout: Layout) -> None:
     for number, phase in enumerate(layout.phases):
         units = layout.units(number)
         assert units.shape == (layout.lanes, phase.positions)
-        assert sorted(units[units >= 0].tolist()) == list(range(phase.layer.units))
+        assert sorted(units[units >= 0].tolist()) == list(range(phase.phase.units))
         assert 0 <= layout.idle_share(number) < 1
+        for lane, position in np.argwhere(units >= 0):
+            assert layout.unit(number, lane, position) == units[lane, position]
+
+
+@settings(max_examples=30, deadline=None)
+@given(layouts())
+def test_a_place_depends_on_units_and_block_alone(layout: Layout) -> None:
+    """So phases of one layer, with different gates, find each other's states; and so do layers of equal size."""
+    seen: dict[tuple[int, int], np.ndarray] = {}
+    for number, phase in enumerate(layout.phases):
+        units = layout.units(number)
+        key = (phase.phase.units, phase.phase.block)
+        assert (seen.setdefault(key, units) == units).all()
+        # unit block u is in cluster u mod clusters; a lane meets its unit blocks, then the index in them, then its clusters
+        for lane, position in np.argwhere(units >= 0):
+            unit_block, index = divmod(int(units[lane, position]), phase.phase.block)
+            of_cluster, cluster = divmod(unit_block, layout.clusters)
+            assert cluster // layout.lane_clusters == lane
+            assert (
+                position
+                == (of_cluster * phase.phase.block + index) * layout.lane_clusters + cluster % layout.lane_clusters
+            )
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,57 +72,162 @@ def test_weight_memories_hold_the_matrices(layout: Layout) -> None:
     assert index.max() < max(1 << layout.index_width, 1)
     used = np.zeros((layout.groups, layout.weight_depth), int)
     for number, phase in enumerate(layout.phases):
-        layer = phase.layer
+        of = phase.phase
+        units = layout.units(number)
         for matrix in phase.matrices:
-            dense = np.zeros((layer.gates, layer.units, matrix.matrix.columns), np.int64)
-            for column, bank, group, place in zip(*layout.columns(matrix.vector), strict=True):
-                base = matrix.bases[group][bank] + place * matrix.burst
+            entries, columns = matrix.term.matrix.entries, matrix.term.matrix.columns
+            dense = np.zeros((of.gates, of.units, columns), np.int64)
+            for column in range(columns):
+                group = matrix.group[column]
+                base = matrix.bases[group][matrix.bank[column]] + matrix.place[column] * matrix.burst
                 used[group, base : base + matrix.burst] += 1
                 # accumulators after this column alone, with a delta of 1
-                acc = np.zeros((layout.rows, phase.slots * layer.block), np.int64)
+                acc = np.zeros((layout.rows, phase.slots * of.block), np.int64)
                 for beat in range(matrix.burst):
-                    slot = beat // matrix.matrix.entries * layer.block
-                    for row in range(layout.rows):
-                        acc[row, slot + index[row, group, base + beat]] += weight[row, group, base + beat]
-                units = layout.units(number)
-                for lane in range(layout.lanes):
-                    for position in range(phase.positions):
-                        unit = units[lane, position]
-                        if unit < 0:
-                            continue
-                        sub = position % phase.packed
-                        turn = position // phase.packed % layout.lane_clusters
-                        first = (lane * layout.lane_clusters + turn) * layout.cluster + sub * layer.gates
-                        dense[:, unit, column] = acc[first : first + layer.gates, position // phase.turns]
-            expected = layer.w_x if matrix is phase.x else layer.w_h
-            assert (dense.reshape(-1, matrix.matrix.columns) == expected).all()
+                    at = beat // entries * of.block + index[:, group, base + beat]
+                    acc[np.arange(layout.rows), at] += weight[:, group, base + beat]
+                for lane, position in np.argwhere(units >= 0):
+                    rest, turn = divmod(int(position), layout.lane_clusters)
+                    of_cluster, in_block = divmod(rest, of.block)
+                    slot, sub = divmod(of_cluster, phase.packed)
+                    first = (lane * layout.lane_clusters + turn) * layout.cluster + sub * of.gates
+                    dense[:, units[lane, position], column] = acc[first : first + of.gates, slot * of.block + in_block]
+            assert (dense.reshape(-1, columns) == of.dense(matrix.term)).all()
     assert used.max() <= 1, "two columns share a weight memory word"
 
 
 @settings(max_examples=40, deadline=None)
 @given(layouts())
-def test_columns_are_dealt_evenly_and_biases_are_where_units_are(layout: Layout) -> None:
-    for vector in range(len(layout.phases) + 1):
-        column, bank, group, place = layout.columns(vector)
-        size = layout.program.inputs if vector == 0 else layout.phases[vector - 1].layer.units
-        assert sorted(column.tolist()) == list(range(size))
-        assert len({*zip(bank.tolist(), group.tolist(), place.tolist(), strict=True)}) == size
-        assert (layout.group_columns[vector][column] == group).all()
-    bias, real = layout.biases()
-    assert real.sum() == sum(phase.layer.units for phase in layout.phases)
+def test_columns_are_dealt_evenly(layout: Layout) -> None:
     for number, phase in enumerate(layout.phases):
-        for unit in range(phase.layer.units):
-            lane, position = np.argwhere(layout.units(number) == unit)[0]
-            assert layout.unit(number, lane, position) == unit
-            at = bias[lane, phase.position_base + position]
-            assert (at[: phase.layer.gates] == phase.layer.bias[:, unit]).all()
+        for matrix in phase.matrices:
+            size = matrix.term.matrix.columns
+            places = [*zip(matrix.bank.tolist(), matrix.group.tolist(), matrix.place.tolist(), strict=True)]
+            assert len(places) == len(set(places)) == size
+            if matrix.source == INPUT:
+                assert places == [(0, column % layout.groups, column // layout.groups) for column in range(size)]
+                assert max(place for _, group, place in places if group == 0) < layout.input_depth(0)
+                continue
+            assert layout.consumed[matrix.source]
+            assert matrix.now == (matrix.source < number)
+            units = layout.units(matrix.source)
+            for column, (bank, group, place) in enumerate(places):
+                (position,) = np.flatnonzero(units[bank] == column)
+                assert (group, place) == ((position + bank) % layout.groups, position // layout.groups)
+                assert place < layout.bank_depth(matrix.source, group, bank)
+    sources = {matrix.source for phase in layout.phases for matrix in phase.matrices}
+    for number in range(len(layout.phases)):
+        if number not in sources:
+            assert layout.bank_depth(number, 0, 0) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(layouts())
+def test_biases_and_parameters_are_where_units_are(layout: Layout) -> None:
+    bias, real = layout.biases()
+    constants = layout.constants()
+    assert constants.shape == (layout.lanes, layout.position_depth, layout.parameters[0])
+    assert real.sum() == sum(phase.phase.units for phase in layout.phases)
+    taken: set[int] = set()
+    for number, phase in enumerate(layout.phases):
+        mine = set(range(phase.position_base, phase.position_base + phase.positions))
+        assert not mine & taken
+        taken |= mine
+        of = phase.phase
+        for lane, position in np.argwhere(layout.units(number) >= 0):
+            unit, at = layout.unit(number, lane, position), (lane, phase.position_base + position)
+            assert bias[at][: len(of.spec.sums)].tolist() == of.bias[:, unit].tolist()
+            if of.number == 0:
+                names = of.layer.cell.parameters
+                assert constants[at][: len(names)].tolist() == [of.layer.parameters[name][unit] for name in names]
+    assert taken == set(range(layout.position_depth))
+
+
+@settings(max_examples=40, deadline=None)
+@given(layouts(), st.integers(0, 99))
+def test_packing_a_state_and_unpacking_it_are_inverse(layout: Layout, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    state: dict[str, dict[str, np.ndarray]] = {}
+    for layer in layout.program.layers:
+        for key, size in layer.carried.items():
+            form = layer.formats[key]
+            state.setdefault(layer.name, {})[key] = rng.integers(form.min, form.max + 1, size)
+            assert form.width <= layout.state_width
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for run in range(len(layout.passes)):
+        words = layout.pack_state(run, state)
+        holders = [layout.phases[number] for number in layout.passes[run].phases]
+        assert len(words) == sum(phase.positions * layout.lanes * len(phase.loads) for phase in holders)
+        for name, parts in layout.unpack_state(run, words).items():
+            found.setdefault(name, {}).update(parts)
+    assert {name: sorted(parts) for name, parts in found.items()} == {n: sorted(p) for n, p in state.items()}
+    for name, parts in state.items():
+        for key, values in parts.items():
+            assert found[name][key].tolist() == values.tolist()
+
+
+def test_a_state_frame_goes_position_by_position_lane_by_lane() -> None:
+    layout = Layout(
+        program(2, Shape("lstm", 5)), HardwareConfig(8, lanes=2)
+    )  # blocks of one unit: unit u in lane u mod 2
+    state = {"lstm0": {"h": np.arange(1, 6), "c": np.arange(11, 16)}}
+    assert layout.pack_state(0, state) == [1, 11, 2, 12, 3, 13, 4, 14, 5, 15, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "loads"),
+    [
+        (Shape("lstm", 4), [("h", "c")]),
+        (Shape("lstm", 4, outputs=2), [("c",), ("h",)]),
+        (Shape("gru", 4), [("h", "s")]),
+        (Shape("gru_reset_before", 4), [("s",), ("h",)]),
+        (Shape("rnn_relu", 4), [("h",)]),
+        (Shape("linear", 4), [()]),
+    ],
+)
+def test_which_phase_holds_which_state(shape: Shape, loads: list[tuple[str, ...]]) -> None:
+    layout = Layout(program(3, shape), HardwareConfig(8, cluster=4))
+    assert [phase.loads for phase in layout.phases] == loads
 
 
 def test_block_b_is_in_row_b_mod_rows_and_slot_b_div_rows() -> None:
+    """Where the gates fill the cluster."""
     layout = Layout(program(3, Shape("lstm", 40, NM(1, 4), NM(1, 4))), HardwareConfig(16))
-    rows, slots, blocks = layout._blocks(layout.phases[0])
+    rows, slots = layout._blocks(layout.phases[0])
+    blocks = np.arange(layout.phases[0].phase.blocks)
     assert (rows == blocks % 16).all()
     assert (slots == blocks // 16).all()
+
+
+def test_unit_blocks_share_a_slot_where_gates_do_not_fill_the_cluster() -> None:
+    layout = Layout(program(3, Shape("rnn_tanh", 40, NM(1, 4), NM(1, 4))), HardwareConfig(8, cluster=4))
+    phase = layout.phases[0]
+    # ten unit blocks on two clusters: five each, four of them in a slot
+    assert (phase.packed, phase.unit_blocks, phase.slots, phase.positions) == (4, 5, 2, 20)
+    rows, slots = layout._blocks(phase)
+    assert rows.tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 0, 4]
+    assert slots.tolist() == [0] * 8 + [1, 1]
+
+
+def test_sums_apart_need_a_second_accumulator_in_their_own_rows_only() -> None:
+    both = program(3, Shape("gru", 6), Shape("lstm", 6))
+    assert Layout(both, HardwareConfig(8)).apart_rows == (2,)
+    assert Layout(both, HardwareConfig(8, cluster=8)).apart_rows == (2, 5)
+    assert Layout(both, HardwareConfig(8)).sums == 4
+    assert Layout(program(3, Shape("gru_reset_before", 6), Shape("lstm", 6)), HardwareConfig(8)).apart_rows == ()
+
+
+def test_passes_share_accumulators_but_not_states() -> None:
+    layout = Layout(program(3, Shape("lstm", 6, both=True), Shape("linear", 2)), HardwareConfig(4))
+    forward, backward, head = layout.phases
+    assert [run.phases for run in layout.passes] == [range(1), range(1, 2), range(2, 3)]
+    assert [run.inputs for run in layout.passes] == [3, 3, 12]
+    assert forward.acc_base == backward.acc_base == head.acc_base == 0
+    assert forward.position_base < backward.position_base < head.position_base
+    assert layout.acc_depth == 6
+    # phases of one pass do not share them
+    stacked = Layout(program(3, Shape("lstm", 6), Shape("linear", 2)), HardwareConfig(4))
+    assert [phase.acc_base for phase in stacked.phases] == [0, 6]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +252,7 @@ def test_quantization_keeps_shifted_deltas_within_the_multiplier() -> None:
     wide = quantize(floats, x, config=QuantizeConfig(activation_bits=16, weight_bits=16))
     assert Layout(wide, HardwareConfig(4)).operand_width <= 18
     careless = quantize(floats, x, config=QuantizeConfig(activation_bits=16, weight_bits=16, operand_bits=40))
-    assert max(careless.layers[0].shift_x, careless.layers[0].shift_h) > 1
+    assert max(term.shift for term in careless.phases[0].terms) > 1
     with pytest.raises(SparseGateError, match=r"wider than the multiplier's 18 bits"):
         Layout(careless, HardwareConfig(4))
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.sw.shapes import configs, stacks
 
 from sparsegate import artefact, golden, synthetic
 from sparsegate.errors import SparseGateError
@@ -82,24 +83,25 @@ def test_the_bound_is_reached_and_never_passed(seed):
     rng = np.random.default_rng(seed)
     x = rng.integers(layer.formats["x"].min, layer.formats["x"].max + 1, layer.inputs)
     h = rng.integers(layer.formats["h"].min, layer.formats["h"].max + 1, layer.units)
-    value = layer.bias.reshape(-1) + (layer.w_x @ x << layer.shift_x) + (layer.w_h @ h << layer.shift_h)
+    shift_x, shift_h = (term.shift for term in layer.phases[0].terms)
+    value = layer.bias.reshape(-1) + (layer.w_x @ x << shift_x) + (layer.w_h @ h << shift_h)
     assert np.abs(value).max() <= layer.bound
     worst = np.abs(layer.bias.reshape(-1))
-    worst = worst + (np.abs(layer.w_x) @ np.full(layer.inputs, 128) << layer.shift_x)
-    worst = worst + (np.abs(layer.w_h) @ np.full(layer.units, 128) << layer.shift_h)
+    worst = worst + (np.abs(layer.w_x) @ np.full(layer.inputs, 128) << shift_x)
+    worst = worst + (np.abs(layer.w_h) @ np.full(layer.units, 128) << shift_h)
     assert layer.bound == worst.max()
     assert layer.bound <= layer.formats["acc"].max
 
 
-def test_shifts_align_the_two_products():
-    for layer in program(2).layers:
-        form = layer.formats
-        assert form["x"].frac + form["wx"].frac + layer.shift_x == form["acc"].frac
-        if layer.w_h is not None:
-            assert form["h"].frac + form["wh"].frac + layer.shift_h == form["acc"].frac
-            assert min(layer.shift_x, layer.shift_h) == 0
-        else:
-            assert layer.shift_h == 0
+@given(st.integers(0, 50))
+def test_shifts_align_all_products(seed):
+    shapes = [Shape("lstm", 5, outputs=3), Shape("gru_reset_before", 4), Shape("linear", 2)]
+    made = quantize(synthetic.network(3, shapes, seed), np.random.default_rng(seed).normal(size=(2, 4, 3)))
+    for phase in made.phases:
+        shifts = [term.shift for term in phase.terms]
+        for term in phase.terms:
+            assert term.form.frac + term.weight.frac + term.shift == phase.formats["acc"].frac
+        assert min(shifts) == 0
 
 
 def test_round_trip_and_digests(tmp_path):
@@ -112,6 +114,104 @@ def test_round_trip_and_digests(tmp_path):
         assert (old.bias == new.bias).all()
         assert (old.w_h is None) == (new.w_h is None)
         assert old.formats == new.formats
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stacks(depth=3), configs, st.integers(0, 99), st.booleans())
+def test_every_kind_comes_back_from_its_file(tmp_path, shapes, config, seed, initial):
+    network = synthetic.network(3, shapes, seed, initial=initial)
+    made = quantize(network, np.random.default_rng(seed).normal(size=(3, 4, 3)), config=config)
+    made.save(tmp_path / "p")
+    back = Program.load(tmp_path / "p")
+    assert (back.digest, back.shape_digest, back.passes) == (made.digest, made.shape_digest, made.passes)
+    raw = made.quantize(np.random.default_rng(seed).normal(size=(2, 3, 3)))
+    assert (back.evaluate(raw).outputs == made.evaluate(raw).outputs).all()
+    assert [vector.name for vector in back.vectors] == [vector.name for vector in made.vectors]
+
+
+def family() -> Program:
+    """A projection, peepholes, a gate summed apart, two phases and both directions."""
+    shapes = [
+        Shape("lstm_peephole", 6, NM(2, 4), outputs=4, pattern_p=NM(1, 2)),
+        Shape("gru", 5),
+        Shape("gru_reset_before", 4, both=True),
+        Shape("linear", 3, when="final"),
+    ]
+    return quantize(synthetic.network(3, shapes, seed=1, initial=True), np.random.default_rng(1).normal(size=(3, 4, 3)))
+
+
+def test_names_of_vectors():
+    assert family().vector_names == (
+        "input, lstm_peephole0.m, lstm_peephole0, gru1, gru_reset_before2.q, gru_reset_before2, "
+        "gru_reset_before2_reverse.q, gru_reset_before2_reverse, linear3"
+    )
+
+
+FAMILY = [
+    (0, {"matrix_p": None}, r"formats .* found, expected"),
+    (0, {"parameters": {}}, r"parameters \[\] found, expected \['p_f', 'p_i', 'p_o'\]"),
+    (
+        0,
+        {"parameters": dict.fromkeys(("p_i", "p_f", "p_o"), np.zeros(5, int))},
+        r"p_i has shape \(5,\), expected \(6,\)",
+    ),
+    (0, {"parameters": dict.fromkeys(("p_i", "p_f", "p_o"), np.full(6, 128))}, "p_i has values that s8f.* cannot hold"),
+    (0, {"parameters": dict.fromkeys(("p_i", "p_f", "p_o"), np.zeros(6))}, "expected .* integers"),
+    (0, {"block_p": 0}, "both must be positive"),
+    (0, {"block_p": 4}, "wp has entries of shape"),
+    (0, {"thresholds": (1,)}, "1 thresholds found, expected 2"),
+    (0, {"thresholds": (1, 70000)}, "threshold 70000 found, expected 0 to 65535"),
+    (1, {"bias": np.zeros((3, 5), int)}, r"bias has shape \(3, 5\), expected \(4, 5\)"),
+    (1, {"kind": "gru_reset_before"}, "formats .* found, expected"),
+    (2, {"kind": "gru"}, "formats .* found, expected"),
+    (1, {"when": "last"}, "a gru layer cannot run 'last'"),
+    (4, {"when": "sometimes"}, "a linear layer cannot run 'sometimes'"),
+    (4, {"reverse": True}, "a linear layer has no direction of time"),
+    (4, {"sources": (3, 9)}, r"takes vectors \(3, 9\), expected earlier ones, 0 to 4"),
+    (4, {"sources": (3,)}, "takes 8 inputs, its source gives 4"),
+]
+
+
+@pytest.mark.parametrize(("position", "change", "message"), FAMILY)
+def test_damaged_layers_of_the_family_are_refused(position, change, message):
+    with pytest.raises(SparseGateError, match=message):
+        changed(family(), position, **change)
+
+
+def test_projections_only_where_they_belong():
+    made = family()
+    first, second = made.layers[:2]
+    formats = second.formats | {key: first.formats[key] for key in ("m", "wp", "acc_p")}
+    with pytest.raises(SparseGateError, match="a gru layer cannot have a projection"):
+        changed(made, 1, matrix_p=first.matrix_p, formats=formats)
+
+
+def test_states_of_a_program():
+    made = family()
+    zero = {
+        layer.name: {key: np.zeros(size, int) for key, size in layer.carried.items()}
+        for layer in made.layers
+        if layer.carried
+    }
+    with pytest.raises(SparseGateError, match="states 'h' and 's' of layer 'gru1' disagree; h must be s narrowed"):
+        made.states(zero | {"gru1": {"h": np.ones(5, int), "s": np.zeros(5, int)}}, 1)
+    with pytest.raises(
+        SparseGateError, match="state 'c' of layer 'lstm_peephole0' lies in 40000.*, which s16.* cannot hold"
+    ):
+        made.states({"lstm_peephole0": {"c": np.full(6, 40000)}}, 1)
+    with pytest.raises(SparseGateError, match="holds float64, expected raw integers; use quantize_state first"):
+        made.states({"lstm_peephole0": {"c": np.zeros(6)}}, 1)
+    with pytest.raises(SparseGateError, match="a state is given for 'nobody', which is no layer of the Program"):
+        made.quantize_state({"nobody": {}})
+    with pytest.raises(SparseGateError, match="layer 'gru1' has no state 'c'"):
+        made.quantize_state({"gru1": {"c": np.zeros(5)}})
+    state = {"gru1": {"h": np.array([0.3, -0.7, 0.001, 0.9, -0.999])}}
+    raw = made.quantize_state(state)
+    back = made.real_state(raw)
+    assert np.abs(back["gru1"]["h"] - state["gru1"]["h"]).max() <= made.layers[1].formats["s"].lsb / 2
+    assert not back["lstm_peephole0"]["c"].any()
+    again = made.quantize_state(back)
+    assert all((again[name][key] == raw[name][key]).all() for name in raw for key in raw[name])
 
 
 def test_digest_tells_contents_and_shape_apart():
@@ -153,8 +253,8 @@ def test_valid_digest_and_impossible_contents(tmp_path):
         ({}, {"input": {"format": "s8f70x", "threshold": 0}}, "damaged header"),
         (
             {},
-            {"layers": [header["layers"][0], {**header["layers"][1], "kind": "gru"}]},
-            "unsupported layer kind 'gru'",
+            {"layers": [header["layers"][0], {**header["layers"][1], "kind": "mgu"}]},
+            "unsupported layer kind 'mgu'",
         ),
         ({}, {"layers": [{"name": "x"}]}, "damaged header: KeyError"),
     ]
@@ -186,7 +286,7 @@ def damage(made: Program) -> list[tuple[dict, str]]:
         ({"matrix_x": beyond}, "has weights for units beyond the layer's 6"),
         ({"matrix_h": None}, "a lstm layer needs recurrent matrix"),
         ({"bias": layer.bias[:3]}, r"bias has shape \(3, 6\), expected \(4, 6\)"),
-        ({"threshold": -1}, "threshold -1 found, expected 0 to 65535"),
+        ({"thresholds": (-1,)}, "threshold -1 found, expected 0 to 65535"),
         ({"when": "last"}, "cannot run 'last'"),
         ({"units": 0}, "0 units in blocks of 4, both must be positive"),
         ({"formats": {k: v for k, v in form.items() if k != "c"}}, "formats .* found, expected"),
@@ -213,8 +313,12 @@ def test_chains_are_validated():
     with pytest.raises(SparseGateError, match="two layers of the Program have the same name"):
         changed(made, 1, name=made.layers[0].name)
     with pytest.raises(SparseGateError, match="runs on the last step only, so another layer must come before"):
-        replace(program(), layers=(replace(made.layers[1], when="last"),), input_format=made.layers[1].formats["x"])
-    with pytest.raises(SparseGateError, match="2 thresholds given, expected 1 or 3"):
+        replace(
+            program(),
+            layers=(replace(made.layers[1], when="last", sources=()),),
+            input_format=made.layers[1].formats["x"],
+        )
+    with pytest.raises(SparseGateError, match="2 thresholds given, expected 1 or 3, for input, lstm0, linear1"):
         made.with_thresholds(1, 2)
     with pytest.raises(SparseGateError, match="input threshold -1 found, expected 0 to 65535"):
         replace(made, input_threshold=-1)

@@ -57,7 +57,7 @@ def test_nothing_saturates_on_the_calibration_data_but_the_tables_input():
     program = quantize(NETWORK, X)
     trace = golden.run(program, program.quantize(X), saturations=True)
     for layer in program.layers:
-        for site in layer.cell.sites:
+        for site in layer.sites:
             if layer.kind == "linear" or site == "c":
                 assert trace.saturations[layer.name][site] <= 2, (layer.name, site)
 

@@ -223,7 +223,7 @@ def test_pictures_show_the_numbers(program, dataset):
     run = golden.run(program, program.quantize(dataset.x_test[:1]), dataset.length_test[:1])
     shown = report.changed_columns(program, dataset).axes
     assert len(shown) == 2  # the output layer drives no column
-    assert shown[1].images[0].get_array().sum() == run.sent[1].sum()
+    assert shown[1].images[0].get_array().sum() == run.streams[1].sent.sum()
 
 
 def test_names_are_escaped(folder, program):

@@ -97,7 +97,7 @@ def test_pruning_again_keeps_what_is_not_mentioned(small):
     found = [(str(layer.pattern_x), str(layer.pattern_h)) for layer in twice.layers]
     assert found == [("2:4", "1:4"), ("1:8", "1:8"), ("1:3", "1:3")]
     head = twice.with_layers([replace(network.layers[2], name="only")])
-    with pytest.raises(SparseGateError, match="the network has no LSTM layer to prune"):
+    with pytest.raises(SparseGateError, match="the network has no recurrent layer to prune"):
         train.prune_and_finetune(head, small, "1:2", epochs=1)
 
 
@@ -114,6 +114,38 @@ def test_a_classifier_computes_its_network():
     with torch.no_grad():
         got = train.Classifier(network).double()(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(got, network.evaluate(x).outputs, atol=1e-6)  # weights pass through float32
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
+def test_a_classifier_of_every_kind_comes_back(kind):
+    shapes = [Shape(kind, 5, outputs=3 if kind == "lstm" else 0), Shape(kind, 6), Shape("linear", 3)]
+    network = synthetic.network(4, shapes, seed=2)
+    x = np.random.default_rng(2).normal(size=(3, 5, 4))
+    model = train.Classifier(network).double()
+    with torch.no_grad():
+        got = model(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(got, network.evaluate(x).outputs, atol=1e-6)
+    np.testing.assert_allclose(model.network().evaluate(x).outputs, got, atol=1e-6)
+
+
+def test_a_gru_is_pruned_and_fine_tuned(small):
+    network = synthetic.network(12, [Shape("gru", 8), Shape("linear", 3, when="last")], seed=2)
+    recipe = Recipe(epochs=10, rate=0.03, batch=12)
+    pruned = train.prune_and_finetune(network, small, ("4:8", "2:8"), epochs=10, seed=3, recipe=recipe)
+    program = train.quantize_and_finetune(pruned, small, epochs=2, seed=3)
+    assert (program.layers[0].matrix_x.entries, program.layers[0].matrix_h.entries) == (4, 2)
+    assert train.accuracy(program, small.x_train, small.length_train, small.y_train) > 0.5
+
+
+def test_a_network_of_two_directions_is_fine_tuned(small):
+    """Reversed layers and heads on one step learn too: fake-quantization is told the lengths."""
+    network = synthetic.network(12, [Shape("gru", 6, both=True), Shape("linear", 3, when="final")], seed=2)
+    before = train.quantize_and_finetune(network, small, epochs=0)
+    recipe = Recipe(epochs=8, rate=0.03, batch=12)
+    after = train.quantize_and_finetune(network, small, epochs=8, seed=1, recipe=recipe)
+    reached = [train.accuracy(made, small.x_train, small.length_train, small.y_train) for made in (before, after)]
+    assert reached[1] > max(0.5, reached[0])
 
 
 def test_accuracy_by_hand(network, small):
@@ -141,6 +173,11 @@ def test_noise_is_part_of_the_recipe(small):
 def test_refusals(small):
     with pytest.raises(SparseGateError, match="at least 1 epoch and a batch of 1, not 0 and 32"):
         train.train_float(small, epochs=0)
+    both = synthetic.network(12, [Shape("lstm", 4, both=True), Shape("linear", 3)], seed=1)
+    with pytest.raises(SparseGateError, match="training knows forward layers that follow one another"):
+        train.Classifier(both)
+    with pytest.raises(SparseGateError, match="training knows linear, .*, not 'cifg'"):
+        train.Classifier(synthetic.network(12, [Shape("cifg", 4)], seed=1))
     with pytest.raises(SparseGateError, match="at least 1 unit and 1 layer, not 0 and 1"):
         train.train_float(small, hidden=0)
     with pytest.raises(SparseGateError, match=r"rate -1 must be positive"):

@@ -1,14 +1,44 @@
-"""The cells that SparseGate knows: one file for each, one line in the registry."""
+"""The cells that SparseGate knows: one file for each family, one line for each in the registry."""
 
 from __future__ import annotations
 
 from sparsegate.cells import bounds
-from sparsegate.cells.cell import Arithmetic, Cell, Fixed, FloatArithmetic, IntegerArithmetic, Step
-from sparsegate.cells.linear import Linear
+from sparsegate.cells.cell import (
+    PROJECTION,
+    Arithmetic,
+    Cell,
+    Fixed,
+    FloatArithmetic,
+    IntegerArithmetic,
+    Phase,
+    Step,
+    phases_of,
+)
+from sparsegate.cells.cifg import CIFG, PeepholeCIFG
+from sparsegate.cells.gru import GRU, ResetBeforeGRU
+from sparsegate.cells.linear import Linear, ReluLinear, SigmoidLinear, TanhLinear
 from sparsegate.cells.lstm import LSTM
+from sparsegate.cells.peephole import PeepholeLSTM
+from sparsegate.cells.rnn import ReluRNN, TanhRNN
 from sparsegate.errors import SparseGateError
 
-CELLS: dict[str, Cell] = {cell.kind: cell for cell in (LSTM(), Linear())}
+CELLS: dict[str, Cell] = {
+    cell.kind: cell
+    for cell in (
+        LSTM(),
+        PeepholeLSTM(),
+        CIFG(),
+        PeepholeCIFG(),
+        GRU(),
+        ResetBeforeGRU(),
+        TanhRNN(),
+        ReluRNN(),
+        Linear(),
+        ReluLinear(),
+        SigmoidLinear(),
+        TanhLinear(),
+    )
+}
 
 
 def cell(kind: str) -> Cell:
@@ -18,4 +48,17 @@ def cell(kind: str) -> Cell:
     return CELLS[kind]
 
 
-__all__ = ["CELLS", "Arithmetic", "Cell", "Fixed", "FloatArithmetic", "IntegerArithmetic", "Step", "bounds", "cell"]
+__all__ = [
+    "CELLS",
+    "PROJECTION",
+    "Arithmetic",
+    "Cell",
+    "Fixed",
+    "FloatArithmetic",
+    "IntegerArithmetic",
+    "Phase",
+    "Step",
+    "bounds",
+    "cell",
+    "phases_of",
+]

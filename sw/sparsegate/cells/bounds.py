@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sparsegate.cells.cell import Cell, Fixed
+from sparsegate.cells.cell import Fixed, Phase
 from sparsegate.fixed import QFormat
 
 
@@ -27,6 +27,9 @@ class BoundArithmetic:
     def state(self, name: str) -> Fixed:
         return self._see(-self._formats[name].min, self._formats[name].frac)
 
+    def parameter(self, name: str) -> Fixed:
+        return self._see(-self._formats["parameter"].min, self._formats["parameter"].frac)
+
     def mul(self, a: Fixed, b: Fixed) -> Fixed:
         return self._see(a.raw * b.raw, a.frac + b.frac)
 
@@ -40,6 +43,9 @@ class BoundArithmetic:
         frac = self._formats["gate"].frac
         return self._see(1 << frac, frac)
 
+    def relu(self, value: Fixed) -> Fixed:
+        return value
+
     def narrow(self, value: Fixed, target: str, site: str, symmetric: bool = False) -> Fixed:
         form = self._formats[target]
         shift = value.frac - form.frac
@@ -51,8 +57,8 @@ class BoundArithmetic:
         return self._see(1 << frac, frac)
 
 
-def peak(what: Cell, formats: Mapping[str, QFormat], bound: int) -> int:
-    """Largest magnitude of any intermediate of a cell whose accumulators stay within ``bound``."""
+def peak(phase: Phase, formats: Mapping[str, QFormat], bound: int) -> int:
+    """Largest magnitude of any intermediate of a phase whose accumulators stay within ``bound``."""
     arithmetic = BoundArithmetic(formats, bound)
-    what.step(arithmetic)
+    phase.step(arithmetic)
     return arithmetic.peak

@@ -11,6 +11,8 @@ class LSTM(Cell):
     kind = "lstm"
     gates = ("i", "f", "g", "o")
     recurrent = True
+    projectable = True
+    bounded = True
     states = ("c",)
     formats = ("pre", "gate", "c")
     sites = ("i", "f", "g", "o", "c", "tanh_c", "h")

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sparsegate import console
 from sparsegate.cli.options import Data, Json, open_data, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sparsegate.layout import HardwareConfig
+    from sparsegate.program import Program
 
 app = typer.Typer(
     no_args_is_help=True, help="Measure: accuracy over several seeds, speed of the models and simulators."
@@ -136,7 +145,133 @@ def rtl(out: Out = Path("build/bench/rtl.json"), as_json: Json = False) -> None:
     _show(result, as_json, "RTL, every value and cycle compared", columns, cells, out)
 
 
-def _show(result: dict[str, Any], as_json: bool, title: str, columns: tuple, cells: list[tuple], out: Path) -> None:
+@app.command("cells")
+def cells_(out: Out = Path("build/bench/cells.json"), as_json: Json = False) -> None:
+    """Fixed-point error against the float network, for every cell at 6, 8, 10, 12 and 16 bits.
+
+    Example: [bold]sparsegate bench cells --out build/bench/cells.json[/]
+    """
+    from sparsegate import artefact
+    from sparsegate.bench import cells as bench
+
+    with console.task("quantize every cell"):
+        result = bench.table()
+    artefact.write_json(out, result)
+    columns = ("cell", *(f"{bits} bits" for bits in result["bits"]))
+    rows = [(row["cell"], *(f"{error['rms']:.2g}" for error in row["errors"].values())) for row in result["rows"]]
+    _show(result, as_json, "RMS error of the outputs; the file has the largest, too", columns, rows, out)
+
+
+@app.command()
+def real(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Folder of third-party data. Default: SPARSEGATE_DATA, else ../shared/data."),
+    ] = None,
+    out: Out = Path("build/bench/real_models.json"),
+    skip_rtl: Annotated[
+        bool, typer.Option("--skip-rtl", help="Leave out what simulates RTL, and the compilation of the larger model.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Two networks that others trained, on real speech: accuracy of float and 8-bit integers, RTL, time to compile.
+
+    A 3-layer LSTM of spoken commands and a 3-layer speaker encoder, both on the Free Spoken Digit Dataset. A model whose data or
+    packages are missing is skipped, with the reason.
+
+    Example: [bold]sparsegate bench real --data-dir ../shared/data[/]
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from sparsegate import artefact
+    from sparsegate.bench import real as bench
+
+    folder = bench.data_folder(data_dir)
+    skipped = bench.missing(folder)
+    simulate = None if skip_rtl else _simulate
+    models: dict[str, dict[str, Any]] = {key: {"skipped": f"skipped, because {why}"} for key, why in skipped.items()}
+    with console.task("real models") as task:
+        if "speech_commands" not in skipped:
+            models["speech_commands"] = bench.speech_commands(folder, simulate, task.say)
+        if "speaker_encoder" not in skipped:
+            checkpoint = bench.checkpoint_of_encoder()
+            assert checkpoint is not None  # else it would be among the skipped
+            models["speaker_encoder"], program = bench.speaker_encoder(folder, checkpoint, simulate, task.say)
+            if not skip_rtl:
+                task.say("speaker encoder: import and compile")
+                models["speaker_encoder"]["compile"] = _compile_cost(checkpoint, bench.LAYERS_OF_ENCODER, program)
+    result = {"models": models}
+    artefact.write_json(out, result)
+    _show(
+        result,
+        as_json,
+        "networks that others trained, on FSDD",
+        ("model", "what", "float", "golden, RTL"),
+        bench.table(models),
+        out,
+    )
+
+
+def _simulate(program: Program, config: HardwareConfig, raw: NDArray[np.int64]) -> Any:
+    """Raw sequences through the Verilated engine."""
+    from sparsegate_sim.simulate import simulate
+
+    return simulate(program, config, raw)
+
+
+METER = """\
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+status = subprocess.call([sys.executable, "-m", "sparsegate.cli", *sys.argv[1:]], stdout=sys.stderr)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+largest = used.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+print(json.dumps({"seconds": round(time.perf_counter() - start, 1), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+    "megabytes": round(largest)}))
+sys.exit(status)
+"""
+"""Runs a command from a small process: from a large one its memory would count as the command's, on Linux."""
+
+
+def _compile_cost(checkpoint: Path, layers: Sequence[str], program: Program) -> dict[str, Any]:
+    """Seconds and peak memory of the commands that import a checkpoint and compile a Program, each a process of its own."""
+    import json
+    import subprocess
+    import sys
+    import tempfile
+
+    from sparsegate.errors import SparseGateError
+
+    rows, groups = 16, 4
+    named = [word for name in layers for word in ("--layer", name)]
+    stages = {
+        "import": ["import", str(checkpoint.resolve()), "--when", "last", *named],
+        "compile": ["compile", "program.safetensors", "--rows", str(rows), "--groups", str(groups)],
+    }
+    cost: dict[str, Any] = {
+        "definition": "wall and processor time of the command with all of its processes, and the resident memory of the largest",
+        "rows": rows,
+        "groups": groups,
+    }
+    # the modules of this very process, wherever the commands run
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in sys.path if part)}
+    with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
+        program.save(Path(scratch) / "program.safetensors")
+        for stage, words in stages.items():
+            run = subprocess.run(
+                [sys.executable, "-c", METER, *words],
+                cwd=scratch,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if run.returncode:
+                lines = run.stderr.strip().splitlines()
+                raise SparseGateError(f"'sparsegate {stage}' failed: {lines[-1] if lines else 'no message'}")
+            cost[stage] = json.loads(run.stdout)
+    return cost
+
+
+def _show(result: dict[str, Any], as_json: bool, title: str, columns: tuple, cells: Sequence[tuple], out: Path) -> None:
     if as_json:
         console.emit(result, True, title, [])
     else:

@@ -18,6 +18,8 @@ from sparsegate.cli.options import (
     OptionalData,
     ProgramPath,
     Rows,
+    States,
+    Steps,
     open_data,
     open_program,
 )
@@ -31,6 +33,8 @@ def compile_(
     rows: Rows = None,
     groups: Groups = None,
     lanes: Lanes = None,
+    steps: Steps = None,
+    states: States = None,
     data: OptionalData = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder in which <name>-<digest>/ is made.")] = Path("build"),
     as_json: Json = False,
@@ -43,7 +47,7 @@ def compile_(
 
     Example: [bold]sparsegate compile build/program.safetensors --rows 8 --groups 1 --data vowels[/]
     """
-    compiled = open_program(program, rows, groups, lanes)
+    compiled = open_program(program, rows, groups, lanes, steps, states)
     dataset = None if data is None else open_data(data, compiled.program.inputs)
     with console.task("compile"):
         made, result = build(compiled, out)

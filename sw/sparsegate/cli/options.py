@@ -41,9 +41,19 @@ Rows = Annotated[
 ]
 Groups = Annotated[int | None, typer.Option("--groups", help="Column groups of the array (Pc). Default: 1.")]
 Lanes = Annotated[int | None, typer.Option("--lanes", help="Cell lanes. Default: one for each cluster of PE rows.")]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", help="Longest sequence that the buffer of a network in both directions of time holds."),
+]
+States = Annotated[
+    bool | None,
+    typer.Option("--states/--no-states", help="Ports through which initial states come in and final ones go out."),
+]
 Thresholds = Annotated[
     list[int] | None,
-    typer.Option("--threshold", help="Θ in LSBs: once for all vectors, or once for the input and once for each layer."),
+    typer.Option(
+        "--threshold", help="Θ in LSBs: once for all vectors, or once for each: the input, then all that layers give."
+    ),
 ]
 
 
@@ -63,8 +73,15 @@ class Compiled:
             artefact.write_json(self.folder / f"{stage}.json", result)
 
 
-def open_program(path: Path, rows: int | None = None, groups: int | None = None, lanes: int | None = None) -> Compiled:
-    """Read a Program file, or a compiled folder with its array. Other sizes than the folder's are a new compilation."""
+def open_program(
+    path: Path,
+    rows: int | None = None,
+    groups: int | None = None,
+    lanes: int | None = None,
+    steps: int | None = None,
+    states: bool | None = None,
+) -> Compiled:
+    """Read a Program file, or a compiled folder with its array. Another array than the folder's is a new compilation."""
     from dataclasses import replace
 
     from sparsegate import artefact
@@ -72,12 +89,13 @@ def open_program(path: Path, rows: int | None = None, groups: int | None = None,
     from sparsegate.layout import HardwareConfig
     from sparsegate.program import Program
 
+    given = {"rows": rows, "groups": groups, "lanes": lanes, "steps": steps, "states": states}
+    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if not path.is_dir():
         program = Program.load(path)
-        config = HardwareConfig(
-            rows=default_rows(program) if rows is None else rows, groups=1 if groups is None else groups, lanes=lanes
-        )
-        return Compiled(program, config, None)
+        # a Program that starts from a state of its own needs the ports for it
+        defaults: dict[str, Any] = {"rows": default_rows(program), "states": bool(program.initial)}
+        return Compiled(program, HardwareConfig(**(defaults | asked)), None)
     if not (path / MANIFEST).exists():
         raise SparseGateError(f"{path} is a folder, but not one that 'sparsegate compile' made: it has no {MANIFEST}")
     program = Program.load(path / PROGRAM_FILE)
@@ -86,7 +104,6 @@ def open_program(path: Path, rows: int | None = None, groups: int | None = None,
         config = HardwareConfig(**manifest["hardware"])
         if manifest["digests"]["program"] != program.digest:
             raise SparseGateError("the manifest belongs to another Program; compile again")
-    asked = {key: value for key, value in (("rows", rows), ("groups", groups), ("lanes", lanes)) if value is not None}
     other = replace(config, **asked)
     return Compiled(program, other, path if other == config else None)
 
@@ -98,7 +115,7 @@ def one_thread() -> None:
 
 def default_rows(program: Program) -> int:
     """Two clusters: 8 PE rows for an LSTM."""
-    return 2 * max(layer.gates for layer in program.layers)
+    return 2 * max(phase.gates for phase in program.phases)
 
 
 def open_data(source: str, inputs: int | None = None) -> Dataset:

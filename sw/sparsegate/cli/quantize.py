@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Data, Json, NetworkFile, Seed, one_thread, open_data, percent
+from sparsegate.cli.options import Data, Json, NetworkFile, Seed, Thresholds, one_thread, open_data, percent
 from sparsegate.cli.train import epochs_of
 
 
@@ -23,7 +23,7 @@ def quantize(
         int, typer.Option("--activation-bits", help="Bits of inputs and hidden states, 4 to 16.")
     ] = 8,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of weights, 2 to 16.")] = 8,
-    threshold: Annotated[int, typer.Option("--threshold", help="Default Θ of every vector, in LSBs.")] = 0,
+    threshold: Thresholds = None,
     epochs: Annotated[
         int, typer.Option("--epochs", help="Quantization-aware fine-tuning; 0 only rounds and needs no labels.")
     ] = 8,
@@ -42,10 +42,13 @@ def quantize(
 
     model = Network.load(network)
     dataset = open_data(data, model.inputs)
-    config = QuantizeConfig(activation_bits=activation_bits, weight_bits=weight_bits, threshold=threshold)
+    chosen = threshold or [0]
+    # a single one is for every vector that drives columns; what a final layer gives drives none
+    common = chosen[0] if len(chosen) == 1 else 0
+    config = QuantizeConfig(activation_bits=activation_bits, weight_bits=weight_bits, threshold=common)
     with console.task("quantize and fine-tune" if epochs else "quantize") as task:
         program = training.quantize_and_finetune(
-            model, dataset, config, epochs=epochs, seed=seed, progress=epochs_of(task)
+            model, dataset, config, epochs, seed, epochs_of(task), thresholds=chosen if len(chosen) > 1 else ()
         )
     reached = training.accuracy(program, dataset.x_test, dataset.length_test, dataset.y_test)
     known = dict(model.meta.get("accuracy", {}))

@@ -17,6 +17,8 @@ from sparsegate.cli.options import (
     Lanes,
     ProgramPath,
     Rows,
+    States,
+    Steps,
     Thresholds,
     chosen_thresholds,
     open_data,
@@ -43,6 +45,8 @@ def simulate(
     rows: Rows = None,
     groups: Groups = None,
     lanes: Lanes = None,
+    steps: Steps = None,
+    states: States = None,
     threshold: Thresholds = None,
     stalls: Annotated[
         int | None,
@@ -53,11 +57,13 @@ def simulate(
 ) -> None:
     """Simulate the engine and compare every hidden state, every output and every step's cycles with the models.
 
+    With state ports, the state after each sequence is compared too.
+
     Exits with status 1 on the first kind of difference, and says where it is.
 
     Example: [bold]sparsegate simulate build/program.safetensors --simulator icarus --sequences 4[/]
     """
-    compiled = open_program(program, rows, groups, lanes)
+    compiled = open_program(program, rows, groups, lanes, steps, states)
     dataset = open_data(data, compiled.program.inputs)
     thresholds = chosen_thresholds(compiled.program, threshold)
     with console.task(f"simulate {min(sequences, len(dataset.length_test))} sequences with {simulator.value}"):
@@ -104,7 +110,7 @@ def compare(
     from sparsegate.layout import Layout
     from sparsegate_sim.simulate import simulate as run
 
-    program = compiled.program
+    program, config = compiled.program, compiled.config
     x, lengths = dataset.x_test[:sequences], dataset.length_test[:sequences]
     raw = program.quantize(x)
     valid = np.arange(x.shape[1])[None, :] < lengths[:, None]
@@ -112,7 +118,7 @@ def compare(
     verilog = None if compiled.folder is None else (compiled.folder / "engine.v").read_text(encoding="utf-8")
     outcome = run(
         program,
-        compiled.config,
+        config,
         raw,
         lengths,
         simulator=simulator,
@@ -121,7 +127,7 @@ def compare(
         waves=waves,
         verilog=verilog,
     )
-    count = cycles.predict(golden.run(program, raw, lengths, thresholds), Layout(program, compiled.config))
+    count = cycles.predict(golden.run(program, raw, lengths, thresholds), Layout(program, config), config.states)
     counted = outcome.cycles_counted
     seen, sent = outcome.counters["columns_seen"], outcome.counters["columns_sent"]
     busy = (outcome.step_end - outcome.step_start)[outcome.step_end >= 0]
@@ -158,7 +164,7 @@ def compare(
         "occupancy": {
             "matvec": count.occupancy_matvec,
             # the work is the golden model's, the cycles are those that were counted
-            "total": count.useful_macs / (compiled.config.pes * counted),
+            "total": count.useful_macs / (config.pes * counted),
         },
         "columns": {"seen": seen, "skipped": seen - sent},
     }

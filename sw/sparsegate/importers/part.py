@@ -1,0 +1,54 @@
+"""What importers find in a model: layers in the framework's terms, and tensors that are not read yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsegate.errors import SparseGateError
+
+LARGEST_MODEL = 1 << 28
+"""Most weights that are read of a model; a file that says more is damaged, or means harm. As float64 they take 2 GB."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A layer found in a model: its name there, what it is in the framework's terms, why it cannot be imported, and its sizes."""
+
+    name: str
+    what: str
+    problem: str | None = None
+    shape: str = ""
+
+
+@dataclass(frozen=True)
+class Array:
+    """A tensor of a model: its shape, and how to read it as float64.
+
+    ``read(place)`` raises a SparseGateError that begins with ``place`` where the values are not real numbers.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[str], NDArray[np.float64]] = field(repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Number of values; of unlimited precision, as a damaged file may say anything."""
+        return math.prod(self.shape)
+
+
+def real(value: NDArray, place: str) -> NDArray[np.float64]:
+    """Floating-point numbers as float64, a copy."""
+    if value.dtype.kind != "f":
+        raise SparseGateError(f"{place} is of type {value.dtype}, expected floating point")
+    return np.array(value, np.float64)
+
+
+def check_size(count: int) -> None:
+    """Refuse more weights than anybody has, before they are read."""
+    if count > LARGEST_MODEL:
+        raise SparseGateError(f"the layers to import hold {count} weights, more than the {LARGEST_MODEL} that are read")
