@@ -136,7 +136,7 @@ def _list(model: Path, layers: list[str] | None, as_json: bool) -> None:
     from sparsegate import importers
     from sparsegate.errors import SparseGateError
 
-    parts = importers.describe(model)
+    parts = importers.describe(model, layers)
     names = {part.name for part in parts}
     wanted = (
         names
@@ -150,7 +150,7 @@ def _list(model: Path, layers: list[str] | None, as_json: bool) -> None:
             "name": part.name,
             "what": part.what,
             "shape": part.shape,
-            "used": part.name in wanted and part.problem is None,
+            "used": part.name in wanted and part.problem is None if part.used is None else part.used,
             "problem": part.problem,
         }
         for part in parts

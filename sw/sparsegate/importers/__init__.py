@@ -60,12 +60,12 @@ def load(
     return _chain.chain(found, layers, when, patterns, name or "network")
 
 
-def describe(source: Any) -> Sequence[Part]:
-    """List the layers of what :func:`load` takes, importable or not."""
+def describe(source: Any, layers: Sequence[str] | None = None) -> Sequence[Part]:
+    """List the layers of what :func:`load` takes, importable or not; ``used`` is by an import of ``layers``, or of all."""
     found = _open(source)
     if isinstance(found, Network):
         return [Part(layer.name, layer.kind, None, f"{layer.inputs} → {layer.outputs}") for layer in found.layers]
-    return _module("onnx").describe(source) if found is None else found
+    return _module("onnx").describe(source, layers) if found is None else found
 
 
 def _open(source: Any) -> Network | Sequence[_chain.Link] | None:

@@ -75,7 +75,16 @@ def embedding(name: str, tensors: Mapping[str, Array]) -> Link:
     (table,) = tensors.values()
     problem = None if len(table.shape) == 2 else f"its table has shape {table.shape}, expected (vocabulary, size)"
     shape = " → ".join(map(str, table.shape))
-    return Link(name, "Embedding", problem, shape, "embedding", (EMBEDDING,), tensors=tensors, build=lambda word: [])
+    return Link(
+        name,
+        "Embedding",
+        problem,
+        shape,
+        role="embedding",
+        words=(EMBEDDING,),
+        tensors=tensors,
+        build=lambda word: [],
+    )
 
 
 def one_hot(tokens: ArrayLike, size: int) -> NDArray[np.float64]:

@@ -35,13 +35,6 @@ HINT = "; name the layers to import to leave it out"
 
 
 @dataclass(frozen=True)
-class Node(Part):
-    """A part of an ONNX graph; ``used``: it would become layers of the network."""
-
-    used: bool = False
-
-
-@dataclass(frozen=True)
 class Plan:
     """Layers to be, in the order of the graph, and the vectors that make up the output."""
 
@@ -76,7 +69,7 @@ class Plan:
         )
 
 
-def describe(source: str | Path | ModelProto, layers: Sequence[str] | None = None) -> list[Node]:
+def describe(source: str | Path | ModelProto, layers: Sequence[str] | None = None) -> list[Part]:
     """List the layers of a model, and the nodes that are not understood; ``used`` is by an import of ``layers``, or of all."""
     model = onnx_file.read(source)
     plan = problem = None
@@ -88,11 +81,11 @@ def describe(source: str | Path | ModelProto, layers: Sequence[str] | None = Non
         trace = _best(model, layers)
     used = {id(spec) for spec in plan.specs} if plan is not None else set()
     rows = [
-        Node(entry.name, entry.what, entry.problem, entry.shape, any(id(spec) in used for spec in entry.specs))
+        Part(entry.name, entry.what, entry.problem, entry.shape, any(id(spec) in used for spec in entry.specs))
         for entry in trace.found
     ]
     if problem is not None and not any(row.problem for row in rows):
-        rows.append(Node("graph", "the whole", problem))
+        rows.append(Part("graph", "the whole", problem, used=False))
     return rows
 
 

@@ -17,12 +17,16 @@ LARGEST_MODEL = 1 << 28
 
 @dataclass(frozen=True)
 class Part:
-    """A layer found in a model: its name there, what it is in the framework's terms, why it cannot be imported, and its sizes."""
+    """A layer found in a model: its name there, what it is in the framework's terms, why it cannot be imported, and its sizes.
+
+    ``used``: whether an import would take it; None where that is told by its name and problem alone.
+    """
 
     name: str
     what: str
     problem: str | None = None
     shape: str = ""
+    used: bool | None = None
 
 
 @dataclass(frozen=True)
