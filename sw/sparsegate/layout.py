@@ -165,7 +165,10 @@ class Layout:
         if self.cluster < most:
             raise SparseGateError(f"a cluster of {self.cluster} rows cannot hold {most} gates")
         if self.rows % self.cluster:
-            raise SparseGateError(f"{self.rows} PE rows do not divide into clusters of {self.cluster}")
+            raise SparseGateError(
+                f"{self.rows} PE rows do not divide into clusters of {self.cluster}, expected a multiple, "
+                f"such as {self.cluster} or {2 * self.cluster}"
+            )
         self.clusters = self.rows // self.cluster
         self.lanes = config.lanes or self.clusters
         if self.clusters % self.lanes:

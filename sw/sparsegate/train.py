@@ -62,8 +62,16 @@ class Classifier(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.start = network
+        for layer in network.layers:
+            if layer.reverse:
+                raise SparseGateError(
+                    f"layer {layer.name!r} runs backwards in time; training takes forward layers only"
+                )
         if not network.streams or network.initial:
-            raise SparseGateError("training knows forward layers that follow one another and start from zero")
+            raise SparseGateError(
+                "training takes layers that follow one another and start from zero; this network has "
+                + ("a state of its own to start from" if network.initial else "layers that take several others")
+            )
         with _seeded(0):  # what the modules draw at birth is overwritten, and must not move the caller's generator
             self.parts = nn.ModuleList(_module(layer) for layer in network.layers)
 

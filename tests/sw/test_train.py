@@ -174,7 +174,7 @@ def test_refusals(small):
     with pytest.raises(SparseGateError, match="at least 1 epoch and a batch of 1, not 0 and 32"):
         train.train_float(small, epochs=0)
     both = synthetic.network(12, [Shape("lstm", 4, both=True), Shape("linear", 3)], seed=1)
-    with pytest.raises(SparseGateError, match="training knows forward layers that follow one another"):
+    with pytest.raises(SparseGateError, match="runs backwards in time; training takes forward layers only"):
         train.Classifier(both)
     with pytest.raises(SparseGateError, match="training knows linear, .*, not 'cifg'"):
         train.Classifier(synthetic.network(12, [Shape("cifg", 4)], seed=1))

@@ -90,7 +90,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """From a trained LSTM to a sparse, bit-exact FPGA accelerator.
+    """From a trained recurrent network to a sparse, bit-exact FPGA accelerator.
 
     The stages, in order: [bold]train[/] or [bold]import[/], [bold]prune[/], [bold]quantize[/], [bold]compile[/],
     [bold]golden[/], [bold]simulate[/], [bold]synth[/], [bold]run[/], [bold]report[/]. [bold]demo[/] does all of them on real

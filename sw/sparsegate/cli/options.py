@@ -37,7 +37,8 @@ OptionalData = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random; the same seed gives the same files.")]
 Rows = Annotated[
-    int | None, typer.Option("--rows", help="PE rows of the array (Pr). Default: the compiled folder's, or 8.")
+    int | None,
+    typer.Option("--rows", help="PE rows of the array (Pr). Default: the compiled folder's, or two for each gate."),
 ]
 Groups = Annotated[int | None, typer.Option("--groups", help="Column groups of the array (Pc). Default: 1.")]
 Lanes = Annotated[int | None, typer.Option("--lanes", help="Cell lanes. Default: one for each cluster of PE rows.")]
@@ -114,7 +115,7 @@ def one_thread() -> None:
 
 
 def default_rows(program: Program) -> int:
-    """Two clusters: 8 PE rows for an LSTM."""
+    """Two clusters: 8 PE rows for an LSTM, 6 for a GRU."""
     return 2 * max(phase.gates for phase in program.phases)
 
 

@@ -32,7 +32,7 @@ def prune(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Prune the LSTM layers to N:M patterns, gradually, while training goes on.
+    """Prune the recurrent layers to N:M patterns, gradually, while training goes on.
 
     For a training loop of your own, see the Python API: [bold]sparsegate.prune.attach[/].
 

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Data, Json, NetworkFile, Seed, Thresholds, one_thread, open_data, percent
+from sparsegate.cli.options import (
+    Data,
+    Json,
+    NetworkFile,
+    Seed,
+    Thresholds,
+    check_classes,
+    one_thread,
+    open_data,
+    percent,
+)
 from sparsegate.cli.train import epochs_of
 
 
@@ -24,9 +34,7 @@ def quantize(
     ] = 8,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of weights, 2 to 16.")] = 8,
     threshold: Thresholds = None,
-    epochs: Annotated[
-        int, typer.Option("--epochs", help="Quantization-aware fine-tuning; 0 only rounds and needs no labels.")
-    ] = 8,
+    epochs: Annotated[int, typer.Option("--epochs", help="Quantization-aware fine-tuning; 0 only rounds.")] = 8,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -42,6 +50,8 @@ def quantize(
 
     model = Network.load(network)
     dataset = open_data(data, model.inputs)
+    if epochs:
+        check_classes(dataset, model.outputs)
     chosen = threshold or [0]
     # a single one is for every vector that drives columns; what a final layer gives drives none
     common = chosen[0] if len(chosen) == 1 else 0
