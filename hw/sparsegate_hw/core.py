@@ -89,7 +89,7 @@ class Core(wiring.Component):
                 "step_start": Out(1),
                 "step_done": Out(1),
                 "trace": Out(Trace(layout)),
-                **(state_ports(layout) if layout.config.states else {}),
+                **(state_ports(layout) if layout.states else {}),
             }
         )
 
@@ -116,7 +116,7 @@ class Core(wiring.Component):
         ]
 
         lanes = self._lanes(m, sequencer, control, output)
-        if layout.config.states:
+        if layout.states:
             self._states(m, sequencer, control, lanes)
         issued = self._groups(m, encoder, sequencer, control, lanes)
         self._count(m, sequencer, lanes, issued)
@@ -156,7 +156,7 @@ class Core(wiring.Component):
             self.trace.layer.eq(sequencer.phase),
             self.trace.position.eq(position),
         ]
-        if layout.config.states:
+        if layout.states:
             with m.If(sequencer.loading):
                 m.d.comb += [value_mode.eq(0), output.write.valid.eq(0), self.trace.valid.eq(0)]
         # registered: the phase is known long before its first result
@@ -263,7 +263,7 @@ class Core(wiring.Component):
                 dispatcher.first.eq(sequencer.first),
                 dispatcher.bank.eq(encoder.bank),
             ]
-            if layout.config.states:
+            if layout.states:
                 m.d.comb += dispatcher.prime.eq(sequencer.prime)
             dispatchers.append(dispatcher)
         m.d.comb += sequencer.idle.eq(Cat(dispatcher.idle for dispatcher in dispatchers).all())
@@ -296,7 +296,7 @@ class Core(wiring.Component):
         # a phase's columns are counted when it begins to drain: exactly once
         begun = Signal()
         begins: Value = sequencer.begin
-        if layout.config.states:
+        if layout.states:
             begins = begins & ~sequencer.loading
         m.d.sync += [
             begun.eq(begins),
@@ -308,7 +308,7 @@ class Core(wiring.Component):
             counters.columns_sent.eq(counters.columns_sent + sent),
             counters.columns_seen.eq(counters.columns_seen + seen),
         ]
-        if layout.config.states:
+        if layout.states:
             primed = [
                 sum(matrix.term.matrix.columns for matrix in phase.matrices if matrix.carried)
                 for phase in layout.phases

@@ -57,7 +57,7 @@ class Dispatcher(wiring.Component):
                 "beat": Out(Beat(layout)),
                 "issued": Out(1),
                 "idle": Out(1),
-                **({"prime": In(1)} if layout.config.states else {}),
+                **({"prime": In(1)} if layout.states else {}),
             }
         )
 
@@ -71,7 +71,7 @@ class Dispatcher(wiring.Component):
         def table(values: list[bool]) -> Value:
             return Array([int(value) for value in values])[self.phase].bool()
 
-        prime = self.prime if layout.config.states else Const(0)
+        prime = self.prime if layout.states else Const(0)
         pairs: dict[str, list[MatrixLayout | None]] = {
             "x": [phase.matrices[0] for phase in phases],
             "h": [phase.matrices[1] if len(phase.matrices) > 1 else None for phase in phases],
@@ -83,7 +83,7 @@ class Dispatcher(wiring.Component):
             listed = [matrix is not None and matrix.source != INPUT for matrix in matrices]
             now = [bool(matrix and matrix.now) for matrix in matrices]
             enable = table(listed) & (table(now) | ~self.first)
-            if layout.config.states:
+            if layout.states:
                 enable = Mux(prime, table([bool(matrix and matrix.carried) for matrix in matrices]), enable)
             m.d.comb += enables[key].eq(enable)
 

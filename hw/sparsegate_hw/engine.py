@@ -27,7 +27,7 @@ class Engine(wiring.Component):
     counters : see :class:`Counters`.
     step_start, step_done : pulses when a frame is taken and when its last result is there.
     trace : see :class:`Trace`.
-    state_in, state_out, load, save : with ``config.states``. While ``load`` is 1, every sequence takes a frame of
+    state_in, state_out, load, save : with ``config.states``, if some layer has a state. While ``load`` is 1, every sequence takes a frame of
         ``Layout.pack_state`` before its first step; while ``save`` is 1, it gives one after its last.
     too_long : of a Program that does not stream: a sequence had more than ``config.steps`` frames; see :class:`SequenceBuffer`.
 
@@ -54,7 +54,7 @@ class Engine(wiring.Component):
                 "step_start": Out(1),
                 "step_done": Out(1),
                 "trace": Out(Trace(layout)),
-                **(state_ports(layout) if self.config.states else {}),
+                **(state_ports(layout) if layout.states else {}),
                 **({} if program.streams else {"too_long": Out(1)}),
             }
         )
@@ -72,7 +72,7 @@ class Engine(wiring.Component):
             connect(m, core.y, buffer.collect)
             connect(m, buffer.o, flipped(self.y))
             m.d.comb += self.too_long.eq(buffer.too_long)
-        if self.config.states:
+        if self.layout.states:
             connect(m, flipped(self.state_in), core.state_in)
             connect(m, core.state_out, flipped(self.state_out))
             m.d.comb += [core.load.eq(self.load), core.save.eq(self.save)]

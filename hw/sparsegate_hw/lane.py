@@ -119,7 +119,7 @@ class LaneBus(wiring.Signature):
                 "update_address": Out(address),
                 "result_valid": Out(1),
                 "result_address": Out(address),
-                **(states if layout.config.states else {}),
+                **(states if layout.states else {}),
             }
         )
 
@@ -153,7 +153,7 @@ class LaneControl(wiring.Component):
                 "bus": Out(LaneBus(layout)),
                 "place": Out(depth_bits(layout.position_depth)),
                 "group": Out(depth_bits(layout.groups)),
-                **(states if layout.config.states else {}),
+                **(states if layout.states else {}),
             }
         )
 
@@ -223,7 +223,7 @@ class LaneControl(wiring.Component):
                         result.eq(bus.valid[pipeline.latency]),
                         bus.sent_address.eq(bus.position[pipeline.latency]),
                     ]
-        if layout.config.states:
+        if layout.states:
             m.d.comb += [
                 bus.loading.eq(self.loading),
                 bus.load.eq(self.load),
@@ -342,7 +342,7 @@ class Lane(wiring.Component):
                 "real": Out(1),
                 "moved": Out(1),
                 "delta": Out(signed(layout.delta_width)),
-                **(states if layout.config.states else {}),
+                **(states if layout.states else {}),
                 **{
                     f"saturated_{pipeline.name}_{site}": Out(1)
                     for pipeline in self.pipelines
@@ -371,7 +371,8 @@ class Lane(wiring.Component):
         ]
         m.submodules.biases = biases = Memory(shape=word, depth=layout.position_depth, init=init)
         bias = biases.read_port()
-        m.d.comb += bias.addr.eq(bus.bias)
+        # while a state comes in, the position's word tells whether it holds a unit
+        m.d.comb += bias.addr.eq(Mux(bus.loading, bus.dump, bus.bias) if layout.states else bus.bias)
         pre = [Signal(signed(layout.acc_width), name=f"pre_{gate}") for gate in range(layout.sums)]
         for gate in range(layout.sums):
             m.d.sync += pre[gate].eq(chosen[gate] + bias.data.bias[gate])
@@ -415,9 +416,9 @@ class Lane(wiring.Component):
                                 writes[number].data.eq(getattr(cell, f"next_{name}")),
                                 writes[number].en.eq(bus.valid[stage]),
                             ]
-        if layout.config.states:
+        if layout.states:
             with m.If(bus.loading):
-                m.d.comb += [h.eq(self.words[0]), result_real.eq(1)]
+                m.d.comb += [h.eq(self.words[0]), result_real.eq(bias.data.real)]
                 for word, write in zip(list(self.words)[1:], writes, strict=True):
                     m.d.comb += [write.addr.eq(bus.dump), write.data.eq(word), write.en.eq(bus.load)]
             self._keep(m, h)
@@ -471,7 +472,7 @@ class Lane(wiring.Component):
             memory = Memory(shape=signed(state_width(layout)), depth=layout.position_depth, init=[])
             m.submodules[f"states_{number}"] = memory
             read, write = memory.read_port(), memory.write_port()
-            m.d.comb += read.addr.eq(Mux(bus.dumping, bus.dump, bus.state) if layout.config.states else bus.state)
+            m.d.comb += read.addr.eq(Mux(bus.dumping, bus.dump, bus.state) if layout.states else bus.state)
             # what a phase of this very step handed on is never from before the sequence
             handed = [int(len(p.phase.layer.cell.states) <= number < len(stored(p.phase))) for p in layout.phases]
             fresh = bus.fresh & ~Array(handed)[bus.phase].bool() if any(handed) else bus.fresh

@@ -66,14 +66,14 @@ class Sequencer(wiring.Component):
                 "step_start": Out(1),
                 "step_done": Out(1),
                 "output": Out(1),
-                **(states if layout.config.states else {}),
+                **(states if layout.states else {}),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout, phases, runs = self._layout, self._layout.phases, self._layout.passes
-        states = layout.config.states
+        states = layout.states
         latencies = [timing.result_latency(p.phase.spec, p.phase.step_bits, layout.groups) for p in phases]
 
         def per_phase(values: list[int], name: str) -> Signal:

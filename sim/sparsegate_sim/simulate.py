@@ -118,7 +118,9 @@ def simulate(
     _check(simulator, fast, waves)
     layout = Layout(program, config)
     final = config.states if final is None else final
-    loaded = state is not None or bool(program.initial)
+    carries = any(layer.carried for layer in program.layers)  # else there is no state to take or give
+    final = final and carries
+    loaded = carries and (state is not None or bool(program.initial))
     if (loaded or final) and not config.states:
         what = "a state to start from" if loaded else "the state after each sequence"
         raise SparseGateError(f"{what} takes an array with state ports (states=True)")

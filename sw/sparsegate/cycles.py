@@ -106,7 +106,7 @@ class _Counts:
 def predict(trace: Trace, layout: Layout, final: bool = False) -> Cycles:
     """Cycles of a golden run on an array; ``final``: every sequence's final state is asked for."""
     counts = _Counts()
-    passes = [_pass(run, number, layout, final, counts) for number, run in enumerate(trace.passes)]
+    passes = [_pass(run, number, layout, final and layout.states, counts) for number, run in enumerate(trace.passes)]
     ran = trace.ran
     start, end, matvec = (
         np.full(ran.shape, -1, np.int64),

@@ -76,12 +76,15 @@ def explain(
 
 def _check(network: Network, program: Program) -> None:
     ours, theirs = (
-        [(layer.name, layer.kind, layer.inputs, layer.units, layer.outputs, layer.reverse) for layer in layers]
+        [
+            (layer.name, layer.kind, layer.inputs, layer.units, layer.outputs, layer.reverse, layer.when)
+            for layer in layers
+        ]
         for layers in (network.layers, program.layers)
     )
     if ours != theirs:
         raise SparseGateError(
-            "network and Program differ in their layers (name, kind, inputs, units, outputs, reverse): "
+            "network and Program differ in their layers (name, kind, inputs, units, outputs, reverse, when): "
             f"{ours} and {theirs}"
         )
 

@@ -122,11 +122,19 @@ def run(
     is sent like
         any other: where it exceeds Θ, x^ starts from it.
     """
-    raw = np.asarray(raw)
+    try:
+        raw = np.asarray(raw)
+    except ValueError:
+        raise SparseGateError(
+            f"raw inputs are ragged, expected (N, T, {program.inputs}): pad them and give lengths"
+        ) from None
     if not np.issubdtype(raw.dtype, np.integer):
         raise SparseGateError(f"the golden model takes integers, not {raw.dtype}; use Program.quantize first")
     lengths = lengths_of(raw.shape, lengths, program.inputs)
-    thresholds = program.thresholds if thresholds is None else tuple(int(t) for t in thresholds)
+    thresholds = program.thresholds if thresholds is None else thresholds
+    if not isinstance(thresholds, Sequence) or not all(isinstance(t, int | np.integer) for t in thresholds):
+        raise SparseGateError(f"thresholds are {thresholds!r}, expected a sequence of integers")
+    thresholds = tuple(int(t) for t in thresholds)
     if len(thresholds) != len(program.vectors) or min(thresholds) < 0 or max(thresholds) > MAX_THRESHOLD:
         raise SparseGateError(
             f"{len(program.vectors)} thresholds in 0..{MAX_THRESHOLD} expected, for {program.vector_names};"
@@ -137,7 +145,7 @@ def run(
     x = np.where(valid[:, :, None], raw, 0)
     if x.min() < form.min or x.max() > form.max:
         raise SparseGateError(f"raw inputs lie in {x.min()}..{x.max()}, but {form} holds {form.min}..{form.max}")
-    loaded = state is not None or bool(program.initial)
+    loaded = (state is not None or bool(program.initial)) and any(layer.carried for layer in program.layers)
     start = program.states(state, len(x))
 
     of_layer = dict(zip((layer.name for layer in program.layers), _split(program, thresholds[1:]), strict=True))

@@ -29,6 +29,8 @@ from sparsegate.program import Phase, Program, Term
 MAX_PES = 4096
 """Far beyond any FPGA that an open toolchain knows; larger arrays would only take hours to be refused by placement."""
 MAX_MULTIPLIER = 64
+MAX_STEPS = 1 << 14
+"""Far beyond the block RAMs of any FPGA that an open toolchain knows."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,18 @@ class HardwareConfig:
     def __post_init__(self) -> None:
         for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise SparseGateError(f"{name} is {value!r}, expected an integer")
+            if value < 1:
                 raise SparseGateError(f"{name} is {value}, expected 1 or more")
         if self.pes > MAX_PES:
             raise SparseGateError(
                 f"{self.rows} rows x {self.groups} groups are {self.pes} processing elements, expected at most {MAX_PES}"
             )
+        if self.steps > MAX_STEPS:
+            raise SparseGateError(f"steps is {self.steps}, expected at most {MAX_STEPS}")
         if self.multiplier > MAX_MULTIPLIER:
             raise SparseGateError(f"multiplier is {self.multiplier} bits, expected at most {MAX_MULTIPLIER}")
 
@@ -232,6 +240,11 @@ class Layout:
 
     def _every_step(self, phase: int, this: Pass) -> bool:
         return self.program.phases[phase].when == "step" or this.when != "step"
+
+    @property
+    def states(self) -> bool:
+        """Whether there are state ports: asked for, and of use."""
+        return self.config.states and any(layer.carried for layer in self.program.layers)
 
     # -- columns -----------------------------------------------------------------------------------------------------
 

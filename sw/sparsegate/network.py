@@ -362,20 +362,33 @@ class Carrier(Protocol):
 def states_of(layers: Sequence[Carrier], state: State, count: int) -> dict[str, dict[str, NDArray]]:
     """Check given states: known layers and names, each (count, size); one of shape (size,) serves all sequences."""
     known = {layer.name: layer.carried for layer in layers}
+    if not isinstance(state, Mapping):
+        raise SparseGateError(
+            f"a state is a {type(state).__name__}, expected layer -> name -> array, such as {{'lstm': {{'h': h, 'c': c}}}}"
+        )
     found: dict[str, dict[str, NDArray]] = {}
     for name, parts in state.items():
         if not known.get(name):
             recurrent = ", ".join(key for key, sizes in known.items() if sizes) or "none"
             raise SparseGateError(f"a state is given for {name!r}; the recurrent layers are: {recurrent}")
+        if not isinstance(parts, Mapping):
+            raise SparseGateError(
+                f"the state of layer {name!r} is a {type(parts).__name__}, expected name -> array, with {', '.join(known[name])}"
+            )
         for key, value in parts.items():
             if key not in known[name]:
                 raise SparseGateError(f"layer {name!r} has no state {key!r}, it has {', '.join(known[name])}")
-            value = np.asarray(value)
-            size = known[name][key]
+            at, size = f"state {key!r} of layer {name!r}", known[name][key]
+            try:
+                value = np.asarray(value)
+            except ValueError:
+                raise SparseGateError(f"{at} is ragged, expected ({count}, {size}) or ({size},)") from None
+            if value.dtype.kind not in "buif":
+                raise SparseGateError(f"{at} holds {value.dtype}, expected numbers")
+            if not np.all(np.isfinite(value)):
+                raise SparseGateError(f"{at} holds {int(np.count_nonzero(~np.isfinite(value)))} NaN or infinite values")
             if value.shape not in ((size,), (count, size)):
-                raise SparseGateError(
-                    f"state {key!r} of layer {name!r} has shape {value.shape}, expected ({count}, {size}) or ({size},)"
-                )
+                raise SparseGateError(f"{at} has shape {value.shape}, expected ({count}, {size}) or ({size},)")
             found.setdefault(name, {})[key] = np.broadcast_to(value, (count, size))
     return found
 
@@ -417,7 +430,10 @@ def lengths_of(shape: tuple[int, ...], lengths: ArrayLike | None, inputs: int) -
     if len(shape) != 3 or shape[2] != inputs or 0 in shape:
         raise SparseGateError(f"x has shape {shape}, expected (N, T, {inputs})")
     count, steps, _ = shape
-    lengths = np.full(count, steps) if lengths is None else np.asarray(lengths)
+    try:
+        lengths = np.full(count, steps) if lengths is None else np.asarray(lengths)
+    except ValueError:
+        raise SparseGateError(f"lengths are ragged, expected ({count},) integers") from None
     if lengths.shape != (count,) or not np.issubdtype(lengths.dtype, np.integer):
         raise SparseGateError(
             f"lengths has shape {lengths.shape} and type {lengths.dtype}, expected ({count},) integers"

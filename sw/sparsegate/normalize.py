@@ -103,6 +103,9 @@ def double(network: Network, form: QFormat, scaling: Scaling) -> tuple[Network, 
 
 def _readers(network: Network) -> dict[int, NDArray[np.float64]]:
     """Number of every layer that takes the input -> its weights (gates * units, I) for it."""
+    for layer, taken in zip(network.layers, network.sources, strict=True):
+        if taken.count(0) > 1:
+            raise SparseGateError(f"layer {layer.name!r} takes the input twice, expected once")
     return {
         number: _of_input(network, number, layer.w_x)
         for number, layer in enumerate(network.layers)

@@ -77,7 +77,7 @@ def passes(layers: Sequence[Linked], sources: Sequence[tuple[int, ...]], output:
         if any(layers[vector - 1].when != "step" for vector in sources[position - 1] if vector) and (
             layer.when == "step" or len(sources[position - 1]) > 1
         ):
-            before = layers[sources[position - 1][0] - 1]
+            before = next(layers[v - 1] for v in sources[position - 1] if v and layers[v - 1].when != "step")
             raise SparseGateError(
                 f"layer {before.name!r} runs on the {before.when} step only, so {layer.name!r} after it cannot run on every one"
             )

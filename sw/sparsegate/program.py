@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparsegate import artefact, cells
-from sparsegate.activation import table
 from sparsegate.cells import Cell, bounds, cell, phases_of
 from sparsegate.errors import SparseGateError
 from sparsegate.fixed import QFormat, narrow
 from sparsegate.network import State, states_of
 from sparsegate.passes import WHEN, Pass, When, passes
-from sparsegate.pattern import blocked, unblocked
+from sparsegate.pattern import MAX_BLOCK, blocked, unblocked
 
 if TYPE_CHECKING:
     from sparsegate import golden
@@ -28,6 +27,8 @@ VERSION = 2
 ACTIVATION_BITS = range(4, 17)
 WEIGHT_BITS = range(2, 17)
 PRE_BITS = range(2, 19)
+VALUE_BITS = range(2, 33)
+"""Of gates, states and outputs."""
 FRACS = range(-64, 65)
 THRESHOLD_BITS = 16
 MAX_THRESHOLD = (1 << THRESHOLD_BITS) - 1
@@ -179,22 +180,23 @@ class Phase:
         """Dense raw weights of a term, (gates * units, columns)."""
         return term.matrix.dense(self.gates, self.units, self.block)
 
+    def _rows(self, term: Term) -> NDArray[np.int64]:
+        """Dense raw weights of a term as rows of sums, (sums * units, columns): what is summed apart stands in rows of its own."""
+        dense = self.dense(term).reshape(self.gates, self.units, -1)
+        full = np.zeros((len(self.spec.sums), self.units, dense.shape[2]), np.int64)
+        full[: self.gates] = dense
+        if term is self.terms[-1]:
+            for at, gate in enumerate(self.apart, self.gates):
+                full[at], full[gate] = dense[gate], 0
+        return full.reshape(-1, dense.shape[2])
+
     @cached_property
     def weights(self) -> NDArray[np.int64]:
         """All terms side by side at the accumulators' binary point, (sums * units, columns of all terms).
 
         Rows of gates come first; those of the last term's products that are summed apart follow.
         """
-        parts = []
-        for number, term in enumerate(self.terms):
-            dense = (self.dense(term) << term.shift).reshape(self.gates, self.units, -1)
-            full = np.zeros((len(self.spec.sums), self.units, dense.shape[2]), np.int64)
-            full[: self.gates] = dense
-            if number == len(self.terms) - 1:
-                for at, gate in enumerate(self.apart, self.gates):
-                    full[at], full[gate] = dense[gate], 0
-            parts.append(full.reshape(-1, dense.shape[2]))
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([self._rows(term) << term.shift for term in self.terms], axis=1)
 
     @cached_property
     def bound(self) -> int:
@@ -203,12 +205,8 @@ class Phase:
         Every partial state is b + W x~ with x~ inside the input box, so the sum over columns of |w| times the box's half-width
         bounds the middle of a step too.
         """
-        columns = np.cumsum([0, *(term.matrix.columns for term in self.terms)])
-        terms = [
-            (self.weights[:, first:end], term.form, 0)  # the weights hold their shifts
-            for term, first, end in zip(self.terms, columns, columns[1:], strict=False)
-        ]
-        return max(accumulator_bounds(self.bias, terms))
+        # unshifted, as a shifted weight may wrap
+        return max(accumulator_bounds(self.bias, [(self._rows(term), term.form, term.shift) for term in self.terms]))
 
     @cached_property
     def peak(self) -> int:
@@ -386,6 +384,9 @@ class Layer:
             ("wp", WEIGHT_BITS),
             ("parameter", WEIGHT_BITS),
             ("pre", PRE_BITS),
+            ("gate", VALUE_BITS),
+            ("h", VALUE_BITS),
+            *((state, VALUE_BITS) for state in what.states),
         ):
             if key in form and form[key].width not in allowed:
                 raise SparseGateError(
@@ -393,6 +394,10 @@ class Layer:
                 )
         if what.recurrent and form["h"].width not in ACTIVATION_BITS:
             raise SparseGateError(f"{at}: format h is {form['h'].width} bits wide, expected 4 to 16")
+        if max(self.block, self.block_p) > MAX_BLOCK:
+            raise SparseGateError(
+                f"{at}: blocks of {max(self.block, self.block_p)} units found, expected at most {MAX_BLOCK}"
+            )
         if min(self.units, self.block, self.block_p) < 1:
             raise SparseGateError(f"{at}: {self.units} units in blocks of {self.block}, both must be positive")
         if what.recurrent != (self.matrix_h is not None):
@@ -439,8 +444,6 @@ class Layer:
                 raise SparseGateError(f"{at}: accumulators may reach {phase.bound}, but {acc} ends at {acc.max}")
             if not 0 <= phase.threshold <= MAX_THRESHOLD:
                 raise SparseGateError(f"{at}: threshold {phase.threshold} found, expected 0 to {MAX_THRESHOLD}")
-        for function in what.functions:
-            table(function, form["pre"], form["gate"], self.step_bits)
 
     @staticmethod
     def _validate_matrix(
@@ -458,6 +461,8 @@ class Layer:
             raise SparseGateError(
                 f"{at} has entries of shape {index.shape} and {weight.shape}, expected {expected} times 1..{block} entries"
             )
+        if not (np.issubdtype(index.dtype, np.integer) and np.issubdtype(weight.dtype, np.integer)):
+            raise SparseGateError(f"{at} holds {index.dtype} indices and {weight.dtype} weights, expected integers")
         if index.min() < 0 or index.max() >= block:
             raise SparseGateError(f"{at} has indices in {index.min()}..{index.max()}, expected 0..{block - 1}")
         if matrix.entries > 1 and (np.diff(index, axis=2) <= 0).any():
@@ -467,6 +472,14 @@ class Layer:
         short = units - (unit_blocks - 1) * block  # units in the last unit block
         if (weight[-gates:][index[-gates:] >= short] != 0).any():
             raise SparseGateError(f"{at} has weights for units beyond the layer's {units}")
+
+
+class _Real:
+    """A layer as :func:`sparsegate.network.states_of` sees it, with the states that users know: h once, whatever its bits."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.name = layer.name
+        self.carried = {key: size for key, size in layer.carried.items() if key != layer.cell.wide}
 
 
 @dataclass(frozen=True)
@@ -534,7 +547,7 @@ class Program:
         object.__setattr__(
             self,
             "initial",
-            {name: {key: checked[name][key][0] for key in parts} for name, parts in self.initial.items()},
+            {name: {key: checked[name][key][0] for key in parts} for name, parts in self.initial.items() if parts},
         )
 
     @property
@@ -637,21 +650,17 @@ class Program:
 
     def quantize_state(self, state: State, count: int = 1) -> dict[str, dict[str, NDArray[np.int64]]]:
         """Real states ("h", "c"), as :meth:`Network.evaluate` takes and gives them, to raw ones (count, size)."""
+        given = states_of([_Real(layer) for layer in self.layers], state, count)
         found: dict[str, dict[str, NDArray[np.int64]]] = {}
         for layer in self.layers:
             wide = layer.cell.wide
-            for key, value in dict(state.get(layer.name, {})).items():
+            for key, value in given.get(layer.name, {}).items():
                 mine = found.setdefault(layer.name, {})
                 if key == "h" and wide is not None:
-                    mine[wide] = layer.formats[wide].quantize(np.asarray(value, np.float64))
+                    mine[wide] = layer.formats[wide].quantize(value)
                     mine["h"] = narrow(mine[wide], layer.formats[wide].frac, layer.formats["h"])
-                elif key in layer.carried and key != wide:
-                    mine[key] = layer.formats[key].quantize(np.asarray(value, np.float64))
                 else:
-                    raise SparseGateError(f"layer {layer.name!r} has no state {key!r}")
-        unknown = set(state) - {layer.name for layer in self.layers}
-        if unknown:
-            raise SparseGateError(f"a state is given for {sorted(unknown)[0]!r}, which is no layer of the Program")
+                    mine[key] = layer.formats[key].quantize(value)
         return self.states(found, count)
 
     def real_state(self, state: RawState) -> dict[str, dict[str, NDArray[np.float64]]]:

@@ -15,7 +15,7 @@ from sparsegate.fixed import MAX_WIDTH, QFormat, bits_for, frac_for
 from sparsegate.network import Layer as FloatLayer
 from sparsegate.network import Network, sequences
 from sparsegate.pattern import NM, common_block
-from sparsegate.program import FRACS, Layer, Matrix, Program
+from sparsegate.program import ACTIVATION_BITS, FRACS, Layer, Matrix, Program
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class QuantizeConfig:
     default activation_bits + 2, of which all but two are fractional so that 0 and 1 are exact. ``pre_bits``: input of the
     activation tables, default min(activation_bits + 4, 16), range -8..8. ``state_bits``: cell state. ``output_bits``: a final
     layer that feeds nothing. ``table_bits``: address bits of a table; wider pre-activations are interpolated. ``threshold``:
-    default Θ of every vector, in LSBs.
+    default Θ, in LSBs, of the input and of every vector that a recurrent layer gives.
     """
 
     activation_bits: int = 8
@@ -115,7 +115,8 @@ def choose_formats(network: Network, calibration: Calibration, config: QuantizeC
         if what.bounded and layer.w_p is None:
             outputs.append(QFormat(width, width - 1))
         else:
-            outputs.append(QFormat(width, frac_for(calibration.ranges[layer.name, "h"], width)))
+            start = np.abs(network.initial.get(layer.name, {}).get("h", np.zeros(1))).max()
+            outputs.append(QFormat(width, frac_for(max(calibration.ranges[layer.name, "h"], float(start)), width)))
     _share(outputs, [*network.sources, network.output_vectors])
     chosen = []
     for layer, sources, output in zip(network.layers, network.sources, outputs[1:], strict=True):
@@ -156,7 +157,9 @@ def _share(outputs: list[QFormat], together: Sequence[tuple[int, ...]]) -> None:
     """Give vectors that are taken together the format of the one that reaches furthest."""
     for _ in outputs:  # a chain of sharing is no longer than that
         for vectors in together:
-            common = min((outputs[vector] for vector in vectors), key=lambda form: (form.frac, form.width))
+            reach = max(outputs[vector].width - outputs[vector].frac for vector in vectors)
+            width = min(max(outputs[vector].width for vector in vectors), ACTIVATION_BITS[-1])
+            common = QFormat(width, width - reach) if len(vectors) > 1 else outputs[vectors[0]]
             for vector in vectors:
                 outputs[vector] = common
 

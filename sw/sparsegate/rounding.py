@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sparsegate.cells import cell, phases_of
 from sparsegate.fixed import QFormat
 from sparsegate.network import Layer, Network, sequences
 from sparsegate.passes import flipped
@@ -55,7 +56,7 @@ def compensate(
 def _covered(layer: Layer) -> bool:
     """Whether a layer's pre-activations are b + Wx x + Wh h with dense matrices and h the layer's own output."""
     dense = layer.pattern_x.dense and layer.pattern_h.dense
-    return dense and layer.w_p is None and layer.bias_h is None
+    return dense and len(phases_of(cell(layer.kind), layer.w_p is not None)) == 1 and layer.bias_h is None
 
 
 def _layer(

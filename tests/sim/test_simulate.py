@@ -263,3 +263,15 @@ def test_a_run_folder_that_cannot_be_written_is_a_sentence(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SparseGateError, match="cannot write .*file"):
         both("ragged", simulator="icarus", folder=tmp_path / "file")
+
+
+def test_a_program_without_states_needs_no_state_frames():
+    """State ports on a network that has none: nothing is taken or given, and the cycles are those without."""
+    shapes = [synthetic.Shape("linear", 4), synthetic.Shape("linear_relu", 2)]
+    floats = synthetic.network(3, shapes, seed=1)
+    program = quantize(floats, np.random.default_rng(1).normal(size=(2, 4, 3)))
+    raw = synthetic.stimulus(program.input_format, 2, 4, 3, seed=1)
+    for state in (None, {}):
+        result = simulate(program, HardwareConfig(2, states=True), raw, simulator="amaranth", state=state, final=True)
+        assert result.passed, result.summary
+        assert result.cycle_mismatches == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from sparsegate import artefact, golden, synthetic
 from sparsegate.errors import SparseGateError
 from sparsegate.fixed import QFormat
 from sparsegate.pattern import NM, blocked, unblocked
-from sparsegate.program import FORMAT, VERSION, Matrix, Program
+from sparsegate.program import FORMAT, VERSION, Layer, Matrix, Program
 from sparsegate.quantize import QuantizeConfig, quantize
 from sparsegate.synthetic import Shape
 
@@ -201,7 +202,9 @@ def test_states_of_a_program():
         made.states({"lstm_peephole0": {"c": np.full(6, 40000)}}, 1)
     with pytest.raises(SparseGateError, match="holds float64, expected raw integers; use quantize_state first"):
         made.states({"lstm_peephole0": {"c": np.zeros(6)}}, 1)
-    with pytest.raises(SparseGateError, match="a state is given for 'nobody', which is no layer of the Program"):
+    with pytest.raises(
+        SparseGateError, match="a state is given for 'nobody'; the recurrent layers are: lstm_peephole0, gru1"
+    ):
         made.quantize_state({"nobody": {}})
     with pytest.raises(SparseGateError, match="layer 'gru1' has no state 'c'"):
         made.quantize_state({"gru1": {"c": np.zeros(5)}})
@@ -349,7 +352,13 @@ def test_bound_does_not_wrap() -> None:
 
 def test_an_intermediate_beyond_63_bits_is_refused() -> None:
     with pytest.raises(SparseGateError, match="beyond 63 bits"):
-        with_format(LSTM, "c", QFormat(64, 60))
+        with_format(LSTM, "c", QFormat(32, 60))
+
+
+@pytest.mark.parametrize("key", ["c", "gate"])
+def test_values_wider_than_the_models_carry_are_refused(key: str) -> None:
+    with pytest.raises(SparseGateError, match=f"format {key} is 62 bits wide, expected 2 to 32"):
+        with_format(LSTM, key, QFormat(62, 60))
 
 
 @pytest.mark.parametrize("threshold", [-1, 65536, 70000])
@@ -383,3 +392,44 @@ def test_fields_that_mean_nothing(fields: dict, sentence: str) -> None:
 def test_formats_out_of_range(key: str, form: QFormat, sentence: str) -> None:
     with pytest.raises(SparseGateError, match=sentence):
         with_format(LSTM, key, form)
+
+
+@pytest.mark.parametrize(("shift", "weight"), [(64, 1), (48, -32768), (46, 16384), (50, 1)])
+def test_a_shift_that_would_wrap_the_weights_is_refused(shift: int, weight: int) -> None:
+    """Shifted in 64 bits, the first of these weights would be 0 and its bound, too."""
+    matrix = Matrix(np.zeros((1, 8, 1), np.int64), np.full((1, 8, 1), weight))
+    formats = {"x": QFormat(8, 0), "wx": QFormat(16, 0), "h": QFormat(16, 0), "acc": QFormat(64, shift)}
+    layer = Layer("fc", "linear", 1, 1, "step", formats, 0, matrix, None, np.zeros((1, 1), np.int64))
+    with pytest.raises(SparseGateError, match="accumulators may reach|an intermediate of the cell may reach"):
+        Program("wrap", QFormat(8, 0), (layer,))
+
+
+def test_a_block_beyond_reason_is_refused_before_anything_is_unpacked() -> None:
+    matrix = Matrix(np.zeros((1, 1, 1), np.int64), np.ones((1, 1, 1), np.int64))
+    formats = {"x": QFormat(8, 0), "wx": QFormat(8, 0), "h": QFormat(16, 0), "acc": QFormat(24, 0)}
+    layer = Layer("fc", "linear", 2, 10**10, "step", formats, 0, matrix, None, np.zeros((1, 2), np.int64))
+    with pytest.raises(SparseGateError, match="blocks of 10000000000 units found, expected at most 1024"):
+        Program("large", QFormat(8, 0), (layer,))
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        (("h", "c"), "a state is a tuple, expected layer -> name -> array"),
+        ({"lstm0": None}, "the state of layer 'lstm0' is a NoneType"),
+        ({"lstm0": {"h": [[1], [1, 2]]}}, "state 'h' of layer 'lstm0' is ragged"),
+        ({"lstm0": {"h": "large"}}, "state 'h' of layer 'lstm0' holds <U5, expected numbers"),
+        ({"lstm0": {"c": np.full(6, np.nan)}}, "state 'c' of layer 'lstm0' holds 6 NaN or infinite values"),
+    ],
+)
+def test_states_of_the_wrong_kind_are_a_sentence(state: object, sentence: str) -> None:
+    network = synthetic.network(3, [Shape("lstm", 6)], seed=1)
+    x = np.random.default_rng(1).normal(size=(2, 3, 3))
+    made = quantize(network, x)
+    for call in (
+        lambda: network.evaluate(x, state=state),
+        lambda: made.quantize_state(state),
+        lambda: golden.run(made, made.quantize(x), state=state),
+    ):
+        with pytest.raises(SparseGateError, match=re.escape(sentence)):
+            call()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sparsegate import golden, synthetic
 from sparsegate.errors import SparseGateError
 from sparsegate.fixed import QFormat
+from sparsegate.network import Layer, Network
 from sparsegate.pattern import DENSE, NM
 from sparsegate.quantize import QuantizeConfig, build, calibrate, choose_formats, quantize
 from sparsegate.synthetic import Shape
@@ -129,3 +130,27 @@ def test_scales_that_integers_cannot_hold(scale, message):
     ]
     with pytest.raises(SparseGateError, match=message):
         quantize(NETWORK.with_layers([*layers, NETWORK.layers[2]]), x)
+
+
+def test_an_output_of_several_layers_holds_the_largest_of_them():
+    """A head that reaches 9 beside an LSTM that reaches 1: the common format must hold both, and lose no bit that one had."""
+    rng = np.random.default_rng(0)
+    lstm = Layer("lstm", "lstm", rng.normal(size=(8, 3)), rng.normal(size=(8, 2)), np.zeros(8))
+    head = Layer("fc", "linear", 5 * rng.normal(size=(2, 2)), None, np.array([6.0, -9.0]))
+    network = Network((lstm, head), output=("lstm", "fc"))
+    x = rng.normal(size=(4, 6, 3))
+    program = quantize(network, x)
+    trace = golden.run(program, program.quantize(x), saturations=True)
+    assert trace.saturations["fc"] == {"h": 0}
+    error = program.output_format.real(trace.outputs) - network.evaluate(x).outputs
+    assert np.abs(error).max() < 0.2
+
+
+def test_an_initial_state_counts_in_the_range_of_an_unbounded_cell():
+    rng = np.random.default_rng(0)
+    layer = Layer("rnn", "rnn_relu", 0.1 * rng.normal(size=(4, 3)), 0.1 * rng.normal(size=(4, 4)), np.zeros(4))
+    network = Network((layer,), initial={"rnn": {"h": np.array([50.0, 0, 0, 1])}})
+    program = quantize(network, rng.normal(size=(2, 5, 3)))
+    assert (
+        abs(program.real_state(program.initial)["rnn"]["h"] - [50, 0, 0, 1]).max() <= program.layers[0].formats["h"].lsb
+    )
