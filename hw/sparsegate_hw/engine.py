@@ -27,7 +27,8 @@ class Engine(wiring.Component):
     counters : see :class:`Counters`.
     step_start, step_done : pulses when a frame is taken and when its last result is there.
     trace : see :class:`Trace`.
-    state_in, state_out, load, save : with ``config.states``, if some layer has a state. While ``load`` is 1, every sequence takes a frame of
+    state_in, state_out, load, save : with ``config.states``, if some layer has a state. While ``load`` is 1, every
+        sequence takes a frame of
         ``Layout.pack_state`` before its first step; while ``save`` is 1, it gives one after its last.
     too_long : of a Program that does not stream: a sequence had more than ``config.steps`` frames; see :class:`SequenceBuffer`.
 

@@ -85,7 +85,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SparseGateError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SparseGateError(f"{path} is not valid JSON: {error}") from error
 
 
@@ -121,7 +121,7 @@ def load(path: str | Path, form: str, version: int) -> tuple[dict[str, NDArray],
         stored = json.loads(metadata["sparsegate"])
         header, expected = stored["header"], stored["digest"]
         found, number = header["format"], header["version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SparseGateError(f"{path} has a damaged header: {error}") from error
     if found != form:
         raise SparseGateError(f"{path} holds a {found}, expected a {form}")
@@ -139,5 +139,5 @@ def reading(path: str | Path) -> Iterator[None]:
         yield
     except SparseGateError as error:
         raise SparseGateError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise SparseGateError(f"{path} has a damaged header: {type(error).__name__} {error}") from error

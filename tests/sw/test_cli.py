@@ -144,7 +144,7 @@ def test_linear_layers_in_a_row_are_imported_by_name_only(tmp_path):
 
     path = saved(tmp_path / "model.pt", a=nn.Linear(3, 4), b=nn.Linear(4, 2))
     out = ("--out", tmp_path / "out.safetensors")
-    assert "'a' and 'b' follow each other, and an activation between them" in failure("import", path, *out)
+    assert "an activation between linear layer 'a' and 'b', which follows it" in failure("import", path, *out)
     sparsegate("import", path, "--layer", "a", "--layer", "b", *out)
 
 

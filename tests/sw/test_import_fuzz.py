@@ -108,6 +108,7 @@ def safetensors_files(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
         "lstm.weight_ih_l0": (16, 3),
         "lstm.weight_hh_l0": (16, 4),
         "lstm.bias_ih_l0": (16,),
+        "lstm.bias_hh_l0": (16,),
         "fc.weight": (2, 4),
         "fc.bias": (2,),
     }
@@ -134,9 +135,9 @@ def safetensors_files(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
 
     while True:
         yield "m.safetensors", garbled(state, rng)
-        yield "m.safetensors", garbled(native, rng)
+        yield "network.safetensors", garbled(native, rng)
         yield "m.safetensors", header(state)
-        yield "m.safetensors", header(native)
+        yield "network.safetensors", header(native)
 
 
 def keras_files(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
@@ -214,6 +215,12 @@ def keras_files(rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
         yield "m.weights.h5", garbled(stored, rng)
 
 
+def sentence(error: Exception, path: Path) -> str:
+    """The beginning of a message, without what differs from file to file."""
+    text = str(error).partition(path.name)[2] or str(error)
+    return "".join(letter for letter in text if not letter.isdigit())[:60]
+
+
 def main(form: str, folder: Path) -> None:
     from sparsegate import importers
     from sparsegate.errors import SparseGateError
@@ -234,8 +241,8 @@ def main(form: str, folder: Path) -> None:
                 os._exit(3)
 
     sys.addaudithook(audit)
-    refused: dict[str, int] = {}
-    imported = 0
+    sentences: set[str] = set()
+    imported = refused = 0
     for number in range(COUNT):
         name, data = next(files)
         path = folder / f"{number}-{name}"
@@ -246,18 +253,18 @@ def main(form: str, folder: Path) -> None:
         try:
             importers.describe(path)
             for layers in (None, names):
-                with contextlib.suppress(SparseGateError):
+                try:
                     importers.load(path, layers)
-            network = importers.load(path, None if form != "torch" else names)
+                except SparseGateError as error:
+                    sentences.add(sentence(error, path))
+            network = importers.load(path, None if form == "keras" or name == "network.safetensors" else names)
             network.evaluate(np.zeros((1, 2, network.inputs)))
             imported += 1
         except SparseGateError as error:
-            sentence = "".join(
-                letter for letter in str(error).partition(path.name)[2] or str(error) if not letter.isdigit()
-            )
             if "\n" in str(error):
                 raise RuntimeError(f"{path.name}: more than a sentence") from error
-            refused[sentence[:60]] = refused.get(sentence[:60], 0) + 1
+            sentences.add(sentence(error, path))
+            refused += 1
         except BaseException:
             print(f"{path} was neither imported nor refused", flush=True)
             raise
@@ -265,9 +272,10 @@ def main(form: str, folder: Path) -> None:
             watched = False
         path.unlink()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024
-    total = sum(refused.values())
     print(
-        json.dumps({"files": COUNT, "imported": imported, "refused": total, "sentences": len(refused), "grown": grown})
+        json.dumps(
+            {"files": COUNT, "imported": imported, "refused": refused, "sentences": len(sentences), "grown": grown}
+        )
     )
 
 

@@ -80,6 +80,9 @@ MODELS = {
     "summed": lambda: sequential(L.Bidirectional(L.LSTM(4), merge_mode="sum")),
     "normal": lambda: sequential(L.LSTM(4), L.BatchNormalization()),
     "reversed": lambda: sequential(L.LSTM(4, go_backwards=True, return_sequences=True), L.Dense(2)),
+    "both_alone": lambda: sequential(L.Bidirectional(L.LSTM(4))),
+    "backwards_alone": lambda: sequential(L.GRU(4, go_backwards=True)),
+    "alone": lambda: sequential(L.LSTM(4)),
     "two_heads": lambda: sequential(L.Bidirectional(L.LSTM(4)), L.Dense(3), L.Dense(2)),
     "branched": lambda: (
         start := L.Input((None, 3)),
@@ -123,7 +126,7 @@ def made(tmp_path_factory) -> Path:
 
 EXACT = [
     "lstm", "lstm_steps", "gru_after", "gru_before", "gru_no_bias", "rnn", "both", "both_steps", "backwards", "backwards_twice",
-    "backwards_then_on", "head", "functional", "two_heads",
+    "backwards_then_on", "head", "functional", "two_heads", "alone",
 ]  # fmt: skip
 
 
@@ -166,6 +169,8 @@ REFUSED = {
     "summed": r"\(Bidirectional LSTM\) cannot be imported: merge_mode is 'sum', expected 'concat'",
     "normal": r"\(BatchNormalization\) cannot be imported: BatchNormalization is not supported",
     "reversed": r"the outputs would be in reverse order of time \(go_backwards is True\)",
+    "both_alone": "layer 'bidirectional.*': the output is the final value of a reversed layer, which needs a linear head; with",
+    "backwards_alone": "layer 'gru.*': the output is the final value of a reversed layer, which needs a linear head; with",
     "branched": r"layer 'sum' \(Add\) cannot be imported: it takes first and second, expected one layer",
     "skipped": "layer 'second' takes the input, not 'first' before it: only layers in a row",
 }
@@ -176,6 +181,18 @@ REFUSED = {
 def test_what_is_not_understood_is_refused_by_name_and_value(made, name, suffix):
     with pytest.raises(SparseGateError, match=REFUSED[name]):
         load(made / f"{name}{suffix}")
+
+
+def test_when_needs_a_head(made):
+    """At every step there is nothing to choose; the final values are then the states."""
+    answers = np.load(made / "answers.npz")
+    network = load(made / "both_alone.keras", when="step")
+    state = network.evaluate(answers["x"]).state
+    final = np.concatenate([state[layer.name]["h"] for layer in network.layers], axis=1)
+    np.testing.assert_allclose(final, answers["both_alone"], rtol=0, atol=1e-6)
+    for name, when in (("alone", "last"), ("both_alone", "final")):
+        with pytest.raises(SparseGateError, match=r"when is for a linear head; the last layer is '.*' \(.*LSTM\)"):
+            load(made / f"{name}.keras", when=when)
 
 
 @pytest.mark.parametrize(
@@ -389,6 +406,20 @@ def test_the_activation_of_old_lstms(tmp_path):
     config = [("LSTM", {"name": "rnn_1", "recurrent_activation": "hard_sigmoid"})]
     with pytest.raises(SparseGateError, match="recurrent_activation is 'hard_sigmoid', expected 'sigmoid'"):
         load(keras2(tmp_path / "m.h5", {"rnn_1": LSTM2}, config))
+
+
+def test_names_are_printable(tmp_path):
+    name = "a\n\x1b[2J"
+    config = [("LSTM", {"name": name, "return_sequences": True}), ("Dense", {"name": "out"})]
+    path = keras2(tmp_path / "m.h5", {name: LSTM2, "out": DENSE2}, config)
+    assert [layer.name for layer in load(path).layers] == [r"a\n\x1b[2J", "out"]
+    plain = keras2(tmp_path / "w.h5", {name: LSTM2, "out": DENSE2}, None)
+    for part in importers.describe(plain):
+        assert part.name.isprintable()
+    assert load(plain, [r"a\n\x1b[2J", "out"]).outputs == 2
+    with pytest.raises(SparseGateError) as caught:
+        load(keras2(tmp_path / "e.h5", {}, [("Evil\x1b[2J", {"name": name})]))
+    assert str(caught.value).isprintable()
 
 
 # --- what files may not do ----------------------------------------------------------------------------------------------

@@ -196,7 +196,14 @@ def test_onnxs_own_cases_give_its_values(name: str) -> None:
             model.graph.initializer.append(numpy_helper.from_array(feeds.pop(key), key))
             entry = next(entry for entry in model.graph.input if entry.name == key)
             model.graph.input.remove(entry)
-    network = from_onnx(model)
+    names = None
+    if "Y" not in (entry.name for entry in model.graph.output) and any(s in name for s in ("reverse", "bidirectional")):
+        with pytest.raises(
+            SparseGateError, match="the output is the final value of a reversed layer, which needs a linear"
+        ):
+            from_onnx(model)
+        names = [f"{model.graph.node[0].op_type.lower()}_0"]  # as its states
+    network = from_onnx(model, names)
     batch_first = any(a.name == "layout" and a.i for a in model.graph.node[0].attribute)
     x = feeds["X"] if batch_first else feeds["X"].swapaxes(0, 1)
     made = network.evaluate(x, feeds.get("sequence_lens"))
@@ -648,6 +655,67 @@ def test_patterns_are_checked_and_kept() -> None:
 
 
 # what is refused
+
+
+def final_values(direction: str) -> onnx.ModelProto:
+    """A GRU whose only output is its final value, or those of both directions, concatenated."""
+    graph = Graph(np.random.default_rng(0))
+    x = graph.input("x", ["T", "N", 3])
+    _, h = recurrent(graph, Cell("GRU", (("linear_before_reset", 1),)), "gru", x, (3, 4), direction)
+    h = graph.node("Transpose", [h], "turned", perm=[1, 0, 2])
+    graph.output(graph.node("Reshape", [h, graph.ints("shape", 0, -1)], "joined"))
+    return graph.model()
+
+
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+def test_the_final_value_of_a_reversed_layer_needs_a_head(direction: str) -> None:
+    """A Network's last value is that of the last step, which is not where a reversed layer ends."""
+    model = final_values(direction)
+    with pytest.raises(
+        SparseGateError, match="layer 'gru': the output is the final value of a reversed layer, which needs"
+    ):
+        from_onnx(model)
+    x = np.random.default_rng(1).normal(size=(5, 2, 3)).astype(np.float32)
+    made = from_onnx(model, ["gru"]).evaluate(x.swapaxes(0, 1))
+    close(np.concatenate([state["h"] for state in made.state.values()], axis=1), run(model, {"x": x})["joined"])
+    forward = final_values("forward")
+    close(from_onnx(forward).evaluate(x.swapaxes(0, 1)).last, run(forward, {"x": x})["joined"])
+
+
+def test_when_needs_a_head() -> None:
+    model = stack(np.random.default_rng(0), Cell(), sizes=(3, 4))
+    for when in ("last", "final"):
+        with pytest.raises(SparseGateError, match=r"when is for a linear head; the last layer is 'rnn0' \(LSTM\)"):
+            from_onnx(model, when=when)
+    assert from_onnx(model, when="step").layers[-1].when == "step"
+
+
+def test_names_of_files_do_not_reach_a_terminal_as_they_are() -> None:
+    model = changed({})
+    for node in model.graph.node:
+        node.name = f"a\n\x1b[2J{node.name}"
+    assert from_onnx(model).layers[0].name.startswith(r"a\n\x1b[2J")
+    graph = Graph(np.random.default_rng(0))
+    y, *_ = recurrent(graph, Cell(), "lstm", graph.input("x", ["T", "N", 3]), (3, 4))
+    graph.output(graph.node("Evil\n\x1b[2J", [y], "y"))
+    with pytest.raises(SparseGateError, match=r"Evil\\n\\x1b\[2J") as caught:
+        from_onnx(graph.model())
+    assert str(caught.value).isprintable()
+    for part in describe(graph.model()):
+        assert part.what.isprintable()
+        assert str(part.problem).isprintable()
+
+
+def test_layers_are_names() -> None:
+    with pytest.raises(SparseGateError, match="layers is a list of names, but 3 in it is a int"):
+        from_onnx(changed({}), [3])  # type: ignore[list-item]
+
+
+def test_the_hint_is_for_operators_that_can_be_left_out() -> None:
+    with pytest.raises(SparseGateError, match="clip is 3.0, which is not supported$"):
+        from_onnx(changed({"clip": 3.0}))
+    with pytest.raises(SparseGateError, match="applied to something other than the result of one matrix$"):
+        from_onnx(glued(("Relu", ["squeezed"], "y", {})))
 
 
 def changed(attributes: dict[str, object], operator: str = "LSTM", direction: str = "forward") -> onnx.ModelProto:

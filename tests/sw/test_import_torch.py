@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 from sparsegate import importers, load, prune
 from sparsegate.errors import SparseGateError
@@ -98,14 +99,22 @@ def test_names_choose_and_order(model):
 def test_an_order_that_does_not_fit_says_what_to_do(model):
     shuffled = dict(sorted(model.state_dict().items()))
     with pytest.raises(
-        SparseGateError, match="found in this order: fc, lstm; name the layers in the order in which data flows"
+        SparseGateError, match="linear layer 'fc' and 'lstm', which follows it, would not be seen; name the layers"
     ):
         load(shuffled)
+    wide = nn.ModuleDict({"lstm": nn.LSTM(3, 5), "fc": nn.Linear(7, 2)})
+    with pytest.raises(
+        SparseGateError, match="found in this order: lstm, fc; name the layers in the order in which data flows"
+    ):
+        load(wide)
 
 
 def test_head_on_the_last_step(model):
     assert [layer.when for layer in load(model, when="last").layers] == ["step", "step", "last"]
-    assert load(model, layers=["lstm"], when="last").layers[-1].when == "step"
+    assert load(model, layers=["lstm"], when="step").layers[-1].when == "step"
+    for when in ("last", "final"):
+        with pytest.raises(SparseGateError, match=r"when is for a linear head; the last layer is 'lstm' \(LSTM\)"):
+            load(model, layers=["lstm"], when=when)
 
 
 def test_nested_names(model):
@@ -204,7 +213,9 @@ def test_linear_layers_in_a_row_need_their_names():
     """A state_dict has no activations, and code of a forward is not seen either."""
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     for source in (model.state_dict(), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))):
-        with pytest.raises(SparseGateError, match=r"linear layers '0' and '[12]' follow each other, and an activation"):
+        with pytest.raises(
+            SparseGateError, match=r"an activation between linear layer '0' and '[12]', which follows it"
+        ):
             load(source)
     assert [layer.name for layer in load(model.state_dict(), layers=["0", "2"]).layers] == ["0", "2"]
 
@@ -223,7 +234,7 @@ def test_a_matrix_that_may_be_an_embedding_needs_its_name():
         load(state, layers=["lstm", "words:embedding"])
     with pytest.raises(SparseGateError, match="an embedding alone is no network"):
         load(state, layers=["words:embedding"])
-    assert load(nn.ModuleDict({"fc": nn.Linear(3, 3, bias=False), "lstm": nn.LSTM(3, 5)})).inputs == 3
+    assert load(nn.ModuleDict({"fc": nn.Linear(3, 3, bias=False), "lstm": nn.LSTM(3, 5)}), ["fc", "lstm"]).inputs == 3
     # a shape that fits only one way needs no word
     other = nn.ModuleDict({"words": nn.Embedding(7, 3), "lstm": nn.LSTM(3, 5)}).state_dict()
     assert load(other, layers=["words", "lstm"]).inputs == 7
@@ -370,8 +381,152 @@ def test_odd_tensors(model, tensor, message):
 
 def test_weights_that_are_not_there_yet(model):
     lazy = nn.ModuleDict({"lstm": model.lstm, "fc": nn.LazyLinear(2)})
-    with pytest.raises(SparseGateError, match="layer 'fc': weight cannot be read as numbers"):
+    with pytest.raises(
+        SparseGateError, match=r"layer 'fc' \(LazyLinear\) .* its weights are not there yet; run the model"
+    ):
         load(lazy)
+
+
+# --- what is not seen, and must not be guessed ------------------------------------------------------------------------
+
+
+def test_what_stands_before_a_recurrent_layer_is_not_guessed(tmp_path):
+    """A forward may be lstm(relu(fc(x))), and a file with sorted names puts the head first."""
+    model = nn.ModuleDict({"fc": nn.Linear(3, 4), "lstm": nn.LSTM(4, 3)})
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "m.safetensors")
+    seen = nn.ModuleDict({"fc": nn.Sequential(nn.Linear(3, 4), nn.ReLU()), "lstm": nn.LSTM(4, 3)})
+    for source in (model, model.state_dict(), tmp_path / "m.safetensors", seen):
+        with pytest.raises(
+            SparseGateError, match=r"an activation between linear layer 'fc.*' and 'lstm', which follows"
+        ):
+            load(source)
+    assert [layer.kind for layer in load(model, layers=["fc:relu", "lstm"]).layers] == ["linear_relu", "lstm"]
+    row = nn.Sequential(
+        nn.Linear(3, 4), nn.GRUCell(4, 4), nn.Linear(4, 4), nn.Tanh(), nn.GRUCell(4, 4), nn.GRUCell(4, 2)
+    )
+    assert [layer.kind for layer in load(row).layers] == ["linear", "gru", "linear_tanh", "gru", "gru"]
+
+
+def test_several_recurrent_modules_are_not_joined_by_guess():
+    model = nn.ModuleDict({"a": nn.LSTM(4, 4), "b": nn.GRU(4, 4), "fc": nn.Linear(4, 2)})
+    for source in (model, model.state_dict()):
+        with pytest.raises(SparseGateError, match="how recurrent layers 'a' and 'b' are joined is not seen; name the"):
+            load(source)
+        assert [layer.name for layer in load(source, layers=["b", "a", "fc"]).layers] == ["b", "a", "fc"]
+
+
+def test_a_module_that_is_used_twice():
+    torch.manual_seed(1)
+    fc = nn.Linear(4, 4)
+    model = nn.Sequential(fc, nn.ReLU(), fc)
+    with pytest.raises(SparseGateError, match=r"layer '2' \(Linear\): it is the module '0' once more; name the layers"):
+        load(model)
+    network = load(model, layers=["0", "2"])
+    assert [layer.kind for layer in network.layers] == ["linear_relu", "linear"]
+    x = np.random.default_rng(0).normal(size=(2, 3, 4))
+    with torch.no_grad():
+        expected = model.double()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(network.evaluate(x).outputs, expected, atol=1e-6)
+    relu = nn.ReLU()  # changes nothing of its own, and may stand anywhere
+    shared = nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 3), relu)
+    assert [layer.kind for layer in load(shared).layers] == ["linear_relu", "linear_relu"]
+
+
+def test_a_model_that_contains_itself():
+    model = nn.ModuleDict({"fc": nn.Linear(3, 3)})
+    model["again"] = model
+    with pytest.raises(SparseGateError, match="a module of the model contains itself"):
+        load(model)
+
+
+class Called(nn.Linear):
+    def __call__(self, x):
+        return super().__call__(x) * 2
+
+
+def test_hooks_change_what_a_layer_computes():
+    pruned, pushed, normed = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+    torch_prune.random_unstructured(pruned, "weight", 0.5)
+    pushed.register_forward_hook(lambda module, inputs, output: output * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and in use
+        nn.utils.weight_norm(normed)
+    drop = nn.Dropout()
+    drop.register_forward_pre_hook(lambda module, inputs: None)
+    for net in (pruned, pushed, normed, drop):
+        for layers in (None, ["net"]):
+            with pytest.raises(SparseGateError, match=r"layer 'net' .*it has hooks that change its weights or values"):
+                load(nn.ModuleDict({"fc": nn.Linear(3, 3), "net": net}), layers)
+    outer = nn.ModuleDict({"fc": nn.Linear(3, 3)})
+    outer.register_forward_hook(lambda module, inputs, output: output * 2)
+    with pytest.raises(SparseGateError, match=r"layer 'moduledict' .*it has hooks"):
+        load(outer)
+    assert load(outer, ["fc"]).outputs == 3
+    torch_prune.remove(pruned, "weight")
+    assert (load(pruned).layers[0].w_x == pruned.weight.detach().double().numpy()).all()
+    with pytest.raises(SparseGateError, match="it has a forward of its own"):
+        load(Called(3, 3))
+    silent = nn.Sequential(nn.Linear(3, 3), pushed_relu := nn.ReLU())
+    pushed_relu.register_forward_hook(lambda module, inputs, output: output * 2)
+    with pytest.raises(SparseGateError, match=r"layer '1' \(ReLU\) cannot be imported: it has hooks"):
+        load(silent)
+
+
+class Scaled(nn.Module):
+    """Arithmetic of its own, around modules that have none."""
+
+    def __init__(self, *, buffer: bool) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Dropout())
+        if buffer:
+            self.fc = nn.Linear(5, 5)
+            self.register_buffer("scale", torch.full((5,), 2.0))
+
+    def forward(self, x):
+        return self.parts(x) * 2
+
+
+class Halved(nn.Identity):
+    def forward(self, x):
+        return x / 2
+
+
+@pytest.mark.parametrize(
+    "net", [Scaled(buffer=False), Scaled(buffer=True), Halved()], ids=["code", "buffer", "identity"]
+)
+def test_modules_with_arithmetic_of_their_own(net):
+    outer = nn.ModuleDict({"lstm": nn.LSTM(3, 5), "net": net})
+    with pytest.raises(
+        SparseGateError, match=r"layer 'net' \((Scaled|Halved)\) cannot be imported: \w+ is not supported"
+    ):
+        load(outer)
+    assert load(outer, layers=["lstm"]).outputs == 5
+    if "net.scale" in outer.state_dict():
+        with pytest.raises(SparseGateError, match=r"layer 'net' \(tensors scale \(5,\)\)"):
+            load(outer.state_dict())
+
+
+@pytest.mark.parametrize("key", ["bias_ih_l0", "bias_hh_l1", "bias_ih_l1_reverse"])
+def test_biases_are_there_or_not(key):
+    state = nn.LSTM(3, 5, num_layers=2, bidirectional=True).state_dict()
+    del state[key]
+    with pytest.raises(SparseGateError, match=f"layer 'lstm': {key} is missing"):
+        load(state)
+
+
+def test_names_of_files_do_not_reach_a_terminal_as_they_are():
+    state = {f"a\n\x1b[2J.{key}": value for key, value in nn.LSTM(3, 5).state_dict().items()}
+    assert [layer.name for layer in load(state).layers] == [r"a\n\x1b[2J"]
+    (part,) = importers.describe({"evil\x1b[2J": torch.zeros(3)})
+    assert all(text.isprintable() for text in (part.name, part.what, str(part.problem)))
+    with pytest.raises(SparseGateError) as caught:
+        load({"a\nb.weight_ih_l0": torch.zeros(4, 3)})
+    assert str(caught.value).isprintable()
+
+
+def test_the_hint_is_for_layers_that_can_be_left_out():
+    with pytest.raises(SparseGateError, match=r"weight_ih_l0 or weight_hh_l0 is missing$"):
+        load({"lstm.weight_hh_l0": torch.zeros(20, 5)})
 
 
 # --- every recurrent module ------------------------------------------------------------------------------------------
@@ -611,6 +766,39 @@ def test_more_than_tensors_beside_the_state_dict(model, tmp_path):
             same_numbers(load(tmp_path / "m.pt"), model)
     torch.save({"model": {"state_dict": model.state_dict()}}, tmp_path / "m.pt")
     same_numbers(load(tmp_path / "m.pt"), model)
+
+
+def test_checkpoints_of_several_parts(model, tmp_path):
+    """What may be part of the model is not dropped in silence."""
+    state, head, path = model.state_dict(), nn.Linear(2, 2).state_dict(), tmp_path / "m.pt"
+    for found, names in (
+        ({"model": state, "head": head}, "'model' and 'head'"),
+        ({"model": state, "net": head, "extra": {"deep": head}}, "'model', 'net' and 'extra'"),
+        ({"model": {"state_dict": state, "decoder": head}}, "'state_dict' and 'decoder'"),
+        ({"model": state, "scale": torch.ones(2)}, "'model' and 'scale'"),
+        (state | {"head": head}, "'head' and 'lstm.weight_ih_l0'"),
+    ):
+        torch.save(found, path)
+        with pytest.raises(
+            SparseGateError, match=f"holds tensors under {names}, expected a single state_dict; save the"
+        ):
+            load(path)
+    beside = {
+        "optimizer": {"state": {0: {"momentum": torch.ones(3)}}},
+        "lr_scheduler": {"x": torch.ones(3)},
+        "model_ema": state,
+        "rng": torch.get_rng_state(),
+        "metrics": {"loss": torch.tensor(0.5)},
+    }
+    torch.save({"model": state} | beside, path)
+    same_numbers(load(path), model)
+
+
+def test_an_archive_that_describes_too_much(model, tmp_path):
+    path = tmp_path / "m.pt"
+    torch.save({"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2), "note": "x" * (5 << 20)}, path)
+    with pytest.raises(SparseGateError, match=r"data\.pkl in it has \d+ bytes, more than the 4194304 that are read"):
+        load(path)
 
 
 def test_the_checkpoint_of_resemblyzer():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 import sparsegate
-from sparsegate import importers, synthetic
+from sparsegate import artefact, importers, synthetic
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Network
 from sparsegate.synthetic import Shape
@@ -121,6 +122,42 @@ def test_what_is_no_source(tmp_path):
             sparsegate.load(source)
     with pytest.raises(AttributeError, match="has no attribute 'loads'"):
         sparsegate.loads  # noqa: B018
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_pipes_are_not_waited_for(tmp_path):
+    for name in ("m.pt", "m.onnx"):
+        os.mkfifo(tmp_path / name)
+        for use in (sparsegate.load, importers.describe):
+            with pytest.raises(SparseGateError, match="cannot read .*: it is not a file"):
+                use(tmp_path / name)
+
+
+def test_names_that_no_file_has():
+    with pytest.raises(SparseGateError, match=r"cannot read m\\x00\.pt: .*null"):
+        sparsegate.load("m\0.pt")
+
+
+def test_layers_are_names(model):
+    for layers, message in (
+        ([3], "layers is a list of names, but 3 in it is a int"),
+        (["fc", None], "but None in it is a NoneType"),
+        (3, "layers is a list of names, not a int"),
+        ("fc", r"layers is a list of names, like \['fc'\], not a single string"),
+    ):
+        for use in (sparsegate.load, importers.describe):
+            with pytest.raises(SparseGateError, match=message):
+                use(model, layers)
+
+
+def test_headers_nested_without_end(tmp_path):
+    for text in ("[" * 100_000, '{"a":' * 100_000):
+        safetensors.numpy.save_file({"x": np.zeros(1)}, tmp_path / "n.safetensors", {"sparsegate": text})
+        with pytest.raises(SparseGateError, match="has a damaged header"):
+            sparsegate.load(tmp_path / "n.safetensors")
+        (tmp_path / "n.json").write_text(text)
+        with pytest.raises(SparseGateError, match="is not valid JSON"):
+            artefact.read_json(tmp_path / "n.json")
 
 
 def loaded(statement: str) -> set[str]:

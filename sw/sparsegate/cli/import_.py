@@ -76,10 +76,9 @@ def import_(
     A model that was pruned to an N:M pattern keeps it only with [bold]--pattern[/], which checks it; without,
     its layers are taken as dense.
 
-    A state_dict holds weights, not code: what the model computes between its layers is not seen. Linear
-    layers in a row, which make sense only with an activation between them, are refused unless
-    [bold]--layer[/] names the layers, and so is a first matrix without bias, which may be an embedding. To
-    name layers is to vouch that nothing else stands between them.
+    What a model's code does between its layers is not seen. A linear layer before another one, several
+    recurrent modules, modules used twice, and a first matrix without bias, which may be an embedding, are
+    refused unless [bold]--layer[/] names the layers. To name layers is to vouch that nothing else stands between them.
 
     Example: [bold]sparsegate import model.pt --layer lstm --layer fc --out build/network.safetensors[/]
     """

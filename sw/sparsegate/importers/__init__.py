@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sparsegate.errors import SparseGateError
 from sparsegate.importers import chain as _chain
 from sparsegate.importers import state_dict
 from sparsegate.importers.chain import Patterns, one_hot
-from sparsegate.importers.part import Part
+from sparsegate.importers.part import Part, printable
 from sparsegate.network import Network
 from sparsegate.passes import When
 
@@ -48,9 +49,16 @@ def load(
     SparseGateError
         Naming the layer and the attribute that is not supported, the weights that hold NaN, or the shapes that disagree.
     """
+    with _printable_messages():
+        return _load(source, _chain.names_of(layers), when, patterns, name)
+
+
+def _load(
+    source: Any, layers: list[str] | None, when: When | None, patterns: Patterns | None, name: str | None
+) -> Network:
     found = _open(source)
     if isinstance(source, (str, Path)):
-        name = name or Path(source).stem
+        name = name or printable(Path(source).stem)
     if isinstance(found, Network):
         if layers is not None or when is not None or patterns is not None:
             raise SparseGateError(f"{source} is a Network already; layers, when and patterns are for other models")
@@ -62,10 +70,23 @@ def load(
 
 def describe(source: Any, layers: Sequence[str] | None = None) -> Sequence[Part]:
     """List the layers of what :func:`load` takes, importable or not; ``used`` is by an import of ``layers``, or of all."""
-    found = _open(source)
-    if isinstance(found, Network):
-        return [Part(layer.name, layer.kind, None, f"{layer.inputs} → {layer.outputs}") for layer in found.layers]
-    return _module("onnx").describe(source, layers) if found is None else found
+    with _printable_messages():
+        layers = _chain.names_of(layers)
+        found = _open(source)
+        if isinstance(found, Network):
+            return [Part(layer.name, layer.kind, None, f"{layer.inputs} → {layer.outputs}") for layer in found.layers]
+        return _module("onnx").describe(source, layers) if found is None else found
+
+
+@contextmanager
+def _printable_messages() -> Iterator[None]:
+    """Messages quote what files hold, and must not break lines or move the cursor of whoever reads them."""
+    try:
+        yield
+    except SparseGateError as error:
+        if str(error).isprintable():
+            raise
+        raise SparseGateError(printable(str(error))) from error
 
 
 def _open(source: Any) -> Network | Sequence[_chain.Link] | None:
@@ -84,10 +105,14 @@ def _open(source: Any) -> Network | Sequence[_chain.Link] | None:
 
 def _open_file(path: Path) -> Network | Sequence[_chain.Link] | None:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would wait for its other end
+            raise SparseGateError(f"cannot read {path}: it is not a file")
         with path.open("rb") as file:
             start = file.read(16)
     except OSError as error:
         raise SparseGateError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # a name that no file can have
+        raise SparseGateError(f"cannot read {path}: {error}") from error
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         return None

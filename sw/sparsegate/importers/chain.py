@@ -9,7 +9,7 @@ A name may end in ``:word``, which says what a file cannot: ``fc:relu``, ``rnn:t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -38,7 +38,8 @@ class Link(Part):
     ``words`` are what it can be taken as, the first of them where the user does not say; ``ask`` is the question to the user
     where there is no such default. ``unseen``: an activation may follow that the model does not show. ``single``: it gives
     only its last value. ``backwards``: it reads and gives its steps in reverse. ``after``: the layer whose output it takes, "" for
-    the input, where that is known. ``vouch``: why it is only taken by its name.
+    the input, where that is known. ``vouch``: why it is only taken by its name. ``damaged``: its problem is not what it is, but
+    what is wrong with it.
     """
 
     role: Literal["recurrent", "linear", "embedding", "none"] = "none"
@@ -51,6 +52,7 @@ class Link(Part):
     backwards: bool = False
     after: str | None = None
     vouch: str | None = None
+    damaged: bool = False
 
     @property
     def weights(self) -> int:
@@ -115,9 +117,9 @@ def chain(
     if when is not None and when not in WHEN:
         raise SparseGateError(f"when is {', '.join(map(repr, WHEN))}, not {when!r}")
     named = _named_patterns(parts, patterns)
-    hint = "" if layers is not None else "; name the layers to import to leave it out"
     for link, word in chosen:
         if link.problem is not None or link.build is None:
+            hint = "" if layers is not None or link.damaged else "; name the layers to import to leave it out"
             raise SparseGateError(f"layer {link.name!r} ({link.what}) cannot be imported: {link.problem}{hint}")
         if word is not None and word not in link.words:
             known = f"expected {' or '.join(map(repr, link.words))}" if link.words else "there is nothing to choose"
@@ -140,12 +142,26 @@ def chain(
         ) from None
 
 
-def _choose(found: Sequence[Link], layers: Sequence[str] | None) -> list[tuple[Link, str | None]]:
-    """Links by name, with the word behind the colon."""
+def names_of(layers: Sequence[str] | None) -> list[str] | None:
+    """The argument ``layers``, checked."""
     if layers is None:
-        return [(link, None) for link in found]
+        return None
     if isinstance(layers, str):
         raise SparseGateError(f"layers is a list of names, like [{layers!r}], not a single string")
+    if not isinstance(layers, Iterable):
+        raise SparseGateError(f"layers is a list of names, not a {type(layers).__name__}")
+    names = list(layers)
+    for name in names:
+        if not isinstance(name, str):
+            raise SparseGateError(f"layers is a list of names, but {name!r} in it is a {type(name).__name__}")
+    return names
+
+
+def _choose(found: Sequence[Link], layers: Sequence[str] | None) -> list[tuple[Link, str | None]]:
+    """Links by name, with the word behind the colon."""
+    layers = names_of(layers)
+    if layers is None:
+        return [(link, None) for link in found]
     links = {link.name: link for link in found}
     chosen: list[tuple[Link, str | None]] = []
     for asked in layers:
@@ -189,7 +205,8 @@ def _named_patterns(parts: Sequence[Link], patterns: Patterns | None) -> dict[st
 
 
 def _refuse_unseen(parts: Sequence[Link]) -> None:
-    """Refuse layers that are seldom all there is: linear ones in a row, and in a state_dict what may be an embedding."""
+    """Refuse layers that are seldom all there is: a linear one before another, recurrent ones whose order is not known, and in
+    a state_dict what may be an embedding."""
     for link in parts:
         if link.vouch is not None:
             raise SparseGateError(f"layer {link.name!r} ({link.what}): {link.vouch}; name the layers to import")
@@ -206,11 +223,20 @@ def _refuse_unseen(parts: Sequence[Link]) -> None:
             f"as '{first.name}:embedding' or '{first.name}:linear'"
         )
     for before, after in zip(parts, parts[1:], strict=False):
-        if before.role == after.role == "linear" and before.unseen:
+        guessed = (
+            after.role == "recurrent" and after.after is None
+        )  # an activation may be seen, but not that this comes next
+        if before.role == "linear" and (before.unseen or guessed):
             raise SparseGateError(
-                f"linear layers {before.name!r} and {after.name!r} follow each other, and an activation between them would not be "
-                f"seen; name the layers to import, as '{before.name}:relu' if there is a ReLU"
+                f"an activation between linear layer {before.name!r} and {after.name!r}, which follows it, would not be seen; name "
+                f"the layers to import in the order in which data flows, as '{before.name}:relu' if there is a ReLU"
             )
+    loose = [link.name for link in parts if link.role == "recurrent" and link.after is None]
+    if len(loose) > 1:
+        raise SparseGateError(
+            f"how recurrent layers {loose[0]!r} and {loose[1]!r} are joined is not seen; name the layers to import, in the "
+            "order in which data flows"
+        )
 
 
 def _joined(
@@ -260,6 +286,8 @@ def _joined(
         single = link.name if link.single else single
     if not made:
         raise SparseGateError("an embedding alone is no network; a layer must follow it")
+    if made[-1].w_h is not None:
+        _refuse_ends(chosen[-1][0], when, single is not None and back)
     if when is None:
         when = "step" if single is None else "final" if back else "last"
     if flipped and when == "step" and single is None:
@@ -275,6 +303,18 @@ def _joined(
                 break
             made[at] = replace(made[at], when=when)
     return made, tuple(layer.name for layer in before) if len(before) > 1 else ()
+
+
+def _refuse_ends(last: Link, when: When | None, final: bool) -> None:
+    """Refuse what is the work of a head where the last layer is a recurrent one. ``final``: its direction backwards gives its final
+    value."""
+    if when not in (None, "step"):
+        raise SparseGateError(f"when is for a linear head; the last layer is {last.name!r} ({last.what})")
+    if final and when is None:
+        raise SparseGateError(
+            f"layer {last.name!r}: the output is the final value of a reversed layer, which needs a linear head; with when='step' "
+            "all of its steps are taken"
+        )
 
 
 def _folded(stage: Stage, table: NDArray) -> Stage:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sparsegate.errors import SparseGateError
 from sparsegate.importers.chain import ACTIVATIONS, Link, Stage, embedding, linear
 from sparsegate.importers.hdf5 import Group, failures, tree
-from sparsegate.importers.part import Array
+from sparsegate.importers.part import Array, printable
 from sparsegate.network import Layer
 
 IGNORED = (
@@ -108,12 +108,13 @@ def _of_config(config: Mapping[str, Any], top: Group, legacy: bool) -> list[Link
     before = ""
     for entry in entries:
         what, options = str(entry["class_name"]), entry["config"]
-        name = str(entry.get("name") or options["name"])
+        name = str(entry.get("name") or options["name"])  # as the file knows it
+        shown = printable(name)
         number = counts[what] = counts.get(what, -1) + 1
         sources = [before] if kind == "Sequential" else _inbound(entry, behind)
         if len(sources) > 1:
-            found.append(Link(name, what, f"it takes {' and '.join(sources)}, expected one layer"))
-            behind[name] = before = name
+            found.append(Link(shown, what, f"it takes {' and '.join(sources)}, expected one layer"))
+            behind[name] = before = shown
             continue
         source = sources[0] if kind == "Sequential" else behind.get(sources[0], "") if sources else ""
         if what in IGNORED or (
@@ -123,12 +124,12 @@ def _of_config(config: Mapping[str, Any], top: Group, legacy: bool) -> list[Link
             continue
         key = f"{_snake(what)}_{number}" if number else _snake(what)
         weights = _legacy_weights(top, name) if legacy else _keras3_weights(top, name, key)
-        link = _link(name, what, options, weights, found[-1] if found and found[-1].name == source else None)
+        link = _link(shown, what, options, weights, found[-1] if found and found[-1].name == source else None)
         if found and link.name == found[-1].name:  # an activation joined the layer before
             found[-1], behind[name] = link, source
         else:
             found.append(replace(link, after=source))
-            behind[name] = name
+            behind[name] = shown
         before = behind[name]
     return found
 
@@ -179,7 +180,11 @@ def _link(name: str, what: str, options: Mapping[str, Any], weights: dict[str, W
         what, options = "Dense", inner["config"]
     if what == "Embedding":
         table = weights.get("", {}).get("embeddings")
-        return Link(name, what, "its weights are missing") if table is None else embedding(name, {"embeddings": table})
+        return (
+            Link(name, what, "its weights are missing", damaged=True)
+            if table is None
+            else embedding(name, {"embeddings": table})
+        )
     if what == "Dense":
         return _dense(name, weights, options)
     if what == "Bidirectional":
@@ -193,7 +198,7 @@ def _link(name: str, what: str, options: Mapping[str, Any], weights: dict[str, W
 def _dense(name: str, weights: dict[str, Weights], options: Mapping[str, Any] | None) -> Link:
     tensors = weights.get("", {})
     if "kernel" not in tensors or len(tensors["kernel"].shape) != 2:
-        return Link(name, "Dense", "its kernel is missing or is no matrix")
+        return Link(name, "Dense", "its kernel is missing or is no matrix", damaged=True)
     inputs, outputs = tensors["kernel"].shape
     link = Link(name, "Dense", shape=f"{inputs} → {outputs}", words=ACTIVATIONS, tensors=tensors, unseen=True)
     if options is not None:
@@ -253,7 +258,7 @@ def _two(name: str, forward: Link, backward: Link) -> Link:
     if problem is None and forward.words != backward.words:
         problem = "its two directions differ"
     if problem:
-        return Link(name, f"Bidirectional {forward.what}", problem)
+        return Link(name, f"Bidirectional {forward.what}", problem, damaged=forward.damaged or backward.damaged)
 
     def build(word: str) -> list[Stage]:
         assert forward.build is not None
@@ -281,12 +286,13 @@ def _recurrent(name: str, what: str, options: Mapping[str, Any] | None, tensors:
     kernel, recurrent, bias = (tensors.get(key) for key in ("kernel", "recurrent_kernel", "bias"))
     gates = GATES[what]
     if kernel is None or recurrent is None:
-        return Link(name, what, "its weights are missing")
+        return Link(name, what, "its weights are missing", damaged=True)
     units = recurrent.shape[0] if recurrent.shape else 0
     wide = (gates * units,)
     if not units or len(kernel.shape) != 2 or kernel.shape[1:] != wide or recurrent.shape != (units, *wide):
         expected = f"(inputs, {gates} * units) and (units, {gates} * units)"
-        return Link(name, what, f"its kernels have shapes {kernel.shape} and {recurrent.shape}, expected {expected}")
+        problem = f"its kernels have shapes {kernel.shape} and {recurrent.shape}, expected {expected}"
+        return Link(name, what, problem, damaged=True)
     known: dict[tuple[int, ...] | None, str] = {None: "none", wide: "one"}
     if gates == 3:
         known[(2, *wide)] = "two"
@@ -295,9 +301,8 @@ def _recurrent(name: str, what: str, options: Mapping[str, Any] | None, tensors:
     form = known.get(None if bias is None else bias.shape)
     if form is None:
         assert bias is not None
-        return Link(
-            name, what, f"its bias has shape {bias.shape}, expected {' or '.join(str(key) for key in known if key)}"
-        )
+        problem = f"its bias has shape {bias.shape}, expected {' or '.join(str(key) for key in known if key)}"
+        return Link(name, what, problem, damaged=True)
     words: tuple[str, ...] = ()
     ask = None
     if gates == 1:
@@ -319,9 +324,8 @@ def _recurrent(name: str, what: str, options: Mapping[str, Any] | None, tensors:
         elif options is not None and options.get("reset_after", words[0] == "reset_after") != (
             words[0] == "reset_after"
         ):
-            return Link(
-                name, what, f"reset_after is {options['reset_after']}, but its bias has shape {bias and bias.shape}"
-            )
+            problem = f"reset_after is {options['reset_after']}, but its bias has shape {bias and bias.shape}"
+            return Link(name, what, problem, damaged=True)
     backwards = options is not None and bool(options.get("go_backwards", False))
     return Link(
         name,
@@ -393,7 +397,7 @@ def _of_weights(top: Group) -> list[Link]:
             group = root.group(f"{key}/vars")
             named[str((group and group.attribute("name")) or key)] = weights
     for name, weights in named.items():
-        link = _told(name, weights)
+        link = _told(printable(name), weights)
         if link is not None:
             found.append(link)
     return found

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sparsegate.errors import SparseGateError
 from sparsegate.importers import onnx_file
+from sparsegate.importers.chain import names_of
 from sparsegate.importers.onnx_trace import Labels, Spec, Trace, Unknown
 from sparsegate.importers.part import Part, check_size
 from sparsegate.network import Layer, Network
@@ -120,8 +121,7 @@ def from_onnx(
     """
     if when is not None and when not in WHEN:
         raise SparseGateError(f"when is {', '.join(map(repr, WHEN))}, not {when!r}")
-    if isinstance(layers, str):
-        raise SparseGateError(f"layers is a list of names, like [{layers!r}], not a single string")
+    layers = names_of(layers)
     model = onnx_file.read(source)
     plan = _plan(model, layers)
     return _network(plan, model.opset, when, patterns, name)
@@ -173,6 +173,14 @@ def _resolve(trace: Trace) -> Plan:
         for asked in trace.layers:
             if not any(asked == entry.name and any(spec in specs for spec in entry.specs) for entry in trace.found):
                 raise SparseGateError(f"layer {asked!r} has no part in the network")
+    if when == "final":
+        for vector in output:
+            spec = trace.vectors[vector].spec
+            if len(output) > 1 or spec is None or spec.recurrent:
+                raise SparseGateError(
+                    f"layer {trace.vectors[vector].name!r}: the output is the final value of a reversed layer, which needs a "
+                    "linear head; name the layers to import to take their values at every step"
+                )
     if len(output) == 1 and not specs[-1].recurrent and specs[-1] is trace.vectors[output[0]].spec:
         specs[-1].when = when
     return Plan(trace, specs, output, when)
@@ -232,7 +240,7 @@ def _output_of_graph(trace: Trace) -> tuple[tuple[int, ...], When]:
     for entry in trace.model.graph.output:
         value = trace.values.get(entry.name, Unknown(f"output {entry.name!r} is given by no node"))
         if isinstance(value, Unknown):
-            raise SparseGateError(value.reason if value.layer else value.reason + HINT)
+            raise SparseGateError(value.reason + HINT if value.unsupported else value.reason)
         if not isinstance(value, Labels) or not value.ids.size:
             raise SparseGateError(f"output {entry.name!r} is a constant{HINT}")
         (states if _is_state(trace, value) else others).append((entry.name, value))
@@ -302,6 +310,11 @@ def _network(plan: Plan, opset: int, when: When | None, patterns: Patterns | Non
     """Build the layers."""
     trace, specs = plan.trace, plan.specs
     check_size(sum(spec.weights.size for spec in specs))
+    if when not in (None, "step") and (specs[-1].recurrent or len(plan.output) > 1):
+        last = specs[-1]
+        raise SparseGateError(
+            f"when is for a linear head; the last layer is {last.name!r} ({last.weights.kind.partition('_')[0].upper()})"
+        )
     if when is not None and not specs[-1].recurrent:
         specs = (*specs[:-1], replace(specs[-1], when=when))
     named = _named_patterns(plan, patterns)

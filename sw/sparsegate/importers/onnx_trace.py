@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from sparsegate.errors import SparseGateError
 from sparsegate.importers import onnx_cells, onnx_file, onnx_glue
 from sparsegate.importers.onnx_cells import Weights
+from sparsegate.importers.part import printable
 from sparsegate.passes import When
 
 if TYPE_CHECKING:
@@ -81,10 +82,10 @@ class Vector:
 
 @dataclass(frozen=True)
 class Unknown:
-    """A value that could not be followed, and the sentence that says why. ``layer``: it is a layer that is not supported."""
+    """A value that could not be followed, and the sentence that says why. ``unsupported``: it is a node's operator."""
 
     reason: str
-    layer: bool = False
+    unsupported: bool = False
 
 
 @dataclass(frozen=True)
@@ -335,16 +336,16 @@ class Trace:
 
     def _node(self, position: int, node: NodeProto) -> list[Value]:
         """Outputs of a node; one that cannot be followed gives unknown values, which matter only if something takes them."""
-        name, operator = self.names[position], node.op_type
+        name, operator = self.names[position], printable(node.op_type)
         at = f"node {name!r} ({operator})"
         count = len(node.output)
         entry = Found(name, operator)
         if node.domain not in onnx_file.DOMAINS or operator not in SUPPORTED:
-            of = "" if node.domain in onnx_file.DOMAINS else f" of {node.domain}"
+            of = "" if node.domain in onnx_file.DOMAINS else f" of {printable(node.domain)}"
             entry.problem = f"{at}: the operator {operator}{of} is not supported"
             self.found.append(entry)
             earlier = (value for key in node.input if key and isinstance(value := self.values.get(key), Unknown))
-            return [next(earlier, Unknown(entry.problem))] * count
+            return [next(earlier, Unknown(entry.problem, unsupported=True))] * count
         inputs = [self.values.get(key, Unknown(f"{at} takes {key!r}, which nothing gives")) for key in node.input]
         listed = operator in RECURRENT + MATRICES and not all(isinstance(value, np.ndarray) for value in inputs)
         if listed:
@@ -386,7 +387,7 @@ class Trace:
         if not listed:
             self.found.append(entry)
         entry.problem = reason
-        return [Unknown(reason, listed)] * count
+        return [Unknown(reason)] * count
 
     def _bind(self, node: NodeProto, before: Unknown, inputs: Sequence[Value]) -> Value:
         """Let the network begin here: a named layer takes what is not followed."""
@@ -781,7 +782,7 @@ def node_names(nodes: Sequence[NodeProto]) -> list[str]:
     found: list[str] = []
     known: set[str] = set()
     for position, node in enumerate(nodes):
-        name = node.name or f"{node.op_type.lower()}_{position}"
+        name = printable(node.name or f"{node.op_type.lower()}_{position}")
         if name in known or name == "input":
             name = f"{name}_{position}"
         while name in known:

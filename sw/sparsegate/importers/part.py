@@ -15,6 +15,15 @@ LARGEST_MODEL = 1 << 28
 """Most weights that are read of a model; a file that says more is damaged, or means harm. As float64 they take 2 GB."""
 
 
+def printable(text: str | bytes) -> str:
+    """Text out of a file for a name or a message: line breaks, escape codes and the like are spelt out."""
+    if isinstance(text, bytes):  # protobuf's, where it is no UTF-8
+        text = text.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 @dataclass(frozen=True)
 class Part:
     """A layer found in a model: its name there, what it is in the framework's terms, why it cannot be imported, and its sizes.
@@ -27,6 +36,12 @@ class Part:
     problem: str | None = None
     shape: str = ""
     used: bool | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("name", "what", "problem", "shape"):
+            text = getattr(self, key)
+            if text is not None:
+                object.__setattr__(self, key, printable(text))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sparsegate.errors import SparseGateError
 from sparsegate.importers.chain import ACTIVATIONS, EMBEDDING, Link, Stage, linear
-from sparsegate.importers.part import Array, real
+from sparsegate.importers.part import Array, printable, real
 from sparsegate.network import Layer
 
 RECURRENT = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(?:_l(\d{1,4})(_reverse)?)?$")
@@ -37,7 +37,7 @@ def links(state: Mapping[str, Array]) -> list[Link]:
             prefix, leaf = f".{key}".split(".parametrizations.", 1)
             prefix, leaf = prefix.removeprefix("."), f"parametrizations.{leaf}"
         groups.setdefault(prefix, {})[leaf] = value
-    return [_link(prefix, tensors) for prefix, tensors in groups.items()]
+    return [_link(printable(prefix), tensors) for prefix, tensors in groups.items()]
 
 
 def _link(prefix: str, tensors: dict[str, Array]) -> Link:
@@ -76,11 +76,11 @@ def recurrent(
     name = name or (what or "rnn").lower()
     w_x, w_h = tensors.get("weight_ih_l0"), tensors.get("weight_hh_l0")
     if w_x is None or w_h is None:
-        return Link(name, what or "recurrent module", "weight_ih_l0 or weight_hh_l0 is missing")
+        return Link(name, what or "recurrent module", "weight_ih_l0 or weight_hh_l0 is missing", damaged=True)
     for key, value in tensors.items():
         if key.startswith("weight_") and (len(value.shape) != 2 or 0 in value.shape):
             problem = f"{key} has shape {value.shape}, expected a matrix with values"
-            return Link(name, what or "recurrent module", problem)
+            return Link(name, what or "recurrent module", problem, damaged=True)
     projection = tensors.get("weight_hr_l0")
     outputs = w_h.shape[1]
     units = outputs if projection is None else projection.shape[1]
@@ -88,7 +88,7 @@ def recurrent(
     kind = GATES.get(int(gates)) if gates == int(gates) else None
     if kind is None or (what is not None and not what.startswith(kind)):
         problem = f"weight_ih_l0 has {w_x.shape[0]} rows for {units} units, expected 4, 3 or 1 times as many"
-        return Link(name, what or "recurrent module", problem)
+        return Link(name, what or "recurrent module", problem, damaged=True)
     name = unnamed or kind.lower()
     unknown = [key for key in tensors if not RECURRENT.match(key)]
     if unknown:
@@ -124,10 +124,13 @@ def _stages(
 ) -> list[Stage]:
     """One stage for each stacked layer: named by the module, the layer if there are several, and the direction backwards."""
     kind = f"rnn_{word}" if kind == "RNN" else kind.lower()
+    keys = ["weight_ih", "weight_hh", *(["weight_hr"] if projected else [])]
+    if any(key.startswith("bias_") for key in tensors):  # all of the biases, or none
+        keys += ["bias_ih", "bias_hh"]
     made = []
     for k in range(depth):
         directions = ("", "_reverse") if both else ("",)
-        for key in ("weight_ih", "weight_hh", *(["weight_hr"] if projected else [])):
+        for key in keys:
             for suffix in directions:
                 if f"{key}_l{k}{suffix}" not in tensors:
                     raise SparseGateError(f"layer {name!r}: {key}_l{k}{suffix} is missing")

@@ -4,18 +4,20 @@ Supported are nn.LSTM, nn.GRU and nn.RNN with everything that they can do, their
 chained in the order of definition or in the order of the names given.
 
 Only layers are seen, never what code does between them: a state_dict holds no activations, and a ``forward`` may call functions.
-A ReLU, Sigmoid or Tanh is seen directly behind a Linear in an nn.Sequential, and nowhere else. Linear layers in a row, which would
-be one layer if nothing stood between them, are therefore taken only where the caller names the layers and so vouches for it. A
-subclass with a ``forward`` of its own is refused.
+A ReLU, Sigmoid or Tanh is seen directly behind a Linear in an nn.Sequential, and nowhere else. A Linear before another layer,
+several recurrent modules, and a module that is used twice are therefore taken only where the caller names the layers and so vouches
+for it. A layer with a ``forward`` or hooks of its own is refused.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,11 @@ from torch import Tensor, nn
 from sparsegate.errors import SparseGateError
 from sparsegate.importers import state_dict
 from sparsegate.importers.chain import Link, embedding
-from sparsegate.importers.part import Array
+from sparsegate.importers.part import Array, printable
 
 NO_ARITHMETIC = (nn.Dropout, nn.Identity, nn.modules.loss._Loss)
 """Modules that change no value at inference, or are no part of it."""
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 KNOWN = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell, nn.Linear, nn.Embedding)
 ACTIVATIONS = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
@@ -39,6 +42,13 @@ ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
 """Where training frameworks keep the state_dict inside of a checkpoint."""
 HOW = "in the code that trained it, torch.save(model.state_dict(), ...) or safetensors.torch.save_file(model.state_dict(), ...)"
+
+
+LAZY = "its weights are not there yet; run the model once on an input"
+BESIDE = re.compile(r"optim|sched|scaler|averag|callback|loops|(^|_)(ema|swa)(_|$)", re.IGNORECASE)
+"""Keys of what a checkpoint holds beside the model."""
+LARGEST_PICKLE = 1 << 22
+"""Bytes of the description of an archive's tensors, which are parsed in Python; 20000 tensors take as much."""
 
 
 class _Ignored:
@@ -97,12 +107,40 @@ def read(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping):
         raise SparseGateError(f"{path} holds a {type(found).__name__}, expected a state_dict")
     for _ in range(2):
-        inner = next((found[key] for key in NESTED if isinstance(found.get(key), Mapping)), None)
-        found = found if inner is None else inner
+        key = next((key for key in NESTED if isinstance(found.get(key), Mapping)), None)
+        _refuse_others(path, found, key)
+        found = found if key is None else found[key]
     tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
         raise SparseGateError(f"{path} holds no tensors; expected a state_dict")
     return tensors
+
+
+def _refuse_others(path: Path, found: Mapping[Any, Any], key: str | None) -> None:
+    """Refuse tensors beside the state_dict under ``key``, or mappings of them beside tensors: they may be part of the model."""
+    nested = [
+        str(name)
+        for name, value in found.items()
+        if name != key and isinstance(value, Mapping) and not BESIDE.search(str(name)) and _holds_arrays(value)
+    ]
+    alone = [str(name) for name, value in found.items() if _is_array(value) and not BESIDE.search(str(name))]
+    names = ([] if key is None else [key]) + nested + alone[:1]
+    if (nested or alone) and (key is not None or (nested and alone)):
+        listed = f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
+        raise SparseGateError(
+            f"{path} holds tensors under {listed}, expected a single state_dict; save the one to import alone: {HOW}"
+        )
+
+
+def _is_array(value: Any) -> bool:
+    """A tensor that is no mere number, as counters and losses are, and no state of a random generator."""
+    return isinstance(value, Tensor) and value.ndim > 0 and value.is_floating_point()
+
+
+def _holds_arrays(value: Any, depth: int = 4) -> bool:
+    if isinstance(value, Mapping) and depth:
+        return any(_holds_arrays(inner, depth - 1) for inner in value.values())
+    return _is_array(value)
 
 
 def _check_zip(path: Path, refused: str) -> None:
@@ -114,6 +152,10 @@ def _check_zip(path: Path, refused: str) -> None:
                 raise SparseGateError(f"{refused}: it is compressed, which torch.save does not do")
             if sum(member.file_size for member in members) > os.path.getsize(path):
                 raise SparseGateError(f"{refused}: its parts are larger than the file")
+            for member in members:
+                if member.filename.endswith(".pkl") and member.file_size > LARGEST_PICKLE:
+                    size = f"{member.file_size} bytes, more than the {LARGEST_PICKLE} that are read"
+                    raise SparseGateError(f"{refused}: {member.filename} in it has {size}")
             broken = archive.testzip()
     except SparseGateError:
         raise
@@ -160,44 +202,111 @@ def _numbers(value: Tensor, place: str) -> NDArray[np.float64]:
 
 
 def _of_module(model: nn.Module) -> list[Link]:
-    """Layers of a module, in the order of definition."""
-    followed = _activations(model)
+    """Layers of a module, in the order of definition. A module stands at each of its names."""
+    try:
+        modules = dict(model.named_modules(remove_duplicate=False))
+    except RecursionError:
+        raise SparseGateError("a module of the model contains itself") from None
+    first: dict[nn.Module, str] = {}
+    rows = _Rows()
+    for path, module in modules.items():
+        first.setdefault(module, path)
+        if isinstance(module, nn.Sequential) and _only_holds(module):
+            rows.add(path, module)
     found: list[Link] = []
-    listed: set[nn.Module] = set(
-        followed.values()
-    )  # what stands in the list already, or belongs to something that does
-    for name, module in model.named_modules():
-        if module in listed or isinstance(module, NO_ARITHMETIC):
+    names: dict[str, str] = {}  # path -> name of the link
+    listed = set(rows.activations.values())  # paths of what stands in the list already
+    for path, module in modules.items():
+        if path in listed or any(path.startswith(f"{above}.") for above in listed if above):
             continue
-        name = name or type(module).__name__.removeprefix("Parametrized").lower()
-        link = _link(name, module, followed.get(module), module is model)
-        if link is not None:
-            found.append(link)
-            if link.problem is None or type(module).__module__.startswith(
-                "torch."
-            ):  # a user's own module holds layers that can be named
-                listed.update(module.modules())
+        if "" in listed:
+            break
+        name = printable(path) or type(module).__name__.removeprefix("Parametrized").lower()
+        activation = modules[rows.activations[path]] if path in rows.activations else None
+        link = _link(name, module, activation, path in rows.known, module is model)
+        if link is None:
+            continue
+        if first[module] != path and link.vouch is None:
+            link = replace(link, vouch=f"it is the module {first[module]!r} once more")
+        if rows.before.get(path) in names:
+            link = replace(link, after=names[rows.before[path]])
+        names[path] = link.name
+        found.append(link)
+        if link.problem is None or (
+            type(module).__module__.startswith("torch.") and not isinstance(module, CONTAINERS)
+        ):
+            listed.add(path)  # a user's own module holds layers that can be named
     return found
 
 
-def _activations(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Activation modules behind the Linear modules of plain nn.Sequential modules."""
-    found: dict[nn.Module, nn.Module] = {}
-    for module in model.modules():
-        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-            parts = [part for part in module if not isinstance(part, NO_ARITHMETIC)]
-            for part, following in zip(parts, parts[1:], strict=False):
-                if isinstance(part, nn.Linear) and type(following) in ACTIVATIONS:
-                    found[part] = following
-    return found
+class _Rows:
+    """What plain nn.Sequential modules say of their parts, by path: the activation behind a Linear, the layer before a layer."""
+
+    def __init__(self) -> None:
+        self.activations: dict[str, str] = {}
+        self.before: dict[str, str] = {}
+        self.known: set[str] = set()
+        """Linear modules directly before a recurrent one."""
+
+    def add(self, path: str, module: nn.Sequential) -> None:
+        stem = f"{path}." if path else ""
+        parts = [(f"{stem}{key}", part) for key, part in module._modules.items() if part is not None]
+        parts = [(name, part) for name, part in parts if not _changes_nothing(part)]
+        last = ""  # the layer whose output goes on
+        for position, (name, part) in enumerate(parts):
+            if not isinstance(part, KNOWN):
+                last = ""
+                continue
+            if last:
+                self.before[name] = last
+            last = name
+            after, following = parts[position + 1] if position + 1 < len(parts) else ("", None)
+            if isinstance(part, nn.Linear) and following is not None and _is_activation(following):
+                self.activations[name] = after
+                del parts[position + 1]
+            elif isinstance(part, nn.Linear) and isinstance(following, (nn.RNNBase, nn.RNNCellBase)):
+                self.known.add(name)
 
 
-def _link(name: str, module: nn.Module, activation: nn.Module | None, root: bool) -> Link | None:
+def _changes_nothing(module: nn.Module) -> bool:
+    """Whether a module changes no value at inference, or is no part of it."""
+    if not isinstance(module, NO_ARITHMETIC) or _hooks(module):
+        return False
+    known = next(known for known in NO_ARITHMETIC if isinstance(module, known))
+    return known is nn.modules.loss._Loss or (type(module).forward is known.forward and "forward" not in vars(module))
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return type(module) in ACTIVATIONS and not _hooks(module) and "forward" not in vars(module)
+
+
+def _only_holds(module: nn.Module) -> bool:
+    """Whether a module is a container without code of its own."""
+    plain = type(module).forward in (nn.Sequential.forward, nn.Module.forward) and "forward" not in vars(module)
+    return isinstance(module, CONTAINERS) and plain and not _hooks(module)
+
+
+def _hooks(module: nn.Module) -> bool:
+    """Whether something is computed around a module's forward; what our own pruning does there changes no value."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return any(getattr(hook, "__module__", None) != "sparsegate.prune" for hook in hooks)
+
+
+def _link(name: str, module: nn.Module, activation: nn.Module | None, known_row: bool, root: bool) -> Link | None:
+    """A module; None for what holds others, and for what changes nothing. ``known_row``: it is seen that nothing follows."""
     what = type(module).__name__.removeprefix("Parametrized")
+    if _changes_nothing(module):
+        return None
+    if any(nn.parameter.is_lazy(value) for value in module.parameters(recurse=False)):
+        return Link(name, what, LAZY, damaged=True)
+    if _hooks(module):
+        problem = "it has hooks that change its weights or values; remove them first (prune.remove, remove_weight_norm)"
+        return Link(name, what, problem)
     if isinstance(module, KNOWN):
         known = next(known for known in KNOWN if isinstance(module, known))
         # asked of the attribute: a parametrization makes a subclass too, which inherits forward
-        if type(module).forward is not known.forward or "forward" in vars(module):
+        own = type(module).forward is not known.forward or "forward" in vars(module)
+        if own or type(module).__call__ is not nn.Module.__call__:
             return Link(name, what, f"it has a forward of its own; only nn.{known.__name__}'s own is known")
         what = known.__name__
     if isinstance(module, nn.RNNBase):
@@ -210,7 +319,8 @@ def _link(name: str, module: nn.Module, activation: nn.Module | None, root: bool
     if isinstance(module, nn.Linear):
         bias = {} if module.bias is None else {"bias": _array(module.bias)}
         word = None if activation is None else ACTIVATIONS[type(activation)]
-        return state_dict.dense(name, {"weight": _array(module.weight), **bias}, word)
+        found = state_dict.dense(name, {"weight": _array(module.weight), **bias}, word)
+        return replace(found, unseen=False) if known_row else found
     if isinstance(module, nn.Embedding):
         if module.max_norm is not None:
             return Link(name, what, f"max_norm is {module.max_norm}, expected None")
@@ -220,7 +330,9 @@ def _link(name: str, module: nn.Module, activation: nn.Module | None, root: bool
         return Link(
             name, what, f"it is seen only behind a Linear in an nn.Sequential; name the Linear before as 'NAME:{word}'"
         )
-    container = any(True for _ in module.children()) or root
-    if container and not any(True for _ in module.parameters(recurse=False)):
+    # code around nothing but a Dropout is arithmetic of its own
+    inner = (part for part in module.modules() if part is not module and not _only_holds(part))
+    holds = root or _only_holds(module) or any(not _changes_nothing(part) for part in inner)
+    if holds and not {*module._parameters.values(), *module._buffers.values()} - {None}:
         return None
     return Link(name, what, f"{what} is not supported; {state_dict.SUPPORTED}")
