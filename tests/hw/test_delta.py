@@ -43,6 +43,10 @@ async def stream(ctx, dut, frames, rng):
             ctx.set(dut.i.valid, 0)
 
 
+PATIENCE = 500
+"""Cycles in which the encoder must complete a frame, stalls of its source included."""
+
+
 def encode(layout, dut, frames, thresholds, rng) -> list[tuple[list[tuple[int, int]], bool]]:
     """What the encoder lists of every frame: (column, delta) in order, and whether it is a sequence's last."""
     pushed: list[tuple[int, int, int]] = []
@@ -63,7 +67,14 @@ def encode(layout, dut, frames, thresholds, rng) -> list[tuple[list[tuple[int, i
 
     async def take(ctx):
         for _ in frames:
-            await ctx.tick().until(dut.ready)
+            for _ in range(PATIENCE):
+                _, _, ready = await ctx.tick().sample(dut.ready)
+                if ready:
+                    break
+            else:
+                raise AssertionError(
+                    f"no frame was ready for {PATIENCE} cycles, {len(got)} of {len(frames)} were taken"
+                )
             while rng.random() < 0.7:
                 await ctx.tick()
             bank = ctx.get(dut.bank)
