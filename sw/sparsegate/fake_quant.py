@@ -7,7 +7,7 @@ a value saturates (Bengio et al. 2013); through tables flows the derivative of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -44,25 +44,48 @@ class _Narrow(torch.autograd.Function):
         return grad * inside, None, None, None
 
 
+class _NarrowWeight(torch.autograd.Function):
+    """The same for a weight, whose gradient passes outside of the range, too, where a step down it leads back.
+
+    With few bits many weights lie outside; if their gradients stopped there, no training could ever change them again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, frac: int, low: float, high: float) -> Tensor:
+        raw = (value * 2.0**frac).add_(0.5).floor_()
+        narrowed = raw.clamp(low, high)
+        ctx.save_for_backward(raw.sub_(narrowed))
+        return narrowed.mul_(2.0**-frac)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (beyond,) = ctx.saved_tensors
+        return grad * (beyond * grad >= 0), None, None, None
+
+
 class _Lookup(torch.autograd.Function):
-    """A table by raw integer; backward is the derivative of the real function, told from the table's output."""
+    """Narrowing to a table's input and the table, in one; backward is the derivative of the real function, 0 where it saturates.
+
+    ``offset`` is the position of input 0 in ``values`` and ``slopes``; both have one place more at each end of a table, for all
+    that saturates.
+    """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, function: str, full: Tensor, frac: int, largest: int) -> Tensor:
-        found = full[(value * 2.0**frac).to(torch.int64).add_(largest)]
-        ctx.function = function
-        ctx.save_for_backward(value)
-        return found
+    def forward(
+        ctx: Any, value: Tensor, values: Tensor, slopes: Tensor, offset: Tensor | int, frac: int, largest: int
+    ) -> Tensor:
+        raw = (value * 2.0**frac).add_(0.5).floor_().clamp_(-largest - 1, largest + 1).add_(offset)
+        at = raw.to(torch.int32).reshape(
+            -1
+        )  # index_select of a flat int32 index takes a quarter of the time of values[at]
+        ctx.slopes, ctx.shape = slopes, raw.shape
+        ctx.save_for_backward(at)
+        return values.index_select(0, at).view(raw.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (value,) = ctx.saved_tensors
-        if ctx.function == "sigmoid":
-            smooth = torch.sigmoid(value)
-            slope = smooth * (1.0 - smooth)
-        else:
-            slope = 1.0 - torch.tanh(value).square_()
-        return grad * slope, None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        (at,) = ctx.saved_tensors
+        return ctx.slopes.index_select(0, at).view(ctx.shape).mul_(grad), None, None, None, None, None
 
 
 def narrow(value: Tensor, target: QFormat, symmetric: bool = False) -> Tensor:
@@ -70,8 +93,16 @@ def narrow(value: Tensor, target: QFormat, symmetric: bool = False) -> Tensor:
     return _Narrow.apply(value, target.frac, -target.max if symmetric else target.min, target.max)
 
 
+def narrow_weight(value: Tensor, target: QFormat) -> Tensor:
+    """The same for weights: gradients that lead back from beyond the range pass."""
+    return _NarrowWeight.apply(value, target.frac, target.min, target.max)
+
+
 class TorchArithmetic:
-    """The arithmetic of a cell (``sparsegate.cells.Arithmetic``) on float64 tensors of real values."""
+    """The arithmetic of a cell (``sparsegate.cells.Arithmetic``) on float64 tensors of real values.
+
+    ``looked``: table outputs that are known already, by the ``id`` of the gate that was looked up.
+    """
 
     def __init__(
         self,
@@ -80,9 +111,11 @@ class TorchArithmetic:
         gates: Mapping[str, Tensor],
         states: Mapping[str, Tensor],
         parameters: Mapping[str, Tensor],
+        looked: Mapping[int, Tensor] | None = None,
     ) -> None:
         self._formats, self._step_bits = formats, step_bits
         self._gates, self._states, self._parameters = gates, states, parameters
+        self._looked = looked or {}
 
     def gate(self, name: str) -> Tensor:
         return self._gates[name]
@@ -109,17 +142,66 @@ class TorchArithmetic:
         return torch.relu(value)
 
     def narrow(self, value: Tensor, target: str, site: str, symmetric: bool = False) -> Tensor:
+        if target == "pre":  # only tables take it, and narrow it themselves
+            return value
         return narrow(value, self._formats[target], symmetric)
 
     def lookup(self, function: str, value: Tensor) -> Tensor:
-        source, target = self._formats["pre"], self._formats["gate"]
-        return _Lookup.apply(value, function, _full(function, source, target, self._step_bits), source.frac, source.max)
+        if id(value) in self._looked:
+            return self._looked[id(value)]
+        source = self._formats["pre"]
+        values, slopes = _tables((function,), source, self._formats["gate"], self._step_bits)
+        return _Lookup.apply(value, values, slopes, source.max + 1, source.frac, source.max)
 
 
 @lru_cache(maxsize=256)
-def _full(function: str, source: QFormat, target: QFormat, step_bits: int) -> Tensor:
-    """Every output of a table as real values, indexed by ``raw + source.max``."""
-    return torch.from_numpy(target.real(activation.table(function, source, target, step_bits).full))
+def _tables(functions: tuple[str, ...], source: QFormat, target: QFormat, step_bits: int) -> tuple[Tensor, Tensor]:
+    """Every output of some tables as real values, and the slopes of the real functions, one table after the other.
+
+    Each is indexed by ``raw + source.max + 1``, with a place more at both ends, where the slope is 0.
+    """
+    points = source.real(np.arange(-source.max, source.max + 1))
+    values, slopes = [], []
+    for function in functions:
+        smooth = activation.exact(function, points)
+        full = target.real(activation.table(function, source, target, step_bits).full)
+        values.append(np.pad(full, 1, mode="edge"))
+        slopes.append(np.pad(smooth * (1.0 - smooth) if function == "sigmoid" else 1.0 - np.square(smooth), 1))
+    return torch.from_numpy(np.concatenate(values)), torch.from_numpy(np.concatenate(slopes))
+
+
+class _Reader:
+    """Arithmetic that computes nothing, but notes through which tables gates go as they are."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, str] = {}
+
+    def gate(self, name: str) -> str:
+        return name
+
+    def nothing(self, *_: Any) -> None:
+        return None
+
+    state = parameter = mul = add = sub = one = relu = nothing
+
+    def narrow(self, value: str | None, target: str, site: str, symmetric: bool = False) -> str | None:
+        return value if target == "pre" else None
+
+    def lookup(self, function: str, value: str | None) -> None:
+        if value is not None:
+            self.functions[value] = function
+
+
+def _together(spec: Phase) -> tuple[str, ...]:
+    """Tables of a phase's first gates, as far as they go through them as they are: those can be looked up at once."""
+    reader = _Reader()
+    spec.step(reader)
+    found: list[str] = []
+    for name in spec.gates:
+        if name not in reader.functions:
+            break
+        found.append(reader.functions[name])
+    return tuple(found)
 
 
 MATRICES = {"x": "wx", "h": "wh", "p": "wp"}
@@ -129,18 +211,20 @@ MATRICES = {"x": "wx", "h": "wh", "p": "wp"}
 class FakeQuantLayer(nn.Module):
     """One layer with float weights, run with the integers that they round to.
 
-    Weights outside of the layer's N:M patterns are held at 0: ``mask_x``, ``mask_h`` and ``mask_p`` keep the nonzeros that the
-    layer came with.
+    Weights outside of the layer's N:M patterns, and with ``hold_zeros`` all that are 0, are held at 0: ``mask_x``, ``mask_h``
+    and ``mask_p`` keep the nonzeros that the layer came with.
     """
 
-    def __init__(self, layer: Layer, formats: Mapping[str, QFormat], step_bits: int) -> None:
+    def __init__(self, layer: Layer, formats: Mapping[str, QFormat], step_bits: int, hold_zeros: bool = False) -> None:
         super().__init__()
         self.layer, self.formats, self.step_bits = layer, dict(formats), step_bits
         for key in MATRICES:
             weight = getattr(layer, f"w_{key}")
             if weight is not None:
                 setattr(self, f"w_{key}", nn.Parameter(torch.from_numpy(weight.copy())))
-                self.register_buffer(f"mask_{key}", _mask(weight, getattr(layer, f"pattern_{key}").dense))
+                self.register_buffer(
+                    f"mask_{key}", _mask(weight, not hold_zeros and getattr(layer, f"pattern_{key}").dense)
+                )
         self.bias = nn.Parameter(torch.from_numpy(layer.bias.copy()))
         if layer.bias_h is not None:
             self.bias_h = nn.Parameter(torch.from_numpy(layer.bias_h.copy()))
@@ -170,10 +254,15 @@ class FakeQuantLayer(nn.Module):
 
         ``thresholds``: Θ of what each phase gives; ``start``: the raw state's real values, for a recurrent layer.
         """
-        weights = {key: narrow(weight, self.formats[MATRICES[key]]) for key, weight in self.masked().items()}
-        constants = {name: narrow(value, self.formats["parameter"]) for name, value in self.constants.items()}
+        if not self.cell.recurrent and seen.shape[1] > 1:  # steps that do not depend on each other, at once
+            flat, _ = self(seen.reshape(-1, 1, seen.shape[2]), thresholds, start)
+            out = flat.reshape(*seen.shape[:2], -1)
+            return out, _held(out, [thresholds[-1] * self.formats["h"].lsb], [out.shape[2]])
+        weights = {key: narrow_weight(weight, self.formats[MATRICES[key]]) for key, weight in self.masked().items()}
+        constants = {name: narrow_weight(value, self.formats["parameter"]) for name, value in self.constants.items()}
         bias_h = None if self.layer.bias_h is None else self._exact(self.bias_h).split(self.layer.units)
         walks = [self._walk(spec, seen, weights) for spec in self.specs]
+        tables = [self._at_once(spec) for spec in self.specs]
         forms = [{**self.formats, "acc": self.formats[spec.acc], "h": self.formats[spec.output]} for spec in self.specs]
         hats: dict[str, Tensor] = {}
         if self.cell.recurrent:
@@ -184,10 +273,13 @@ class FakeQuantLayer(nn.Module):
         outputs, sent = [], []
         for t in range(seen.shape[1]):
             handed = dict(states)
-            for spec, form, (pre, weight), theta in zip(self.specs, forms, walks, thresholds, strict=True):
-                product = None if weight is None else hats[spec.columns[-1]] @ weight.T
-                gates = self._sums(spec, None if pre is None else pre[:, t], product, bias_h)
-                step = spec.step(TorchArithmetic(form, self.step_bits, gates, handed, constants))
+            for spec, form, (pre, weight), table, theta in zip(
+                self.specs, forms, walks, tables, thresholds, strict=True
+            ):
+                column = None if weight is None else hats[spec.columns[-1]]
+                acc, gates = self._sums(spec, None if pre is None else pre[t], column, weight, bias_h)
+                looked = {} if table is None else table(acc, gates)
+                step = spec.step(TorchArithmetic(form, self.step_bits, gates, handed, constants, looked))
                 hat = hats.get(spec.output)
                 hats[spec.output] = _hold(
                     torch.zeros_like(step.h) if hat is None else hat, step.h, theta * form["h"].lsb
@@ -196,16 +288,20 @@ class FakeQuantLayer(nn.Module):
             states = {name: handed[name] for name in self.cell.states}
             outputs.append(step.h)
             sent.append(hats["h"])
-        return torch.stack(outputs, 1), torch.stack(sent, 1)
+        whole = torch.stack(outputs, 1)
+        return whole, whole if thresholds[-1] == 0 else torch.stack(sent, 1)
 
     def _exact(self, bias: Tensor) -> Tensor:
         """A bias as the Program holds it: the accumulator is as wide as it needs, so it is rounded and never saturates."""
         return _Narrow.apply(bias, self.formats["acc"].frac, -torch.inf, torch.inf)
 
-    def _walk(self, spec: Phase, seen: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """What the input gives to a phase's sums at every step, with biases (N, T, sums), and the matrix of its other vector."""
+    def _walk(
+        self, spec: Phase, seen: Tensor, weights: Mapping[str, Tensor]
+    ) -> tuple[tuple[Tensor, ...] | None, Tensor | None]:
+        """What the input gives to a phase's sums at each step, with biases (N, sums), and the matrix (columns, sums) of its other
+        vector."""
         if spec is PROJECTION:
-            return None, weights["p"]
+            return None, weights["p"].T
         units, gates = self.layer.units, self.cell.gates
 
         def rows(values: Tensor) -> Tensor:
@@ -215,25 +311,53 @@ class FakeQuantLayer(nn.Module):
             return torch.cat([parts[name] for name in spec.gates])
 
         pre = seen @ rows(weights["x"]).T + rows(self._exact(self.bias))
-        return pre, rows(weights["h"]) if len(spec.columns) > 1 else None
+        # unbound, as the gradient of a single step's slice would be as large as all of them
+        return pre.unbind(1), rows(weights["h"]).T if len(spec.columns) > 1 else None
 
     def _sums(
-        self, spec: Phase, pre: Tensor | None, product: Tensor | None, bias_h: Sequence[Tensor] | None
-    ) -> dict[str, Tensor]:
-        """The accumulators of a phase by name, (N, units) each."""
+        self,
+        spec: Phase,
+        pre: Tensor | None,
+        column: Tensor | None,
+        weight: Tensor | None,
+        bias_h: Sequence[Tensor] | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a phase's products add up to, (N, gates * units), and its accumulators by name, (N, units) each."""
         size = self.layer.outputs if spec is PROJECTION else self.layer.units
-        if pre is None or product is None or not spec.apart:
-            acc = pre if product is None else product if pre is None else pre + product
+        if pre is None or column is None or weight is None or not spec.apart:
+            if pre is None or column is None or weight is None:
+                acc = pre if column is None or weight is None else column @ weight
+            else:
+                acc = torch.addmm(pre, column, weight)
             assert acc is not None
-            return dict(zip(spec.gates, acc.split(size, dim=1), strict=True))
+            return acc, dict(zip(spec.gates, acc.split(size, dim=1), strict=True))
         assert bias_h is not None
         inner = dict(zip(self.cell.apart, bias_h, strict=True))
         sums = {}
+        product = column @ weight
         for name, mine, other in zip(spec.gates, pre.split(size, 1), product.split(size, 1), strict=True):
             sums[name] = mine if name in inner else mine + other
             if name in inner:
                 sums[f"{name}_h"] = other + inner[name]
-        return sums
+        return product, sums
+
+    def _at_once(self, spec: Phase) -> Callable[[Tensor, Mapping[str, Tensor]], dict[int, Tensor]] | None:
+        """A function that looks the first gates of a phase's sums (N, sums) up in one go, where there are several."""
+        functions, units = _together(spec), self.layer.units
+        if len(functions) < 2 or spec.apart:
+            return None
+        source = self.formats["pre"]
+        values, slopes = _tables(functions, source, self.formats["gate"], self.step_bits)
+        start = torch.arange(len(functions), dtype=torch.float64) * (2 * source.max + 3) + source.max + 1
+        offset = torch.repeat_interleave(start, units)
+
+        def look(acc: Tensor, gates: Mapping[str, Tensor]) -> dict[int, Tensor]:
+            part = acc if acc.shape[1] == len(offset) else acc[:, : len(offset)]
+            found = _Lookup.apply(part, values, slopes, offset, source.frac, source.max)
+            parts = found.split(units, dim=1)
+            return {id(gates[name]): part for name, part in zip(spec.gates[: len(parts)], parts, strict=True)}
+
+        return look
 
     def float_layer(self) -> Layer:
         """The layer with its present float weights."""
@@ -282,9 +406,17 @@ class FakeQuant(nn.Module):
     network : float weights to start from.
     formats : as :func:`sparsegate.quantize.choose_formats` gives them.
     config : bit widths, and the threshold of every vector.
+    hold_zeros : weights that are 0 at the start stay 0: for networks pruned to patterns that the hardware does not know, whose
+        matrices are dense to it. Those of N:M patterns always do.
     """
 
-    def __init__(self, network: Network, formats: Sequence[dict[str, QFormat]], config: QuantizeConfig) -> None:
+    def __init__(
+        self,
+        network: Network,
+        formats: Sequence[dict[str, QFormat]],
+        config: QuantizeConfig,
+        hold_zeros: bool = False,
+    ) -> None:
         super().__init__()
         self.start, self.config = network, config
         self.chosen = [dict(form) for form in formats]
@@ -299,8 +431,9 @@ class FakeQuant(nn.Module):
                     " fake-quantization is exact; quantize with fewer bits or without fine-tuning"
                 )
         self.layers = nn.ModuleList(
-            FakeQuantLayer(layer, made.formats, made.step_bits)
-            for layer, made in zip(network.layers, self.made.layers, strict=True)
+            # the formats of the weights as they were chosen: of some only a few levels are used
+            FakeQuantLayer(layer, {**made.formats, **form}, made.step_bits, hold_zeros)
+            for layer, made, form in zip(network.layers, self.made.layers, self.chosen, strict=True)
         )
 
     def forward(self, x: Tensor, lengths: ArrayLike | None = None, state: State | None = None) -> Tensor:

@@ -82,9 +82,12 @@ def at_least(samples: NDArray, level: float) -> NDArray:
     return samples if power >= wanted or power == 0 else samples * np.float32(np.sqrt(wanted / power))
 
 
-def mfcc(samples: NDArray, coefficients: int) -> NDArray[np.float64]:
-    """Mel-frequency cepstral coefficients, (T, coefficients): librosa's defaults, 2048-point frames every 512 samples."""
-    return librosa().feature.mfcc(y=samples, sr=RATE, n_mfcc=coefficients).T.astype(np.float64)
+def mfcc(
+    samples: NDArray, coefficients: int, window: int = 2048, hop: int = 512, bands: int = 128
+) -> NDArray[np.float64]:
+    """Mel-frequency cepstral coefficients, (T, coefficients): librosa's, with its defaults for frames and mel bands."""
+    shape = {"n_fft": window, "hop_length": hop, "n_mels": bands}
+    return librosa().feature.mfcc(y=samples, sr=RATE, n_mfcc=coefficients, **shape).T.astype(np.float64)
 
 
 def mel(samples: NDArray, bands: int, window: int, hop: int) -> NDArray[np.float64]:

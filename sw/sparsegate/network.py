@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparsegate import artefact, pattern
+from sparsegate import artefact
 from sparsegate.cells import FloatArithmetic, cell, phases_of
 from sparsegate.errors import SparseGateError
 from sparsegate.passes import WHEN, Pass, When, flipped, passes, single, vectors
@@ -101,11 +101,11 @@ class Layer:
             raise SparseGateError(f"{at}: a recurrent layer runs at every step, not only on the last")
         if self.reverse and not what.recurrent:
             raise SparseGateError(f"{at}: a {self.kind} layer has no direction of time, so reverse must be False")
-        pattern.check(self.w_x, gates, self.pattern_x, f"{at}: w_x")
+        self.pattern_x.check(self.w_x, gates, f"{at}: w_x")
         if self.w_h is not None:
-            pattern.check(self.w_h, gates, self.pattern_h, f"{at}: w_h")
+            self.pattern_h.check(self.w_h, gates, f"{at}: w_h")
         if self.w_p is not None:
-            pattern.check(self.w_p, 1, self.pattern_p, f"{at}: w_p")
+            self.pattern_p.check(self.w_p, 1, f"{at}: w_p")
 
     @property
     def gates(self) -> int:

@@ -1,25 +1,29 @@
-"""N:M pruning inside the user's own PyTorch training loop.
+"""Pruning inside the user's own PyTorch training loop.
 
 ``attach`` puts a mask on the weights of recurrent modules, their cells and ``nn.Linear`` as a torch parametrization,
 ``Pruner.step`` tightens it by a schedule, and ``Pruner.finish`` bakes it in and checks the pattern. Masked weights keep their value
-below the mask and may return while the schedule runs.
+below the mask and may return until the schedule ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sparsegate import pattern
 from sparsegate.errors import SparseGateError
-from sparsegate.pattern import NM, Wanted, pair
+from sparsegate.pattern import DENSE, NM, Pattern, Written, both, parse
+from sparsegate.schedule import Annealed, Cubic, OneShot, Schedule
 
-Patterns = Wanted | Mapping[str, Wanted]
+Patterns = Written | Mapping[str, Written]
+Score = Callable[[str, Tensor], Tensor]
+"""Importance of a matrix's weights, called with its name and value: a tensor of its shape, of which magnitudes count."""
 
 GATES: dict[type[nn.Module], int] = {
     nn.LSTM: 4,
@@ -31,53 +35,45 @@ GATES: dict[type[nn.Module], int] = {
 }
 """Gates of PyTorch's recurrent modules; blocks never cross one."""
 
+MATRIX = re.compile(r"weight_(ih|hh|hr)(?:_(l\d+(?:_reverse)?))?")
+"""Name of a recurrent module's matrix: which one it is, and the layer and direction of a stacked one."""
 
-@dataclass(frozen=True)
-class Cubic:
-    """Gradual pruning (Zhu & Gupta 2017, equation 1): quick while weights are plentiful, slow as they become scarce.
 
-    From step ``begin`` to step ``end`` the sparsity follows ``s_f - s_f (1 - (t - begin) / (end - begin))**3``, rounded towards
-    more weights, so that a block of M goes from M weights down to exactly N. Masks are chosen anew every ``every`` steps
-    and at ``end``, and are frozen from ``end`` on.
+class _StraightThrough(torch.autograd.Function):
+    """The masked weight, whose gradient reaches all weights (SR-STE: Zhou et al., ICLR 2021, figure 2b).
+
+    A weight outside of the mask is drawn to zero besides: its gradient grows by ``decay`` times the weight.
     """
 
-    begin: int
-    end: int
-    every: int = 1
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: float) -> Tensor:
+        ctx.save_for_backward(weight, mask)
+        ctx.decay = decay
+        return torch.where(mask, weight, 0)
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.begin <= self.end:
-            raise SparseGateError(f"a schedule needs 0 <= begin <= end, not {self.begin} and {self.end}")
-        if self.every < 1:
-            raise SparseGateError(f"a schedule updates every 1 or more steps, not every {self.every}")
-
-    def kept(self, step: int, target: NM) -> int:
-        """Weights kept in a block of ``target.m`` at ``step``, from M down to N."""
-        if step < self.begin:
-            return target.m
-        if step >= self.end:
-            return target.n
-        left = self.end - step
-        span = self.end - self.begin
-        # N + (M - N) left**3 / span**3, rounded up, in integers
-        return target.n + -(-(target.m - target.n) * left**3 // span**3)
-
-    def due(self, step: int) -> bool:
-        """Whether masks change at ``step``."""
-        return self.begin <= step <= self.end and ((step - self.begin) % self.every == 0 or step == self.end)
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        weight, mask = ctx.saved_tensors
+        return gradient + ctx.decay * torch.where(mask, 0, weight), None, None
 
 
 class Mask(nn.Module):
-    """The parametrization of a pruned weight: weight * mask."""
+    """The parametrization of a pruned weight: the weight where the mask is true, 0 elsewhere.
+
+    ``regrow``: masked weights take part in training, with this decay; None where they get no gradient.
+    """
 
     mask: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, regrow: float | None = None) -> None:
         super().__init__()
-        self.register_buffer("mask", torch.ones_like(weight, requires_grad=False))
+        self.regrow = regrow
+        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool, requires_grad=False))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.mask
+        if self.regrow is not None:
+            return _StraightThrough.apply(weight, self.mask, self.regrow)
+        return torch.where(self.mask, weight, 0)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
@@ -90,22 +86,41 @@ class _Target:
     module: nn.Module
     name: str
     gates: int
-    pattern: NM
+    pattern: Pattern
     label: str
+
+    @property
+    def mask(self) -> Mask:
+        return self.module.parametrizations[self.name][0]  # type: ignore[index, return-value]
+
+    @property
+    def weight(self) -> Tensor:
+        """All weights, those below the mask too."""
+        return self.module.parametrizations[self.name].original.detach()  # type: ignore[union-attr, index]
 
 
 class Pruner:
     """Masks on a model's weights and the schedule that tightens them; made by :func:`attach`."""
 
-    def __init__(self, targets: Sequence[_Target], schedule: Cubic, patterns: Mapping[str, tuple[NM, NM]]) -> None:
+    def __init__(
+        self,
+        targets: Sequence[_Target],
+        schedule: Schedule,
+        patterns: Mapping[str, tuple[NM, NM]],
+        regrow: float | None = None,
+        score: Score | None = None,
+        seed: int = 0,
+    ) -> None:
         self.schedule = schedule
         self.patterns = dict(patterns)
-        """Module name -> (pattern of Wx, pattern of Wh), as ``sparsegate.load`` takes them."""
+        """Module name -> (pattern of Wx, pattern of Wh), as ``sparsegate.load`` takes them. A module whose layers differ is there
+        layer by layer, and a pattern that is not N:M is dense: what is pruned so is a dense matrix with zeros to the hardware."""
         self.count = 0
         """Steps so far."""
         self.density = 1.0
         """Share of weights that the masks let through, over all pruned matrices."""
         self._targets = list(targets)
+        self._regrow, self._score, self._seed = regrow, score, seed
         self._hooks: list[Any] = []
         for target in self._targets:
             weight = getattr(target.module, target.name)
@@ -113,7 +128,11 @@ class Pruner:
         for module in {id(target.module): target.module for target in self._targets}.values():
             if isinstance(module, nn.RNNBase):
                 self._hooks += [module.register_forward_pre_hook(_flatten), module.register_forward_hook(_release)]
-        self._update()
+        try:
+            self._update()
+        except SparseGateError:
+            self._remove(masked=False)  # the model stays as it was
+            raise
 
     @property
     def frozen(self) -> bool:
@@ -121,7 +140,7 @@ class Pruner:
         return self.count >= self.schedule.end
 
     def step(self) -> None:
-        """Count one step (an optimizer step or an epoch, in the schedule's unit) and tighten the masks if it is time."""
+        """Count one step (an optimizer step or an epoch, in the schedule's unit) and choose the masks anew if it is time."""
         self.count += 1
         if self.schedule.due(self.count):
             self._update()
@@ -133,42 +152,101 @@ class Pruner:
         if not self.frozen:
             self.count = self.schedule.end
             self._update()
-        for hook in self._hooks:
-            hook.remove()
+        self._remove(masked=True)
         for target in self._targets:
-            parametrize.remove_parametrizations(target.module, target.name, leave_parametrized=True)
-            matrix = getattr(target.module, target.name).detach().cpu().double().numpy()
-            pattern.check(matrix, target.gates, target.pattern, target.label)
-            if isinstance(target.module, nn.RNNBase):
-                _flatten(target.module)
+            target.pattern.check(_numbers(getattr(target.module, target.name)), target.gates, target.label)
         self._targets = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers and texts with which :meth:`load_state_dict` goes on; weights and masks are in the model's own."""
+        return {"count": self.count, "density": self.density, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another pruner of the same patterns and schedule stopped.
+
+        Load the model's and the optimizer's state too, and make the optimizer on the same side of :func:`attach` as in the first
+        run: it knows parameters by their order, which a parametrization changes.
+        """
+        for key in self.state_dict():
+            if key not in state:
+                raise SparseGateError(f"this is no state of a pruner: {key!r} is missing")
+        for key, own in self._identity().items():
+            if state[key] != own:
+                raise SparseGateError(f"{key} of the pruner is {state[key]!r} in the checkpoint, but {own!r} here")
+        self.count, self.density = int(state["count"]), float(state["density"])
+        self._set_regrow()
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on bit by bit."""
+        return {
+            "schedule": str(self.schedule),
+            "patterns": {target.label: str(target.pattern) for target in self._targets},
+            "regrow": self._regrow,
+            "seed": self._seed,
+        }
 
     def _update(self) -> None:
         kept_weights = weights = 0
-        for target in self._targets:
-            kept = self.schedule.kept(self.count, target.pattern)
-            weight = target.module.parametrizations[target.name].original  # type: ignore[union-attr, index]
-            keep = pattern.mask(weight.detach().cpu().double().numpy(), target.gates, NM(kept, target.pattern.m))
-            self._mask(target).copy_(torch.from_numpy(keep))
-            kept_weights, weights = kept_weights + int(keep.sum()), weights + keep.size
+        probability = self.schedule.probability(self.count)
+        for number, target in enumerate(self._targets):
+            score = target.weight if self._score is None else self._score(target.label, target.weight)
+            if score.shape != target.weight.shape:
+                expected = f"expected {tuple(target.weight.shape)}"
+                raise SparseGateError(f"the score of {target.label} has shape {tuple(score.shape)}, {expected}")
+            try:
+                keep = target.pattern.mask(_numbers(score), target.gates, self.schedule.release(self.count))
+            except SparseGateError as error:  # the training has diverged
+                raise SparseGateError(f"{target.label}: {error}") from None
+            if probability < 1:
+                # a generator of this step and matrix alone, so that a resumed run draws what an uninterrupted one does
+                keep |= np.random.default_rng((self._seed, self.count, number)).random(keep.shape) >= probability
+            target.mask.mask.copy_(torch.from_numpy(keep))
+            kept_weights, weights = kept_weights + int(np.count_nonzero(keep)), weights + keep.size
         if weights:
             self.density = kept_weights / weights
+        self._set_regrow()
 
-    @staticmethod
-    def _mask(target: _Target) -> Tensor:
-        return target.module.parametrizations[target.name][0].mask  # type: ignore[union-attr, index]
+    def _remove(self, masked: bool) -> None:
+        """Leave plain weights behind, ``masked`` or as they are below the masks."""
+        for hook in self._hooks:
+            hook.remove()
+        for target in self._targets:
+            parametrize.remove_parametrizations(target.module, target.name, leave_parametrized=masked)
+            if isinstance(target.module, nn.RNNBase):
+                _flatten(target.module)
+
+    def _set_regrow(self) -> None:
+        """Masked weights train on only as long as they can return."""
+        for target in self._targets:
+            target.mask.regrow = None if self.frozen else self._regrow
 
 
-def attach(model: nn.Module, patterns: Patterns, schedule: Cubic, projection: NM | str = "dense") -> Pruner:
-    """Start pruning the weights of ``model`` to N:M patterns along their columns.
+def attach(
+    model: nn.Module,
+    patterns: Patterns,
+    schedule: Schedule,
+    projection: Pattern | str = "dense",
+    *,
+    regrow: bool = False,
+    decay: float = 2e-4,
+    score: Score | None = None,
+    seed: int = 0,
+) -> Pruner:
+    """Start pruning the weights of ``model``.
 
     Parameters
     ----------
-    patterns : one pattern (``"2:16"``, an ``NM``, or a pair for Wx and Wh) for every ``nn.LSTM``, ``nn.GRU``,
-        ``nn.RNN`` and their cells, or a mapping from module names to patterns. All layers and directions of a module take its
-        pattern. Blocks never cross a gate. An optimizer made before or after stays valid.
+    patterns : one pattern (``"2:16"``, ``"bbs:2:16"``, a ``Pattern``, or a pair for Wx and Wh) for every ``nn.LSTM``, ``nn.GRU``,
+        ``nn.RNN`` and their cells, or a mapping from names to patterns. A name is that of a module (``lstm``), of one layer and
+        direction of it (``lstm.l1``, ``lstm.l1_reverse``) or of a matrix (``lstm.weight_hh_l1``); the more exact one wins. No
+        N:M block crosses a gate. An optimizer made before or after stays valid, and so does a wrapper such as ``nn.DataParallel``.
     schedule : when, in calls of ``Pruner.step``.
     projection : pattern of the projections (``weight_hr``) of those modules that have ``proj_size``.
+    regrow : masked weights get the gradient of what they would be without the mask, and so can return while the schedule
+        runs; otherwise they keep their value, and return only where others become smaller.
+    decay : with ``regrow``, how much a masked weight adds of itself to its gradient (λ of SR-STE; its authors' value).
+    score : what is compared instead of the weights' magnitudes.
+    seed : of the random drops of ``schedule.Annealed``.
 
     Examples
     --------
@@ -178,6 +256,8 @@ def attach(model: nn.Module, patterns: Patterns, schedule: Cubic, projection: NM
     ...     pruner.step()
     >>> pruner.finish()                                                                # doctest: +SKIP
     """
+    if not decay >= 0:
+        raise SparseGateError(f"the decay of masked weights is 0 or more, not {decay}")
     modules = dict(model.named_modules())
     if not isinstance(patterns, Mapping):
         patterns = {name: patterns for name, module in modules.items() if isinstance(module, tuple(GATES))}
@@ -185,39 +265,92 @@ def attach(model: nn.Module, patterns: Patterns, schedule: Cubic, projection: NM
             raise SparseGateError(
                 "the model has no recurrent module to prune; name the modules: attach(model, {'fc': '2:16'}, ...)"
             )
-    pairs: dict[str, tuple[NM, NM]] = {}
-    targets: list[_Target] = []
+    parts: dict[str, dict[str, tuple[Pattern, Pattern]]] = {}  # module -> "", layer or matrix -> patterns
     for name, wanted in patterns.items():
-        if name not in modules:
-            raise SparseGateError(
-                f"the model has no module {name!r}; it has {', '.join(filter(None, modules)) or 'no submodules'}"
-            )
-        pairs[name] = pair(wanted)
-        targets += _targets(name, modules[name], *pairs[name], *pair(projection)[:1])
-    return Pruner(targets, schedule, pairs)
+        parent, part = _find(name, modules)
+        parts.setdefault(parent, {})[part] = both(wanted)
+    targets: list[_Target] = []
+    pairs: dict[str, tuple[NM, NM]] = {}
+    for name, found in parts.items():
+        matrices = list(_matrices(name, modules[name], found, parse(projection)))
+        pairs |= _pairs(name, modules[name], found, matrices)
+        targets += [target for target in matrices if not target.pattern.dense]
+    return Pruner(targets, schedule, pairs, decay if regrow else None, score, seed)
 
 
-def _targets(name: str, module: nn.Module, x: NM, h: NM, p: NM) -> Iterator[_Target]:
-    count = next((count for kind, count in GATES.items() if isinstance(module, kind)), None)
+def _find(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
+    """A module's name and, if the name is not that of a module, the layer or matrix of it."""
+    parent, _, part = name.rpartition(".")
+    if name in modules:
+        return name, ""
+    if parent in modules and part in {key for names in _names(modules[parent]) for key in names[:2]}:
+        return parent, part
+    raise SparseGateError(
+        f"the model has no module {name!r}; it has {', '.join(filter(None, modules)) or 'no submodules'}"
+    )
+
+
+def _names(module: nn.Module) -> list[tuple[str, str, str]]:
+    """Matrices of a module: its name, its layer and direction ("" of a cell), and whether it is "ih", "hh" or "hr"."""
     if isinstance(module, nn.Linear):
-        found = [("weight", 1, x)]
-    elif count is None:
+        return [("weight", "", "ih")]
+    if not isinstance(module, tuple(GATES)):
+        return []
+    names = module._flat_weights_names if isinstance(module, nn.RNNBase) else ["weight_ih", "weight_hh"]
+    found = [(name, MATRIX.fullmatch(name)) for name in names]
+    return [(name, match[2] or "", match[1]) for name, match in found if match]
+
+
+def _matrices(
+    name: str, module: nn.Module, found: Mapping[str, tuple[Pattern, Pattern]], projection: Pattern
+) -> Iterator[_Target]:
+    """Every matrix of a module with its pattern, dense ones too."""
+    gates = 1 if isinstance(module, nn.Linear) else next((GATES[kind] for kind in GATES if isinstance(module, kind)), 0)
+    if not gates:
         raise SparseGateError(
             f"{name!r} is a {type(module).__name__}; nn.Linear, {', '.join(f'nn.{kind.__name__}' for kind in GATES)} "
             "can be pruned"
         )
-    else:
-        # weight_ih_l0, weight_hh_l1_reverse, weight_hr_l0 ...; a cell's have no layer
-        patterns = {"weight_ih": (count, x), "weight_hh": (count, h), "weight_hr": (1, p)}
-        names = module._flat_weights_names if isinstance(module, nn.RNNBase) else ["weight_ih", "weight_hh"]
-        found = [(key, *patterns[key[:9]]) for key in names if key[:9] in patterns]
-    for weight, gates, nm in found:
-        if parametrize.is_parametrized(module, weight):
-            raise SparseGateError(
-                f"{name}.{weight} already has a parametrization; finish the first pruning before the next"
-            )
-        if not nm.dense:
-            yield _Target(module, weight, gates, nm, f"{name}.{weight}")
+    for matrix, layer, which in _names(module):
+        label = f"{name}.{matrix}".removeprefix(".")
+        if parametrize.is_parametrized(module, matrix):
+            raise SparseGateError(f"{label} already has a parametrization; finish the first pruning before the next")
+        x, h = found.get(matrix) or found.get(layer) or found.get("") or (DENSE, DENSE)
+        if matrix in found and x != h:
+            raise SparseGateError(f"{label} is one matrix and takes one pattern, not the pair {x} and {h}")
+        pattern = h if which == "hh" or matrix in found else x
+        if which == "hr":
+            yield _Target(module, matrix, 1, pattern if matrix in found else projection, label)
+        else:
+            yield _Target(module, matrix, gates, pattern, label)
+
+
+def _pairs(
+    name: str, module: nn.Module, found: Mapping[str, tuple[Pattern, Pattern]], matrices: Sequence[_Target]
+) -> dict[str, tuple[NM, NM]]:
+    """What ``sparsegate.load`` has to know of a module: its patterns, or, if they differ, those of each of its layers."""
+    name = name or type(module).__name__.lower()  # as importers call a model that is one module
+    if set(found) == {""}:
+        x, h = found[""]
+        return {name: (_hardware(x), _hardware(h))}
+    layers: dict[str, dict[str, NM]] = {}
+    for target, (_, layer, which) in zip(matrices, _names(module), strict=True):
+        layers.setdefault(layer, {})[which] = _hardware(target.pattern)
+    pairs = {layer: (kept["ih"], kept.get("hh", DENSE)) for layer, kept in layers.items()}
+    if len(set(pairs.values())) == 1:
+        return {name: next(iter(pairs.values()))}
+    stacked = getattr(module, "num_layers", 1) > 1
+    return {f"{name}_{layer}" if stacked else name + layer.removeprefix("l0"): both for layer, both in pairs.items()}
+
+
+def _hardware(pattern: Pattern) -> NM:
+    return pattern if isinstance(pattern, NM) else DENSE
+
+
+def _numbers(values: Tensor) -> np.ndarray:
+    """A matrix for NumPy, in a precision that it knows."""
+    values = values.detach().cpu()
+    return (values if values.dtype == torch.float64 else values.float()).numpy()
 
 
 def _flatten(module: Any, *_: Any) -> None:
@@ -231,3 +364,6 @@ def _release(module: Any, *_: Any) -> None:
     module._flat_weights = [
         lists[name].original if name in lists else getattr(module, name) for name in module._flat_weights_names
     ]
+
+
+__all__ = ["Annealed", "Cubic", "Mask", "OneShot", "Patterns", "Pruner", "attach"]

@@ -1,21 +1,29 @@
-"""Quantization: calibrate formats on data, round weights, build a Program. Needs numpy only."""
+"""Quantization: choose formats, round weights, build a Program. Needs numpy only."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sparsegate import rounding
+from sparsegate.calibration import METHODS, Calibration, Histogram, Levels, Method, calibrate, of_weights, weights_of
 from sparsegate.cells import cell, phases_of
 from sparsegate.errors import SparseGateError
 from sparsegate.fixed import MAX_WIDTH, QFormat, bits_for, frac_for
 from sparsegate.network import Layer as FloatLayer
-from sparsegate.network import Network, sequences
+from sparsegate.network import Network
 from sparsegate.pattern import NM, common_block
 from sparsegate.program import ACTIVATION_BITS, FRACS, Layer, Matrix, Program
+
+Rounding = Literal["nearest", "compensated"]
+MATRIX_KEYS = ("wx", "wh", "wp")
+"""Formats of a layer's matrices; ``matrix_bits`` and ``matrix_levels`` name them as "layer.wx"."""
+MOST_LEVELS = (1 << 16) - 1
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,18 @@ class QuantizeConfig:
     activation tables, default min(activation_bits + 4, 16), range -8..8. ``state_bits``: cell state. ``output_bits``: a final
     layer that feeds nothing. ``table_bits``: address bits of a table; wider pre-activations are interpolated. ``threshold``:
     default Θ, in LSBs, of the input and of every vector that a recurrent layer gives.
+
+    ``matrix_bits``: bits of single matrices, such as ``{"lstm.wh": 4, "fc.wx": 8}``; the others have ``weight_bits``.
+    ``weight_levels``: an odd number of levels (3, 5, 7 ...) that all weights of matrices are rounded to, and ``matrix_levels``
+    the same for single ones. A weight w becomes clip(round(w / r), -(levels - 1) / 2, (levels - 1) / 2) r. With five levels these
+    are the low-precision weights of binary-gate LSTMs (Li et al., ICML 2018: round to r = 0.2, then clip to c = 0.4), but r is a
+    power of two here, as every scale is (0.25 and not 0.2), chosen for each matrix by the smallest squared error.
+
+    ``calibration`` says how the fractional bits of inputs, states, unbounded outputs and weights are chosen: "min-max", so that
+    nothing seen saturates; "percentile", so that ``percentile`` per cent of the magnitudes do not (Wu et al. 2020 compare these);
+    "mse", by the smallest squared error of rounding and saturation together (as Banner et al. 2019 choose a clipping value).
+    ``rounding``: each weight to the nearest, or "compensated" (``sparsegate.rounding.compensate``). ``bias_correction``: take
+    from the biases what rounding the weights adds to mean pre-activations (``sparsegate.rounding.correct_bias``).
     """
 
     activation_bits: int = 8
@@ -38,6 +58,13 @@ class QuantizeConfig:
     table_bits: int = 11
     threshold: int = 0
     operand_bits: int = 18
+    matrix_bits: Mapping[str, int] = field(default_factory=dict, hash=False)
+    weight_levels: int | None = None
+    matrix_levels: Mapping[str, int] = field(default_factory=dict, hash=False)
+    calibration: Method = "min-max"
+    percentile: float = 99.99
+    rounding: Rounding = "nearest"
+    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -55,6 +82,29 @@ class QuantizeConfig:
                 raise SparseGateError(f"{name} is {value}, expected {low} to {high}")
         if self.threshold < 0:
             raise SparseGateError(f"threshold is {self.threshold}, expected 0 or more")
+        for name, bits in self.matrix_bits.items():
+            if not _integer(bits) or not 2 <= bits <= 16:
+                raise SparseGateError(f"matrix_bits of {name!r} is {bits!r}, expected 2 to 16")
+            if name in self.matrix_levels:
+                raise SparseGateError(f"matrix {name!r} is given both bits and levels, expected one of them")
+        levels = {f"matrix_levels of {name!r}": count for name, count in self.matrix_levels.items()}
+        for name, count in (
+            levels if self.weight_levels is None else {"weight_levels": self.weight_levels} | levels
+        ).items():
+            if not _integer(count) or not 3 <= count <= MOST_LEVELS or count % 2 == 0:
+                raise SparseGateError(f"{name} is {count!r}, expected an odd number from 3 to {MOST_LEVELS}")
+        for name, known in (("calibration", METHODS), ("rounding", get_args(Rounding))):
+            if getattr(self, name) not in known:
+                raise SparseGateError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}")
+        if not 50 <= self.percentile <= 100:
+            raise SparseGateError(f"percentile is {self.percentile}, expected 50 to 100")
+
+    def weight_format(self, matrix: str) -> QFormat:
+        """Width, and levels, of a matrix ("lstm.wx"); its fraction is chosen later."""
+        levels = self.matrix_levels.get(matrix, None if matrix in self.matrix_bits else self.weight_levels)
+        if levels is None:
+            return QFormat(self.matrix_bits.get(matrix, self.weight_bits), 0)
+        return Levels(bits_for(levels // 2), 0, levels // 2)
 
     @property
     def gate(self) -> QFormat:
@@ -71,26 +121,8 @@ class QuantizeConfig:
         return max(0, self.pre.width - 1 - self.table_bits)
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Largest magnitudes seen: of the input, and of each (layer, format) that values are narrowed to."""
-
-    input: float
-    ranges: dict[tuple[str, str], float]
-
-
-def calibrate(network: Network, x: ArrayLike, lengths: ArrayLike | None = None) -> Calibration:
-    """Run the float network over data (N, T, I) and record min-max ranges."""
-    x, lengths = sequences(x, lengths, network.inputs)
-    ranges: dict[tuple[str, str], float] = defaultdict(float)
-
-    def observe(layer: str, target: str, site: str, value: NDArray) -> None:
-        if value.size:
-            ranges[layer, target] = max(ranges[layer, target], float(np.abs(value).max()))
-
-    network.evaluate(x, lengths, observe=observe)
-    valid = np.arange(x.shape[1])[None, :] < lengths[:, None]
-    return Calibration(float(np.abs(x[valid]).max()), dict(ranges))
+def _integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def choose_formats(network: Network, calibration: Calibration, config: QuantizeConfig) -> list[dict[str, QFormat]]:
@@ -99,37 +131,47 @@ def choose_formats(network: Network, calibration: Calibration, config: QuantizeC
     Layers of one kind share their state and gate formats, so that one pipeline of the engine serves them all. Vectors that some
     layer takes together share one format.
     """
+    _check_names(network, config)
     bits = config.activation_bits
-    shared: dict[tuple[str, str], float] = defaultdict(float)
+
+    def chosen_for(width: int, seen: Histogram, start: float = 0.0) -> QFormat:
+        """A format for what was seen, which holds the largest value of a start, too."""
+        frac = seen.frac(QFormat(width, 0), config.calibration, config.percentile)
+        if start:
+            frac = min(frac, frac_for(start, width)) if seen.largest else frac_for(start, width)
+        return QFormat(width, frac)
+
+    def start_of(layer: FloatLayer, state: str) -> float:
+        return float(np.abs(network.initial.get(layer.name, {}).get(state, np.zeros(1))).max())
+
+    starts: dict[tuple[str, str], float] = defaultdict(float)
+    keys: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for layer in network.layers:
         what = cell(layer.kind)
         for state in what.states:
-            start = network.initial.get(layer.name, {}).get("h" if state == what.wide else state, np.zeros(1))
-            seen = max(calibration.ranges[layer.name, state], float(np.abs(start).max()))
-            shared[layer.kind, state] = max(shared[layer.kind, state], seen)
+            start = start_of(layer, "h" if state == what.wide else state)
+            starts[layer.kind, state] = max(starts[layer.kind, state], start)
+            keys[layer.kind, state].append((layer.name, state))
     taken = [vector for sources in network.sources for vector in sources]
-    outputs = [QFormat(bits, frac_for(calibration.input, bits))]
+    outputs = [chosen_for(bits, calibration.of([("input", "x")]))]
     for vector, layer in enumerate(network.layers, 1):
         what = cell(layer.kind)
         width = bits if what.recurrent or vector in taken else config.output_bits
         if what.bounded and layer.w_p is None:
             outputs.append(QFormat(width, width - 1))
         else:
-            start = np.abs(network.initial.get(layer.name, {}).get("h", np.zeros(1))).max()
-            outputs.append(QFormat(width, frac_for(max(calibration.ranges[layer.name, "h"], float(start)), width)))
+            outputs.append(chosen_for(width, calibration.of([(layer.name, "h")]), start_of(layer, "h")))
     _share(outputs, [*network.sources, network.output_vectors])
     chosen = []
     for layer, sources, output in zip(network.layers, network.sources, outputs[1:], strict=True):
         what = cell(layer.kind)
 
-        def of_weights(weights: NDArray) -> QFormat:
-            return QFormat(config.weight_bits, frac_for(float(np.abs(weights).max()), config.weight_bits))
-
-        formats = {"x": outputs[sources[0]], "h": output, "wx": of_weights(layer.w_x)}
-        if layer.w_h is not None:
-            formats["wh"] = of_weights(layer.w_h)
+        weights = {
+            key: _weight_format(values, config, f"{layer.name}.{key}") for key, values in weights_of(layer).items()
+        }
+        formats = {"x": outputs[sources[0]], "h": output, **weights}
         if layer.w_p is not None:
-            formats |= {"m": QFormat(bits, bits - 1), "wp": of_weights(layer.w_p)}
+            formats["m"] = QFormat(bits, bits - 1)
         for name in what.formats:
             if name == "gate" or name in what.handed:
                 formats[name] = config.gate
@@ -137,12 +179,31 @@ def choose_formats(network: Network, calibration: Calibration, config: QuantizeC
                 formats[name] = config.pre
             elif name == "q":  # like h, which a reset makes smaller
                 formats[name] = output
-            elif name == "parameter":
-                formats[name] = of_weights(np.concatenate(list(layer.parameters.values())))
-            else:
-                formats[name] = QFormat(config.state_bits, frac_for(shared[layer.kind, name], config.state_bits))
+            elif name != "parameter":
+                key = layer.kind, name
+                formats[name] = chosen_for(config.state_bits, calibration.of(keys[key]), starts[key])
         chosen.append(formats)
     _fit_operands(network, chosen, config)
+    _check_fracs(network, chosen)
+    return chosen
+
+
+def _check_names(network: Network, config: QuantizeConfig) -> None:
+    known = [f"{layer.name}.{key}" for layer in network.layers for key in MATRIX_KEYS if key in weights_of(layer)]
+    for name in (*config.matrix_bits, *config.matrix_levels):
+        if name not in known:
+            raise SparseGateError(f"the network has no matrix {name!r}; it has {', '.join(known)}")
+
+
+def _weight_format(values: NDArray[np.float64], config: QuantizeConfig, matrix: str) -> QFormat:
+    """Format of a matrix of weights, or of a layer's parameters, which have no levels."""
+    parameter = matrix.endswith(".parameter")
+    form = QFormat(config.weight_bits, 0) if parameter else config.weight_format(matrix)
+    method: Method = "mse" if isinstance(form, Levels) else config.calibration
+    return replace(form, frac=of_weights(values).frac(form, method, config.percentile))
+
+
+def _check_fracs(network: Network, chosen: Sequence[dict[str, QFormat]]) -> None:
     for layer, formats in zip(network.layers, chosen, strict=True):
         for key, form in formats.items():
             if form.frac not in FRACS:
@@ -150,7 +211,6 @@ def choose_formats(network: Network, calibration: Calibration, config: QuantizeC
                     f"layer {layer.name!r}: {key} would need {form.frac} fractional bits, expected {FRACS[0]} to {FRACS[-1]}; "
                     f"its values are too {'large' if form.frac < 0 else 'small'}, scale the data or the weights"
                 )
-    return chosen
 
 
 def _share(outputs: list[QFormat], together: Sequence[tuple[int, ...]]) -> None:
@@ -194,7 +254,7 @@ def _fit_operands(network: Network, chosen: list[dict[str, QFormat]], config: Qu
         for form, key, w in products:
             excess = form[key].frac + form[w].frac - most
             if excess > 0:
-                form[w] = QFormat(form[w].width, form[w].frac - excess)
+                form[w] = replace(form[w], frac=form[w].frac - excess)
 
 
 def build(
@@ -224,7 +284,8 @@ def build(
     layers = []
     for layer in loose:
         accs = {acc: QFormat(widths[layer.kind, acc], fracs[layer.kind, acc]) for acc in _accs(layer.formats)}
-        layers.append(replace(layer, formats={**layer.formats, **accs}))
+        plain = {key: form.plain if isinstance(form, Levels) else form for key, form in layer.formats.items()}
+        layers.append(replace(layer, formats={**plain, **accs}))
     program = Program(
         network.name,
         formats[0]["x"],
@@ -299,6 +360,29 @@ def _layer(
     )
 
 
+def prepare(
+    network: Network, x: ArrayLike, lengths: ArrayLike | None = None, config: QuantizeConfig | None = None
+) -> tuple[Network, list[dict[str, QFormat]]]:
+    """All that a configuration asks for before integers are made, on real data (N, T, I): formats, compensation, biases.
+
+    Returns what :func:`build` and ``fake_quant.FakeQuant`` take: a network, whose weights are on the formats' grids already where
+    they were compensated, and the formats.
+    """
+    config = config or QuantizeConfig()
+    formats = choose_formats(network, calibrate(network, x, lengths), config)
+    made = network
+    if config.rounding == "compensated":
+        made, formats = rounding.compensate(network, formats, x, lengths)
+        fitted = [dict(form) for form in formats]
+        _fit_operands(network, fitted, config)
+        if fitted != formats:  # finer weights than the multiplier allows were chosen
+            made, formats = rounding.compensate(network, fitted, x, lengths, finer=0)
+        _check_fracs(network, formats)
+    if config.bias_correction:
+        made = rounding.correct_bias(made, formats, x, lengths, network)
+    return made, formats
+
+
 def quantize(
     network: Network,
     x: ArrayLike,
@@ -306,6 +390,6 @@ def quantize(
     config: QuantizeConfig | None = None,
     meta: dict | None = None,
 ) -> Program:
-    """Post-training quantization: calibrate on real data (N, T, I) and build the Program."""
+    """Post-training quantization: prepare on real data (N, T, I) and build the Program."""
     config = config or QuantizeConfig()
-    return build(network, choose_formats(network, calibrate(network, x, lengths), config), config, meta)
+    return build(*prepare(network, x, lengths, config), config, meta)

@@ -1,7 +1,7 @@
 """The report of a compiled folder: what every stage measured, as JSON, as one table, and as a page that stands alone.
 
 Reads what the stages left (``golden.json``, ``simulate-*.json``, ``synth.json``) of this Program and this Verilog; runs nothing
-but the golden model, for a picture. Keys are described in ``docs/file-formats.md``.
+but the golden model, for the pictures. Keys are described in ``docs/file-formats.md``.
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sparsegate import __version__, artefact, doctor, golden
+from sparsegate import __version__, artefact, doctor, golden, pictures
 from sparsegate.errors import SparseGateError
 from sparsegate.program import Program
 
@@ -221,78 +218,28 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def sparsity_map(program: Program) -> Figure:
-    """Where the weights of the first recurrent layer are not zero: Wx and Wh side by side."""
-    figure = _figure(8, 4.2)
-    layer = next((layer for layer in program.layers if layer.w_h is not None), program.layers[0])
-    matrices = [("Wx", layer.w_x, "input")] + ([] if layer.w_h is None else [("Wh", layer.w_h, "hidden unit")])
-    widths = [entry[1].shape[1] for entry in matrices]
-    axes = figure.subplots(1, len(matrices), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
-    for axis, (name, matrix, columns) in zip(axes, matrices, strict=True):
-        axis.imshow(matrix != 0, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1.3)
-        axis.set_title(f"{name}, {100 * np.mean(matrix != 0):.1f} % kept", fontsize=9)
-        axis.set_xlabel(columns)
-        middles = (np.arange(layer.gates) + 0.5) * layer.units
-        axis.set_yticks(
-            middles, [f"gate {gate}" for gate in layer.cell.gates] if axis is axes[0] else [""] * layer.gates
-        )
-        for edge in range(1, layer.gates):
-            axis.axhline(edge * layer.units - 0.5, color="0.3", linewidth=0.6)
-    return figure
-
-
-def changed_columns(program: Program, dataset: Dataset) -> Figure:
-    """Which columns of the first test utterance are sent at each step of each pass: white is skipped."""
-    length = int(dataset.length_test[0])
-    run = golden.run(program, program.quantize(dataset.x_test[:1, :length]), dataset.length_test[:1])
-    names = ["input", *(layer.name for layer in program.layers)]
-    vectors = []  # of every pass, in the order of its own steps: name and (T, size)
-    for part in run.passes:
-        if part.of.when != "step":  # a single step of a head: nothing to see
-            continue
-        source = " and ".join(names[vector] for vector in part.of.sources)
-        vectors.append((f"{source} reversed" if part.of.reverse else source, part.streams[0].sent[0]))
-        for phase, stream in zip(part.phases, part.streams[1:], strict=True):
-            last = phase.number == len(phase.layer.phases) - 1
-            # what a layer gives drives itself, or the next layer of the pass
-            if not last or phase.layer.cell.recurrent or phase is not part.phases[-1]:
-                vectors.append((phase.name, stream.sent[0]))
-    figure = _figure(8, max(3.6, 1.2 * len(vectors)))
-    heights = [max(sent.shape[1], 8) for _, sent in vectors]
-    axes = figure.subplots(len(vectors), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})[:, 0]
-    for axis, (name, sent) in zip(axes, vectors, strict=True):
-        axis.imshow(sent.T, aspect="auto", interpolation="nearest", cmap="Oranges", vmin=0, vmax=1.8)
-        axis.set_ylabel(f"{name}\n{100 * sent.mean():.0f} % sent", fontsize=8)
-    axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    axes[-1].set_xlabel("step of the first test sequence")
-    return figure
-
-
-def accuracy_by_stage(report: Mapping[str, Any]) -> Figure | None:
-    """Test accuracy of the float, the pruned, and the integer network."""
-    known = [(stage, value) for stage, value in report["accuracy"].items() if value is not None]
-    if not known:
-        return None
-    figure = _figure(8, 2.2)
-    axis = figure.subplots()
-    bars = axis.barh([stage for stage, _ in known], [100 * value for _, value in known], color="#4878a8")
-    axis.bar_label(bars, fmt="%.2f %%", padding=3, fontsize=8)
-    axis.set_xlim(0, 112)
-    axis.invert_yaxis()
-    axis.set_xlabel("test accuracy, %")
-    return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+def drawings(report: Mapping[str, Any], program: Program, dataset: Dataset | None) -> list[tuple[str, Figure]]:
+    """Titles and figures of the page; those of a run need data, and show the first test sequences."""
+    drawn = (
+        [] if (stages := pictures.accuracy_by_stage(report["accuracy"])) is None else [("Accuracy by stage", stages)]
+    )
+    drawn += [
+        ("Weights that are kept", pictures.sparsity_map(program)),
+        ("Weights and their formats", pictures.weight_histograms(program)),
+    ]
+    if dataset is None:
+        return drawn
+    x, lengths = dataset.x_test[: pictures.SEQUENCES], dataset.length_test[: pictures.SEQUENCES]
+    seen, gates = pictures.activations(program, x, lengths), pictures.gates_of(program, x, lengths)
+    drawn.append(("Activations and their formats", pictures.activation_histograms(seen, pictures.formats_of(program))))
+    if gates:
+        drawn.append(("Gates", pictures.gate_histograms(gates)))
+    first = golden.run(program, program.quantize(x[:1, : lengths[0]]), lengths[:1])
+    return [*drawn, ("Columns that are sent in the first test sequence", pictures.changed_columns(first))]
 
 
 def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(pictures.encoded(figure)).decode()
 
 
 STYLE = """body { font: 15px/1.45 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -302,19 +249,13 @@ border-bottom: 1px solid #ddd } th { font-weight: 600 } img { max-width: 100% } 
 
 def page(report: Mapping[str, Any], program: Program, dataset: Dataset | None) -> str:
     """A page of HTML that needs no other file."""
-    pictures: list[tuple[str, Figure | None]] = [
-        ("Accuracy by stage", accuracy_by_stage(report)),
-        ("Weights that are kept", sparsity_map(program)),
-        ("Columns that are sent", None if dataset is None else changed_columns(program, dataset)),
-    ]
     layers = report["formats"]["layers"]
     keys = list(dict.fromkeys(key for form in layers.values() for key in form))
     sections = [
         _section("Summary", _table(("what", "value"), summary(report))),
         *(
             _section(title, f'<img alt="{html.escape(title)}" src="data:image/png;base64,{_png(figure)}">')
-            for title, figure in pictures
-            if figure is not None
+            for title, figure in drawings(report, program, dataset)
         ),
         _section(
             "Formats (s8f7: signed, 8 bits, 7 of them fractional)",

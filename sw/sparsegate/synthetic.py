@@ -11,7 +11,7 @@ from sparsegate.cells import cell
 from sparsegate.fixed import QFormat
 from sparsegate.network import Layer, Network
 from sparsegate.passes import When
-from sparsegate.pattern import DENSE, NM, mask
+from sparsegate.pattern import DENSE, NM
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _layer(
     def draw(gates: int, units: int, columns: int, pattern: NM) -> np.ndarray:
         scale = gain / np.sqrt(max(1.0, columns * pattern.density))
         full = rng.normal(0.0, scale, (gates * units, columns))
-        return np.where(mask(full, gates, pattern), full, 0.0)
+        return np.where(pattern.mask(full, gates), full, 0.0)
 
     gates = len(what.gates)
     return Layer(

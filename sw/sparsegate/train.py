@@ -1,30 +1,38 @@
-"""Training of sequence classifiers on the CPU: float, gradual N:M pruning, quantization-aware fine-tuning.
+"""Training on the CPU: float, gradual pruning, quantization-aware fine-tuning.
 
-The loss is cross-entropy on each sequence's last step. Input noise, in units of each input's deviation over the training
-frames, is the only regularisation. Everything is deterministic for a seed, and runs on one thread.
+:func:`fit` trains any module for any objective; the functions behind it are the stages of a sequence classifier, whose loss is the
+cross-entropy on each sequence's last step. Input noise, in units of each input's deviation over the training frames, is the only
+regularisation. Everything is deterministic for a seed, and runs on one thread.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from sparsegate import golden, importers, quantize
+from sparsegate import artefact, golden, importers, quantize
 from sparsegate.cells import cell
 from sparsegate.datasets import Dataset
 from sparsegate.errors import SparseGateError
 from sparsegate.fake_quant import FakeQuant
-from sparsegate.network import Layer, Network, When
-from sparsegate.pattern import NM
+from sparsegate.network import Network, When, lengths_of
+from sparsegate.objective import Objective, last_class
 from sparsegate.program import Program
-from sparsegate.prune import Cubic, Patterns, attach
+from sparsegate.prune import Patterns, attach
 from sparsegate.quantize import QuantizeConfig
+from sparsegate.schedule import Annealed, Cubic, OneShot, Schedule
+from sparsegate.trainable import Trainable
+
+CHECKPOINT = "sparsegate-training"
 
 Progress = Callable[[int, int, float], None]
 """Called as ``progress(epoch, epochs, loss)`` after every epoch, counting from 1."""
@@ -32,18 +40,23 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one stage trains: AdamW, one cycle of the learning rate (Smith & Topin 2018), gradients clipped to norm 1."""
+    """How one stage trains: AdamW, one cycle of the learning rate (Smith & Topin 2018), gradients clipped to norm 1.
+
+    ``noise``: deviation of the Gaussian noise on the inputs, in units of theirs. ``bucket``: so many batches at a time are sorted by
+    length, which spares steps of padding.
+    """
 
     epochs: int
     rate: float
     batch: int = 32
     noise: float = 0.5
     decay: float = 0.0
+    bucket: int = 1
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1:
+        if self.epochs < 1 or self.batch < 1 or self.bucket < 1:
             raise SparseGateError(
-                f"training needs at least 1 epoch and a batch of 1, not {self.epochs} and {self.batch}"
+                f"training needs at least 1 epoch, a batch of 1 and a bucket of 1, not {self.epochs}, {self.batch} and {self.bucket}"
             )
         if not (self.rate > 0 and self.noise >= 0 and self.decay >= 0):
             raise SparseGateError(
@@ -56,70 +69,69 @@ PRUNE = Recipe(epochs=120, rate=5e-3)
 QUANTIZE = Recipe(epochs=8, rate=1e-3)
 
 
-class Classifier(nn.Module):
-    """A Network of forward layers as trainable torch modules: (N, T, I) -> (N, T, classes)."""
+class Resumable(Protocol):
+    """What a checkpoint keeps beside the module and its optimizer: a ``Pruner``."""
 
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.start = network
-        for layer in network.layers:
-            if layer.reverse:
-                raise SparseGateError(
-                    f"layer {layer.name!r} runs backwards in time; training takes forward layers only"
-                )
-        if not network.streams or network.initial:
-            raise SparseGateError(
-                "training takes layers that follow one another and start from zero; this network has "
-                + ("a state of its own to start from" if network.initial else "layers that take several others")
-            )
-        with _seeded(0):  # what the modules draw at birth is overwritten, and must not move the caller's generator
-            self.parts = nn.ModuleList(_module(layer) for layer in network.layers)
-
-    def forward(self, x: Tensor, lengths: ArrayLike | None = None) -> Tensor:
-        """Every step is computed, of the padding too: forward layers need no ``lengths``."""
-        for part in self.parts:
-            x = part(x)[0] if isinstance(part, nn.RNNBase) else part(x)
-        return x
-
-    def network(self, patterns: dict[str, tuple[NM, NM]] | None = None) -> Network:
-        """The Network with the present weights; ``patterns`` by layer name, those of the start where omitted."""
-        made = importers.load(self.parts, layers=[str(position) for position in range(len(self.parts))])
-        layers = []
-        for old, new in zip(self.start.layers, made.layers, strict=True):
-            pattern_x, pattern_h = (patterns or {}).get(old.name, (old.pattern_x, old.pattern_h))
-            layers.append(replace(new, name=old.name, when=old.when, pattern_x=pattern_x, pattern_h=pattern_h))
-        return self.start.with_layers(layers)
+    def step(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-def _module(layer: Layer) -> nn.Module:
-    """The torch module of a float layer, with its weights."""
-    bias = torch.from_numpy(layer.bias)
-    if layer.kind == "linear":
-        head = nn.Linear(layer.inputs, layer.units)
-        head.load_state_dict({"weight": torch.from_numpy(layer.w_x), "bias": bias})
-        return head
-    part: nn.RNNBase
-    if layer.kind == "lstm":
-        projected = 0 if layer.w_p is None else layer.outputs
-        part = nn.LSTM(layer.inputs, layer.units, batch_first=True, proj_size=projected)
-    elif layer.kind == "gru":
-        part = nn.GRU(layer.inputs, layer.units, batch_first=True)
-    elif layer.kind in ("rnn_tanh", "rnn_relu"):
-        part = nn.RNN(layer.inputs, layer.units, batch_first=True, nonlinearity=layer.kind.removeprefix("rnn_"))
-    else:
-        raise SparseGateError(
-            f"layer {layer.name!r}: training knows linear, lstm, gru, rnn_tanh and rnn_relu layers, not {layer.kind!r}"
-        )
-    # PyTorch's two biases are trained both, which is its usual rate; the importer sums them again
-    inner = torch.zeros_like(bias)
-    if layer.bias_h is not None:
-        inner[-len(layer.bias_h) :] = torch.from_numpy(layer.bias_h)  # the candidate's gate is the last
-    state = {"weight_ih_l0": torch.from_numpy(layer.w_x), "bias_ih_l0": bias, "bias_hh_l0": inner}
-    for key, weight in (("weight_hh_l0", layer.w_h), ("weight_hr_l0", layer.w_p)):
-        if weight is not None:
-            state[key] = torch.from_numpy(weight)
-    part.load_state_dict(state)
-    return part
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    x: ArrayLike,
+    lengths: ArrayLike | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    *,
+    pruner: Resumable | None = None,
+    checkpoint: Path | None = None,
+) -> None:
+    """Train a module in place, on one thread, deterministically for a seed.
+
+    Parameters
+    ----------
+    model : called as ``model(x, lengths)`` by the objective: a ``Trainable``, a ``FakeQuant``, or your own.
+    objective : what to minimise (``sparsegate.objective``).
+    x, lengths : training sequences (N, T, I), zero past their ends, and their steps (N,).
+    pruner : told of every optimizer step.
+    checkpoint : a file that is written at the end of every epoch and removed at the end. Where it exists, the run that wrote it goes
+        on from there, to the same result to the bit. One of another run is refused.
+    """
+    recipe = recipe or FLOAT
+    kind = next(model.parameters()).dtype
+    x = np.asarray(x)
+    lengths = lengths_of(x.shape, lengths, x.shape[2])
+    values = torch.from_numpy(x).to(kind)
+    noise = recipe.noise * torch.from_numpy(_deviation(x, lengths)).to(kind)  # (I,)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay)
+    count = _batches(len(x), recipe)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.epochs * count)
+    rng = np.random.default_rng(seed)
+    with _seeded(seed):
+        run = _Run(checkpoint, model, optimizer, schedule, rng, pruner, f"{recipe} seed {seed} data {_sum(values)}")
+        for epoch in range(run.resume() + 1, recipe.epochs + 1):
+            total = 0.0
+            for rows in _epoch(rng, lengths, count, recipe.bucket):
+                part = values[rows, : int(lengths[rows].max())]
+                if recipe.noise:
+                    part = part + noise * torch.randn_like(part)
+                loss = objective(model, part, lengths[rows], torch.from_numpy(rows))
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                schedule.step()
+                if pruner is not None:
+                    pruner.step()
+                total += loss.item() * len(rows)
+            if progress is not None:
+                progress(epoch, recipe.epochs, total / len(x))
+            run.save(epoch)
+    run.remove()
 
 
 def train_float(
@@ -134,15 +146,23 @@ def train_float(
     recipe: Recipe = FLOAT,
 ) -> Network:
     """Train ``depth`` stacked LSTM layers of ``hidden`` units with a linear head."""
+    start = lstm(dataset.inputs, hidden, dataset.classes, depth, seed, when, dataset.name)
+    model = Trainable(start)
+    recipe = replace(recipe, epochs=epochs)
+    fit(model, last_class(dataset.y_train), dataset.x_train, dataset.length_train, recipe, seed, progress)
+    return model.network()
+
+
+def lstm(
+    inputs: int, hidden: int, outputs: int, depth: int = 1, seed: int = 0, when: When = "step", name: str = "lstm"
+) -> Network:
+    """Stacked LSTM layers and a linear head with PyTorch's own random weights."""
     if hidden < 1 or depth < 1:
         raise SparseGateError(f"an LSTM needs at least 1 unit and 1 layer, not {hidden} and {depth}")
     with _seeded(seed):
-        lstm = nn.LSTM(dataset.inputs, hidden, num_layers=depth, batch_first=True)
-        head = nn.Linear(hidden, dataset.classes)
-    start = importers.load(nn.ModuleDict({"lstm": lstm, "head": head}), when=when, name=dataset.name)
-    model = Classifier(start)
-    _train(model, dataset, replace(recipe, epochs=epochs), seed, progress)
-    return model.network()
+        layers = nn.LSTM(inputs, hidden, num_layers=depth, batch_first=True)
+        head = nn.Linear(hidden, outputs)
+    return importers.load(nn.ModuleDict({"lstm": layers, "head": head}), when=when, name=name)
 
 
 def prune_and_finetune(
@@ -154,12 +174,51 @@ def prune_and_finetune(
     progress: Progress | None = None,
     *,
     recipe: Recipe = PRUNE,
+    schedule: Schedule | str = "cubic",
+    regrow: bool = False,
+    checkpoint: Path | None = None,
 ) -> Network:
-    """Prune the recurrent layers gradually while training goes on.
+    """Prune the recurrent layers gradually while training goes on; :func:`prune_and_fit` with the classifier's loss."""
+    return prune_and_fit(
+        network,
+        last_class(dataset.y_train),
+        dataset.x_train,
+        dataset.length_train,
+        patterns,
+        replace(recipe, epochs=epochs),
+        seed,
+        progress,
+        schedule=schedule,
+        regrow=regrow,
+        checkpoint=checkpoint,
+    )
 
-    ``patterns`` is one N:M pattern, a pair for Wx and Wh, or a mapping from layer names to these. Masks tighten
-    over the first half of the steps and are frozen for the second. Layers that are not mentioned come out with the
-    patterns that they had.
+
+def prune_and_fit(
+    network: Network,
+    objective: Objective,
+    x: ArrayLike,
+    lengths: ArrayLike | None,
+    patterns: Patterns,
+    recipe: Recipe,
+    seed: int = 0,
+    progress: Progress | None = None,
+    *,
+    schedule: Schedule | str = "cubic",
+    regrow: bool = False,
+    checkpoint: Path | None = None,
+    lstm: type[nn.LSTM] = nn.LSTM,
+) -> Network:
+    """Prune the layers of a Network while it is trained for any objective.
+
+    Parameters
+    ----------
+    patterns : one pattern for the recurrent layers, a pair for Wx and Wh, or a mapping from layer names to these. Layers that are not
+        mentioned come out with the patterns that they had.
+    schedule : a Schedule in optimizer steps, or "cubic", "one-shot", "annealed": masks then tighten over the first half of the steps
+        (at the first one) and are frozen for the rest.
+    regrow : let gradients reach the pruned weights, so that they can come back (``prune.attach``).
+    checkpoint, and the rest : as of :func:`fit`.
     """
     recurrent = [layer.name for layer in network.layers if cell(layer.kind).recurrent]
     wanted = dict(patterns) if isinstance(patterns, Mapping) else dict.fromkeys(recurrent, patterns)
@@ -169,14 +228,25 @@ def prune_and_finetune(
     for unknown in wanted.keys() - names.keys():
         raise SparseGateError(f"the network has no layer {unknown!r}; it has {', '.join(names)}")
     kept = {layer.name: (layer.pattern_x, layer.pattern_h) for layer in network.layers}  # of an earlier pruning
-    model = Classifier(network)
-    recipe = replace(recipe, epochs=epochs)
-    steps = epochs * _batches(dataset, recipe)
+    model = Trainable(network, lstm)
+    if isinstance(schedule, str):
+        half = recipe.epochs * _batches(len(np.asarray(x)), recipe) // 2
+        if schedule not in SCHEDULES:
+            raise SparseGateError(f"a schedule is {', '.join(SCHEDULES)}, not {schedule!r}")
+        schedule = SCHEDULES[schedule](half)
     targets = {names[name]: pattern for name, pattern in (kept | wanted).items()}
-    pruner = attach(model, targets, Cubic(begin=0, end=steps // 2))
-    _train(model, dataset, recipe, seed, progress, after_step=pruner.step)
+    pruner = attach(model, targets, schedule, regrow=regrow, seed=seed)
+    fit(model, objective, x, lengths, recipe, seed, progress, pruner=pruner, checkpoint=checkpoint)
     pruner.finish()
     return model.network({name: pruner.patterns[part] for name, part in names.items()})
+
+
+SCHEDULES: Mapping[str, Callable[[int], Schedule]] = {
+    "cubic": lambda end: Cubic(begin=0, end=end),
+    "one-shot": lambda end: OneShot(),
+    "annealed": lambda end: Annealed(begin=0, end=end),
+}
+"""Schedules by name, for masks that are frozen after so many steps."""
 
 
 def quantize_and_finetune(
@@ -200,7 +270,8 @@ def quantize_and_finetune(
     if thresholds:
         model.thresholds = model.made.with_thresholds(*thresholds).thresholds
     if epochs:
-        _train(model, dataset, replace(recipe, epochs=epochs), seed, progress)
+        recipe = replace(recipe, epochs=epochs)
+        fit(model, last_class(dataset.y_train), dataset.x_train, dataset.length_train, recipe, seed, progress)
     return model.program()
 
 
@@ -216,9 +287,89 @@ def accuracy(model: Network | Program, x: ArrayLike, lengths: ArrayLike, y: Arra
     return float(np.mean(np.argmax(last, axis=1) == np.asarray(y)))
 
 
-def _batches(dataset: Dataset, recipe: Recipe) -> int:
-    """Batches in an epoch."""
-    return max(1, round(len(dataset.y_train) / recipe.batch))
+def _batches(count: int, recipe: Recipe) -> int:
+    """Batches in an epoch of ``count`` sequences."""
+    return max(1, round(count / recipe.batch))
+
+
+def _epoch(rng: np.random.Generator, lengths: NDArray[np.int64], count: int, bucket: int) -> list[NDArray[np.int64]]:
+    """Rows of every batch of an epoch: a random order, within ``bucket`` batches at a time sorted by length."""
+    order = rng.permutation(len(lengths))
+    if bucket == 1:
+        return np.array_split(order, count)
+    size = -(-len(order) // count) * bucket
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    alike = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    batches = np.array_split(alike, count)
+    return [batches[place] for place in rng.permutation(count)]
+
+
+def _deviation(x: NDArray, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Standard deviation of each input over the real steps, (I,)."""
+    return x[np.arange(x.shape[1])[None, :] < lengths[:, None]].std(axis=0).astype(np.float64)
+
+
+def _sum(values: Tensor) -> str:
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
+
+
+class _Run:
+    """The state of a training between two epochs, in memory and in a file."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        rng: np.random.Generator,
+        pruner: Resumable | None,
+        what: str,
+    ) -> None:
+        self.path, self.rng = path, rng
+        self.parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        if pruner is not None:
+            self.parts["pruner"] = pruner
+        if path is not None:
+            shapes = sorted((name, tuple(value.shape)) for name, value in model.state_dict().items())
+            self.what = hashlib.sha256(f"{what} {shapes} {sorted(self.parts)}".encode()).hexdigest()
+
+    def resume(self) -> int:
+        """Take up what the file holds; epochs done so far."""
+        if self.path is None or not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path, weights_only=True)
+            if state["format"] != CHECKPOINT:
+                raise KeyError("format")
+            if state["what"] != self.what:
+                raise SparseGateError(
+                    f"{self.path} is the checkpoint of another training (other data, model, recipe or seed); remove it or name another"
+                )
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self.rng.bit_generator.state = state["numpy"]
+            torch.set_rng_state(state["torch"])
+            return int(state["epoch"])
+        except SparseGateError:
+            raise
+        except OSError as error:
+            raise SparseGateError(f"cannot read {self.path}: {error.strerror or error}") from error
+        except Exception as error:  # torch raises many kinds for damaged files
+            raise SparseGateError(f"{self.path} is not a readable checkpoint of a training: {error}") from error
+
+    def save(self, epoch: int) -> None:
+        if self.path is None:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"format": CHECKPOINT, "what": self.what, "epoch": epoch}
+        state |= {"numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state()}
+        with artefact.writing(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def remove(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -235,41 +386,3 @@ def _seeded(seed: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _train(
-    model: nn.Module,
-    dataset: Dataset,
-    recipe: Recipe,
-    seed: int,
-    progress: Progress | None,
-    after_step: Callable[[], None] | None = None,
-) -> None:
-    kind = next(model.parameters()).dtype
-    x, y = torch.from_numpy(dataset.x_train).to(kind), torch.from_numpy(dataset.y_train)
-    last = torch.from_numpy(dataset.length_train) - 1
-    noise = recipe.noise * torch.from_numpy(dataset.spread()[1]).to(kind)  # (I,)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay)
-    count = _batches(dataset, recipe)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.epochs * count)
-    rng = np.random.default_rng(seed)
-    with _seeded(seed):
-        for epoch in range(1, recipe.epochs + 1):
-            total = 0.0
-            for rows in np.array_split(rng.permutation(len(y)), count):
-                chosen = torch.from_numpy(rows)
-                part = x[chosen, : int(last[chosen].max()) + 1]
-                part = part + noise * torch.randn_like(part)
-                logits = model(part, last[chosen].numpy() + 1)[torch.arange(len(chosen)), last[chosen]]
-                loss = nn.functional.cross_entropy(logits, y[chosen])
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                schedule.step()
-                if after_step is not None:
-                    after_step()
-                total += loss.item() * len(rows)
-            if progress is not None:
-                progress(epoch, recipe.epochs, total / len(y))

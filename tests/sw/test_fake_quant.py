@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,16 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from tests.sw.shapes import configs, stacks
 
-from sparsegate import golden, pattern, quantize, synthetic, train
+from sparsegate import golden, pattern, quantize, synthetic
+from sparsegate.calibration import Levels
+from sparsegate.cells import cell
 from sparsegate.errors import SparseGateError
-from sparsegate.fake_quant import FakeQuant, TorchArithmetic, narrow
+from sparsegate.fake_quant import FakeQuant, TorchArithmetic, _together, narrow, narrow_weight
 from sparsegate.fixed import QFormat
 from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig
 from sparsegate.synthetic import Shape
+from sparsegate.trainable import Trainable
 
 
 def module(network, x, lengths=None, config=None) -> FakeQuant:
@@ -72,6 +77,61 @@ def test_equals_golden_on_random_programs(seed, shapes, config, gain, thresholds
     check(made, x, np.array([6, 3, 1]), state)
 
 
+@st.composite
+def narrow_configs(draw, matrices: list[str]) -> QuantizeConfig:
+    """Widths of single matrices, levels, every calibration and preparation."""
+    named = st.lists(st.sampled_from(matrices), unique=True, max_size=3)
+    bits = {name: draw(st.integers(2, 16)) for name in draw(named)}
+    levels = {name: draw(st.sampled_from([3, 5, 7, 33])) for name in draw(named) if name not in bits}
+    return QuantizeConfig(
+        activation_bits=draw(st.integers(4, 10)),
+        weight_bits=draw(st.integers(2, 6)),
+        weight_levels=draw(st.sampled_from([None, 3, 5, 9])),
+        matrix_bits=bits,
+        matrix_levels=levels,
+        calibration=draw(st.sampled_from(["min-max", "percentile", "mse"])),
+        percentile=draw(st.sampled_from([90.0, 99.9])),
+        rounding=draw(st.sampled_from(["nearest", "compensated"])),
+        bias_correction=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 1 << 20),
+    stacks(depth=2),
+    st.data(),
+    st.lists(st.sampled_from([0, 0, 1, 3]), min_size=20, max_size=20),
+)
+def test_equals_golden_with_every_preparation(seed, shapes, data, thresholds):
+    """Before and after weights are pushed out of their ranges, as training may do."""
+    network = synthetic.network(4, shapes, seed, 2.0)
+    keys = {"wx": "w_x", "wh": "w_h", "wp": "w_p"}
+    matrices = [
+        f"{layer.name}.{key}"
+        for layer in network.layers
+        for key, name in keys.items()
+        if getattr(layer, name) is not None
+    ]
+    config = data.draw(narrow_configs(matrices))
+    x = np.random.default_rng(seed).normal(0.3, 1, size=(3, 6, 4))
+    lengths = np.array([6, 3, 1])
+    try:
+        made = FakeQuant(*quantize.prepare(network, x / 2, lengths, config), config, data.draw(st.booleans()))
+    except SparseGateError:
+        reject()
+    made.thresholds = tuple(thresholds[: len(made.thresholds)])
+    check(made, x, lengths)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(3.0)
+    check(made, x, lengths)
+    for layer in made.program().layers:
+        for key, raw in (("wx", layer.w_x), ("wh", layer.w_h)):
+            form = config.weight_format(f"{layer.name}.{key}")
+            assert raw is None or (form.min <= raw.min() and raw.max() <= form.max)
+
+
 @pytest.mark.parametrize("when", ["last", "final"])
 def test_a_head_of_two_directions(when):
     """The backward layer's final value is that of the first step, its last value that of the last."""
@@ -115,9 +175,83 @@ def test_patterns_survive_training():
         made(torch.randn(3, 5, 4)).square().sum().backward()
         optimizer.step()
     layer = made.network().layers[0]
-    pattern.check(layer.w_x, 4, NM(2, 8), "w_x")
-    pattern.check(layer.w_h, 4, NM(1, 4), "w_h")
+    NM(2, 8).check(layer.w_x, 4, "w_x")
+    NM(1, 4).check(layer.w_h, 4, "w_h")
     assert not (layer.w_x == network.layers[0].w_x).all()
+
+
+def test_zeros_are_held_where_asked_for():
+    """A network pruned to a pattern that the hardware does not know."""
+    network = synthetic.network(4, [Shape("lstm", 8), Shape("linear", 2)], seed=1)
+    layer = network.layers[0]
+    keep = pattern.parse("unstructured:1/4").mask(layer.w_h, 4)
+    network = network.with_layers([replace(layer, w_h=np.where(keep, layer.w_h, 0.0)), network.layers[1]])
+    x, config = np.random.default_rng(0).normal(size=(3, 5, 4)), QuantizeConfig(weight_bits=3)
+    formats = quantize.choose_formats(network, quantize.calibrate(network, x), config)
+    for hold in (False, True):
+        made = FakeQuant(network, formats, config, hold_zeros=hold)
+        optimizer = torch.optim.AdamW(made.parameters(), 0.1)
+        for _ in range(3):
+            made(torch.randn(3, 5, 4)).square().sum().backward()
+            optimizer.step()
+        found = made.network().layers[0].w_h
+        assert (not found[~keep].any()) == hold
+        assert (found[keep] != 0).all()
+        check(made, x)
+
+
+@pytest.mark.parametrize("limits", [QFormat(3, 1), Levels(3, 1, 2)])
+def test_gradients_of_weights_lead_back_into_the_range(limits):
+    """A step against the gradient: what pushes a weight further out is stopped, what brings it back is not."""
+    weights = torch.tensor([0.3, 5.0, 5.0, -5.0, -5.0], dtype=torch.float64, requires_grad=True)
+    narrowed = narrow_weight(weights, limits)
+    assert narrowed.tolist() == [0.5, *[limits.max / 2] * 2, *[limits.min / 2] * 2]
+    narrowed.backward(torch.tensor([1.0, 2.0, -2.0, 3.0, -3.0], dtype=torch.float64))
+    assert weights.grad.tolist() == [1, 2, 0, 0, -3]
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_few_bits_train(trained, vowels, bits):
+    """The loss falls, and the Program has the integers of the last forward."""
+    config = QuantizeConfig(weight_bits=bits, calibration="mse")
+    made = FakeQuant(*quantize.prepare(trained, vowels.x_train, vowels.length_train, config), config)
+    x, y = torch.from_numpy(vowels.x_train), torch.from_numpy(vowels.y_train)
+    last = torch.from_numpy(vowels.length_train) - 1
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    losses = []
+    for _ in range(6):
+        loss = torch.nn.functional.cross_entropy(made(x)[torch.arange(len(y)), last], y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    check(made, vowels.x_test[:40], vowels.length_test[:40])
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "functions"),
+    [
+        ("lstm", 0, ("sigmoid", "sigmoid", "tanh", "sigmoid")),
+        ("cifg", 0, ("sigmoid", "tanh", "sigmoid")),
+        ("gru_reset_before", 0, ("sigmoid", "sigmoid")),
+        ("gru_reset_before", 1, ("tanh",)),
+        ("lstm_peephole", 0, ()),
+        ("rnn_relu", 0, ()),
+    ],
+)
+def test_gates_that_are_looked_up_at_once(kind, number, functions):
+    """Those that go through a table as they are; a peephole is added to the others first."""
+    assert _together(cell(kind).phases[number]) == functions
+
+
+def test_a_table_passes_no_gradient_where_its_input_saturates():
+    formats = {"pre": QFormat(6, 2), "gate": QFormat(10, 8)}  # -7.75..7.75
+    value = torch.tensor([-8.0, -7.75, 0.0, 7.75, 7.9, 100.0], dtype=torch.float64, requires_grad=True)
+    found = TorchArithmetic(formats, 0, {}, {}, {}).lookup("tanh", value)
+    found.sum().backward()
+    assert found.tolist() == [-1, -1, 0, 1, 1, 1]
+    assert (value.grad != 0).tolist() == [False, True, True, True, False, False]
 
 
 def test_narrow_passes_gradients_inside_and_stops_them_outside():
@@ -143,7 +277,7 @@ def test_with_wide_formats_gradients_are_those_of_the_float_network():
     network = synthetic.network(3, [Shape("lstm", 5), Shape("linear", 2)], seed=4)
     x = torch.from_numpy(np.random.default_rng(4).normal(size=(2, 4, 3)))
     made = module(network, x.numpy(), config=QuantizeConfig(activation_bits=16, weight_bits=16, state_bits=24))
-    plain = train.Classifier(network).double()
+    plain = Trainable(network).double()
     for model in (made, plain):
         model(x).square().sum().backward()
     for got, expected in [

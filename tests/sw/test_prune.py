@@ -1,4 +1,4 @@
-"""N:M pruning by parametrizations, in a training loop of the user's own."""
+"""Pruning by parametrizations, in a training loop of the user's own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from sparsegate import pattern, prune
+import sparsegate
+from sparsegate import prune
 from sparsegate.errors import SparseGateError
-from sparsegate.pattern import DENSE, NM
-from sparsegate.prune import Cubic, attach
+from sparsegate.pattern import DENSE, NM, parse
+from sparsegate.prune import attach
+from sparsegate.schedule import Annealed, Cubic, OneShot
+
+EVERY = ["2:4", "unstructured:1/4", "bbs:1:3", "ese:1/4:4", "block:1/4:2x2", "cbtd:1/4:4"]
+SCHEDULES = [OneShot(3), Cubic(1, 6, 2), Annealed(1, 6)]
 
 
 class Tagger(nn.Module):
@@ -34,14 +37,18 @@ def model() -> Tagger:
         return Tagger()
 
 
-def loop(model, pruner, optimizer, steps: int, seed: int = 0) -> list[float]:
-    generator = torch.Generator().manual_seed(seed)
+def loop(model, pruner, optimizer, steps: int, seed: int = 0, clip: float | None = None) -> list[float]:
+    """Training steps on drawn data; the densities after each. Steps are drawn by their number, so that a run can be cut in two."""
     densities = []
-    for _ in range(steps):
-        x = torch.randn(4, 5, 6, generator=generator)
+    for step in range(steps):
+        x = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(seed + step)).to(
+            next(model.parameters()).dtype
+        )
         loss = (model(x) - x[..., :3].cumsum(1)).square().mean()
         optimizer.zero_grad()
         loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         pruner.step()
         densities.append(pruner.density)
@@ -68,8 +75,8 @@ def test_gradual_pruning(model):
     assert torch.equal(model(x), expected)
     for k in range(2):
         x_weight, h_weight = (matrix(getattr(model.lstm, f"weight_{key}_l{k}")) for key in ("ih", "hh"))
-        pattern.check(x_weight, 4, NM(2, 6), "x")
-        pattern.check(h_weight, 4, NM(1, 4), "h")
+        NM(2, 6).check(x_weight, 4, "x")
+        NM(1, 4).check(h_weight, 4, "h")
         assert np.count_nonzero(x_weight) == x_weight.size // 3
         assert np.count_nonzero(h_weight) == h_weight.size // 4
     assert np.count_nonzero(matrix(model.fc.weight)) == 12
@@ -127,7 +134,7 @@ def test_models_under_pruning_can_be_copied_and_moved(model):
 def test_finish_early_brings_the_exact_pattern(model):
     pruner = attach(model, "2:4", Cubic(0, 100))
     pruner.finish()
-    pattern.check(matrix(model.lstm.weight_ih_l0), 4, NM(2, 4), "x")
+    NM(2, 4).check(matrix(model.lstm.weight_ih_l0), 4, "x")
     assert pruner.density == 0.5
     pruner.finish()  # a second time does nothing
 
@@ -185,44 +192,419 @@ def test_every_recurrent_module(module, gates):
     for name in matrices:
         rows, nm = found[name[:9]]
         weight = matrix(getattr(module, name))
-        pattern.check(weight, rows, nm, name)
+        nm.check(weight, rows, name)
         assert np.count_nonzero(weight) == weight.size * nm.n // nm.m
 
 
-@given(st.integers(1, 16), st.integers(1, 16), st.integers(0, 20), st.integers(0, 30))
-def test_cubic_schedule(n, m, begin, span):
-    """Zhu & Gupta 2017, equation 1, with s_i = 0, rounded towards more weights."""
-    if n > m:
-        n, m = m, n
-    schedule, target = Cubic(begin, begin + span), NM(n, m)
-    kept = [schedule.kept(step, target) for step in range(begin + span + 3)]
-    assert kept == sorted(kept, reverse=True)
-    assert kept[-1] == n
-    assert all(value == m for value in kept[:begin])
-    final = 1 - n / m
-    for step in range(begin, begin + span):
-        sparsity = final + (0 - final) * (1 - (step - begin) / span) ** 3
-        assert m * (1 - sparsity) - 1e-9 <= kept[step] < m * (1 - sparsity) + 1
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("text", EVERY)
+def test_every_pattern_and_schedule(model, text, schedule):
+    pruner = attach(model, text, schedule)
+    densities = loop(model, pruner, torch.optim.Adam(model.parameters(), 1e-2), 8)
+    assert densities[0] == 1.0
+    assert densities[schedule.end - 1 :] == [densities[-1]] * (9 - schedule.end)
+    assert densities[-1] == parse(text).density
+    pruner.finish()
+    for name, weight in model.lstm.named_parameters():
+        if name.startswith("weight"):
+            parse(text).check(matrix(weight), 4, name)
+            assert np.count_nonzero(matrix(weight)) == weight.numel() * parse(text).density
+    assert pruner.patterns == {"lstm": (NM(2, 4), NM(2, 4)) if text == "2:4" else (DENSE, DENSE)}
 
 
-def test_schedule_in_larger_strides():
-    schedule = Cubic(begin=4, end=14, every=5)
-    assert [step for step in range(20) if schedule.due(step)] == [4, 9, 14]
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9),
+        lambda parameters: torch.optim.AdamW(parameters, 1e-2, weight_decay=0.1),
+        lambda parameters: torch.optim.RMSprop(parameters, 1e-3),
+        lambda parameters: torch.optim.Adagrad(parameters, 1e-2),
+    ],
+    ids=["SGD", "AdamW", "RMSprop", "Adagrad"],
+)
+@pytest.mark.parametrize("regrow", [False, True])
+def test_any_optimizer_and_clipped_gradients(model, make, regrow):
+    pruner = attach(model, "1:4", Cubic(0, 6), regrow=regrow)
+    before = matrix(model.lstm.parametrizations.weight_hh_l0.original).copy()
+    loop(model, pruner, make(model.parameters()), 8, clip=0.5)
+    pruner.finish()
+    weight = matrix(model.lstm.weight_hh_l0)
+    assert np.count_nonzero(weight) == weight.size // 4
+    assert (weight != before)[weight != 0].all()
+
+
+def test_autocast(model):
+    """Mixed precision: bfloat16 products, float32 weights and masks."""
+    pruner = attach(model, "1:4", Cubic(0, 4), regrow=True)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(5):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = model(torch.randn(4, 5, 6))
+        assert y.dtype == torch.bfloat16
+        optimizer.zero_grad()
+        y.float().square().mean().backward()
+        assert model.lstm.parametrizations.weight_ih_l0.original.grad.dtype == torch.float32
+        optimizer.step()
+        pruner.step()
+    pruner.finish()
+    NM(1, 4).check(matrix(model.lstm.weight_ih_l1), 4, "x")
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
+def test_any_precision_of_the_weights(model, kind):
+    model.to(kind)
+    pruner = attach(model, "1:4", Cubic(0, 3), regrow=True)
+    loop(model, pruner, torch.optim.SGD(model.parameters(), 0.1), 3)
+    pruner.finish()
+    assert model.lstm.weight_hh_l0.dtype == kind
+    assert np.count_nonzero(matrix(model.lstm.weight_hh_l0)) == model.lstm.weight_hh_l0.numel() // 4
+
+
+class Wrapper(nn.Module):
+    """What frameworks wrap a model in."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *values):
+        return self.module(*values)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, Wrapper])
+@pytest.mark.parametrize("late", [False, True])
+def test_wrapped_models(model, wrap, late):
+    """Masks put on before or after wrapping make no difference to the numbers."""
+    plain = copy.deepcopy(model)
+    expected = attach(plain, "2:4", Cubic(1, 5))
+    loop(plain, expected, torch.optim.Adam(plain.parameters(), 1e-2), 6)
+    if late:
+        wrapped = wrap(model)
+        pruner = attach(wrapped, {"module.lstm": "2:4"}, Cubic(1, 5))
+    else:
+        pruner = attach(model, "2:4", Cubic(1, 5))
+        wrapped = wrap(model)
+    loop(wrapped, pruner, torch.optim.Adam(wrapped.parameters(), 1e-2), 6)
+    pruner.finish()
+    expected.finish()
+    assert pruner.density == 0.5
+    for (name, weight), other in zip(plain.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(weight, other), name
+    assert pruner.patterns == {"module.lstm" if late else "lstm": (NM(2, 4), NM(2, 4))}
+
+
+def test_a_model_and_its_pruner_can_be_copied_together(model):
+    pruner = attach(model, "1:4", Cubic(0, 6))
+    loop(model, pruner, torch.optim.SGD(model.parameters(), 0.1), 3)
+    twin, other = copy.deepcopy((model, pruner))
+    loop(twin, other, torch.optim.SGD(twin.parameters(), 0.1), 4)
+    other.finish()
+    assert np.count_nonzero(matrix(twin.lstm.weight_hh_l0)) == 144
+    assert pruner.count == 3
+    assert model.lstm.parametrizations.weight_hh_l0[0].mask.sum() > 144
+
+
+# regrowth
+
+
+def test_straight_through_gradients_reach_masked_weights(model):
+    """SR-STE: the gradient of the masked weight, and for what is masked the decay besides."""
+    attach(model, {"fc": "1:3"}, Cubic(0, 1), regrow=True, decay=0.25)
+    parametrization = model.fc.parametrizations.weight
+    keep = torch.from_numpy(NM(1, 3).mask(matrix(parametrization.original), 1))
+    parametrization[0].mask.copy_(keep)
+    x = torch.randn(7, 12)
+    model.fc(x).square().sum().backward()
+    weight = parametrization.original.detach()
+    masked = torch.where(keep, weight, 0).requires_grad_()
+    nn.functional.linear(x, masked, model.fc.bias.detach()).square().sum().backward()
+    assert torch.equal(parametrization.original.grad, masked.grad + 0.25 * torch.where(keep, 0, weight))
+    assert torch.equal(model.fc.weight, masked)
+
+
+def test_masked_weights_can_return_until_masks_are_frozen(model):
+    pruner = attach(model, "1:4", Cubic(0, 2), regrow=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    parametrization = model.lstm.parametrizations.weight_hh_l0
+    pruner.step()
+    mask, weight = parametrization[0].mask.clone(), parametrization.original.detach().clone()
+    with torch.no_grad():  # what the gradients of a long training may do
+        parametrization.original[~mask] *= 1000
+    loop(model, pruner, optimizer, 1)
+    assert (parametrization[0].mask & ~mask).any()
+    assert pruner.frozen
+    mask, weight = parametrization[0].mask.clone(), parametrization.original.detach().clone()
+    loop(model, pruner, optimizer, 3)
+    assert torch.equal(parametrization[0].mask, mask)
+    moved = parametrization.original.detach() != weight
+    assert moved.any()
+    assert not (moved & ~mask).any()  # below frozen masks nothing trains, and no gradient counts in a clipped norm
+
+
+def test_annealed_drops_come_from_the_seed_and_the_step(model):
+    def masks(seed: int) -> list[np.ndarray]:
+        twin = copy.deepcopy(model)
+        pruner = attach(twin, "cbtd:1/4:4", Annealed(0, 8, every=2), seed=seed)
+        found = []
+        for _ in range(8):
+            pruner.step()
+            found.append(twin.lstm.parametrizations.weight_hh_l0[0].mask.numpy().copy())
+        return found
+
+    first, again, other = masks(0), masks(0), masks(1)
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert (first[2] != other[2]).any()
+    assert (first[1] == first[2]).all()  # steps 2 and 3: drawn anew at even ones
+    assert (first[3] & ~first[1]).any()  # what fell at step 2 may stand at step 4: every draw is a new one
+    least = parse("cbtd:1/4:4").mask(matrix(model.lstm.weight_hh_l0), 4)
+    assert all(mask[least].all() for mask in first)  # only what is outside of the pattern can fall
+    assert (first[7] == least).all()
+    dropped = [
+        1 - mask[~least].mean() for mask in first
+    ]  # weights do not train here, so that every share is one draw of 432
+    assert np.allclose(dropped, [0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1], atol=0.08)
+
+
+def test_matrices_draw_apart():
+    model = nn.LSTM(12, 12)
+    with torch.no_grad():
+        model.weight_ih_l0.copy_(model.weight_hh_l0)
+    pruner = attach(model, "unstructured:1/4", Annealed(0, 2))
+    pruner.step()
+    x, h = (model.parametrizations[name][0].mask for name in ("weight_ih_l0", "weight_hh_l0"))
+    assert not torch.equal(x, h)
+
+
+# resuming
+
+
+@pytest.mark.parametrize("regrow", [False, True])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("text", ["1:4", "block:1/4:2x2"])
+def test_a_half_pruned_run_goes_on_from_its_checkpoint_bit_by_bit(model, tmp_path, text, schedule, regrow):
+    def start(model):
+        pruner = attach(model, (text, "dense"), schedule, regrow=regrow, seed=11)
+        return pruner, torch.optim.AdamW(model.parameters(), 1e-2)
+
+    whole = copy.deepcopy(model)
+    pruner, optimizer = start(whole)
+    loop(whole, pruner, optimizer, 4, seed=0)
+    checkpoint = {"model": whole.state_dict(), "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict()}
+    torch.save(checkpoint, tmp_path / "half.pt")
+    loop(whole, pruner, optimizer, 5, seed=4)
+
+    again = Tagger()  # other weights
+    resumed, optimizer = start(again)
+    state = torch.load(tmp_path / "half.pt", weights_only=True)
+    again.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    resumed.load_state_dict(state["pruner"])
+    assert resumed.count == 4
+    loop(again, resumed, optimizer, 5, seed=4)
+    assert (resumed.count, resumed.density) == (pruner.count, pruner.density)
+    for (name, value), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+    pruner.finish()
+    resumed.finish()
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_a_frozen_run_resumes_frozen(model):
+    def start(model):
+        return attach(model, "1:4", Cubic(0, 2), regrow=True)
+
+    pruner = start(model)
+    pruner.step()
+    pruner.step()
+    other = start(Tagger())
+    other.load_state_dict(pruner.state_dict())
+    assert other.frozen
+    assert other.density == 0.25
+    assert all(target.mask.regrow is None for target in other._targets)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"patterns": "1:6"},
+            r"patterns of the pruner is \{.*'lstm.weight_ih_l0': '1:4'.*\} in the checkpoint, but \{.*'1:6'",
+        ),
+        ({"patterns": {"lstm": "1:4", "fc": "1:3"}}, "patterns of the pruner is"),
+        (
+            {"schedule": Cubic(0, 9)},
+            r"schedule of the pruner is 'Cubic\(begin=0, end=8, every=1\)' in the checkpoint, but .*end=9",
+        ),
+        ({"schedule": Annealed(0, 8)}, "schedule of the pruner is 'Cubic"),
+        ({"seed": 1}, "seed of the pruner is 0 in the checkpoint, but 1 here"),
+        ({"regrow": True}, "regrow of the pruner is None in the checkpoint, but 0.0002 here"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_a_state_of_another_pruning_is_refused(model, change, message):
+    state = attach(copy.deepcopy(model), "1:4", Cubic(0, 8)).state_dict()
+    pruner = attach(model, **({"patterns": "1:4", "schedule": Cubic(0, 8)} | change))
+    with pytest.raises(SparseGateError, match=message):
+        pruner.load_state_dict(state)
+    with pytest.raises(SparseGateError, match="this is no state of a pruner: 'count' is missing"):
+        pruner.load_state_dict({})
+    assert pruner.count == 0
+
+
+# patterns by name
+
+
+def test_patterns_of_layers_and_matrices():
+    model = nn.ModuleDict({"lstm": nn.LSTM(12, 12, num_layers=2, bidirectional=True), "fc": nn.Linear(24, 3)})
+    wanted = {
+        "lstm": "1:2",
+        "lstm.l1": ("1:3", "bbs:1:4"),
+        "lstm.weight_hh_l0": "1:6",
+        "fc.weight": "1:3",
+    }
+    pruner = attach(model, wanted, OneShot())
+    pruner.finish()
+    found = {
+        name: np.count_nonzero(matrix(weight)) / weight.numel()
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2
+    }
+    third, fourth, sixth = 1 / 3, 1 / 4, 1 / 6
+    assert found == {
+        "lstm.weight_ih_l0": 0.5,
+        "lstm.weight_hh_l0": sixth,
+        "lstm.weight_ih_l0_reverse": 0.5,
+        "lstm.weight_hh_l0_reverse": 0.5,
+        "lstm.weight_ih_l1": third,
+        "lstm.weight_hh_l1": fourth,
+        "lstm.weight_ih_l1_reverse": 0.5,
+        "lstm.weight_hh_l1_reverse": 0.5,
+        "fc.weight": third,
+    }
+    assert pruner.patterns == {
+        "lstm_l0": (NM(1, 2), NM(1, 6)),
+        "lstm_l0_reverse": (NM(1, 2), NM(1, 2)),
+        "lstm_l1": (NM(1, 3), DENSE),
+        "lstm_l1_reverse": (NM(1, 2), NM(1, 2)),
+        "fc": (NM(1, 3), DENSE),
+    }
+    network = sparsegate.load(model, layers=["lstm", "fc"], patterns=pruner.patterns)
+    assert {layer.name: (layer.pattern_x, layer.pattern_h) for layer in network.layers} == pruner.patterns
+
+
+def test_one_matrix_alone(model):
+    pruner = attach(model, {"lstm.weight_hh_l1": "1:4"}, OneShot())
+    assert [target.label for target in pruner._targets] == ["lstm.weight_hh_l1"]
+    assert pruner.patterns == {"lstm_l0": (DENSE, DENSE), "lstm_l1": (DENSE, NM(1, 4))}
+
+
+def test_a_cell_and_a_model_that_is_one_module():
+    cell = nn.GRUCell(4, 8)
+    pruner = attach(cell, {"weight_hh": "1:4"}, OneShot())
+    pruner.finish()
+    assert pruner.patterns == {"grucell": (DENSE, NM(1, 4))}
+    lstm = nn.LSTM(4, 8, bidirectional=True)
+    pruner = attach(lstm, {"": "1:2", "l0_reverse": "1:4"}, OneShot())
+    pruner.finish()
+    assert pruner.patterns == {"lstm": (NM(1, 2), NM(1, 2)), "lstm_reverse": (NM(1, 4), NM(1, 4))}
+    layers = sparsegate.load(lstm, patterns=pruner.patterns).layers
+    assert [layer.pattern_h for layer in layers] == [NM(1, 2), NM(1, 4)]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_a_projection_by_its_name():
+    model = nn.ModuleDict({"lstm": nn.LSTM(4, 8, proj_size=4)})
+    pruner = attach(model, {"lstm": "1:4", "lstm.weight_hr_l0": "1:2"}, OneShot())
+    pruner.finish()
+    assert np.count_nonzero(matrix(model["lstm"].weight_hr_l0)) == 16
+    assert pruner.patterns == {"lstm": (NM(1, 4), NM(1, 4))}
+
+
+def test_subclasses_are_pruned_as_what_they_are():
+    class Own(nn.LSTM):
+        """As a gate of another kind would be."""
+
+    model = nn.ModuleDict({"own": Own(4, 8)})
+    pruner = attach(model, "1:4", OneShot())
+    assert pruner.density == 0.25
+    pruner.finish()
+    assert type(model["own"]) is Own
+
+
+# importance
+
+
+def test_another_score_than_the_magnitude(model):
+    asked = []
+
+    def score(name, weight):
+        asked.append(name)
+        return weight.abs() * torch.arange(1, weight.shape[1] + 1)  # as if later inputs were larger
+
+    pruner = attach(model, {"lstm": ("dense", "unstructured:1/4")}, OneShot(), score=score)
+    assert asked == ["lstm.weight_hh_l0", "lstm.weight_hh_l1"]
+    weight = model.lstm.parametrizations.weight_hh_l0.original
+    expected = parse("unstructured:1/4").mask(matrix(score("", weight)), 4)
+    assert (model.lstm.parametrizations.weight_hh_l0[0].mask.numpy() == expected).all()
+    assert pruner.density == 0.25
+    with pytest.raises(SparseGateError, match=r"the score of fc.weight has shape \(3,\), expected \(3, 12\)"):
+        attach(model, {"fc": "1:3"}, OneShot(), score=lambda name, weight: weight[:, 0])
+
+
+def test_weights_that_are_not_numbers_are_refused(model):
+    pruner = attach(model, "1:4", Cubic(0, 4))
+    with torch.no_grad():
+        model.lstm.parametrizations.weight_hh_l0.original[0, 0] = torch.nan
+    with pytest.raises(SparseGateError, match="lstm.weight_hh_l0: 1 of the weights are NaN"):
+        pruner.step()
+
+
+def test_a_model_that_cannot_be_pruned_is_left_as_it_was(model):
+    with torch.no_grad():
+        model.lstm.weight_hh_l1[0, 0] = torch.nan
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(SparseGateError, match="lstm.weight_hh_l1: 1 of the weights are NaN"):
+        attach(model, "1:4", OneShot())
+    assert type(model.lstm) is nn.LSTM
+    assert not model.lstm._forward_hooks
+    assert not model.lstm._forward_pre_hooks
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    for name, old in before.items():
+        assert torch.equal(old.nan_to_num(7), after[name].nan_to_num(7)), name
+    with torch.no_grad():
+        model.lstm.weight_hh_l1[0, 0] = 0.0
+    assert attach(model, "1:4", OneShot()).density == 0.25
+
+
+def test_masks_may_follow_the_weights_at_full_sparsity(model):
+    """SR-STE trains at the final pattern all along."""
+    pruner = attach(model, "1:4", OneShot(0, until=3), regrow=True)
+    mask = model.lstm.parametrizations.weight_hh_l0[0].mask.clone()
+    densities = loop(model, pruner, torch.optim.Adam(model.parameters(), 0.1), 4)
+    assert densities == [0.25] * 4
+    assert not torch.equal(mask, model.lstm.parametrizations.weight_hh_l0[0].mask)
+    assert pruner.frozen
 
 
 def test_refusals(model):
-    with pytest.raises(SparseGateError, match="needs 0 <= begin <= end, not 5 and 2"):
-        Cubic(5, 2)
-    with pytest.raises(SparseGateError, match="updates every 1 or more steps, not every 0"):
-        Cubic(0, 2, every=0)
+    with pytest.raises(SparseGateError, match="the decay of masked weights is 0 or more, not -1"):
+        attach(model, "1:4", OneShot(), regrow=True, decay=-1)
     with pytest.raises(SparseGateError, match="the model has no module 'gru'; it has lstm, fc"):
         attach(model, {"gru": "1:4"}, Cubic(0, 0))
     with pytest.raises(SparseGateError, match=r"'' is a Tagger; nn\.Linear, nn\.LSTM, .* can be pruned"):
         attach(model, {"": "1:4"}, Cubic(0, 0))
     with pytest.raises(SparseGateError, match=r"the model has no recurrent module to prune"):
         attach(nn.Linear(2, 2), "1:2", Cubic(0, 0))
-    with pytest.raises(SparseGateError, match="an N:M pattern is written like"):
+    with pytest.raises(SparseGateError, match="a pattern is written like"):
         attach(model, "half", Cubic(0, 0))
     attach(model, "1:4", Cubic(0, 0))
     with pytest.raises(SparseGateError, match=r"lstm\.weight_ih_l0 already has a parametrization"):
         prune.attach(model, "1:4", Cubic(0, 0))
+    for name in ("lstm.l7", "lstm.weight_hh_l9", "lstm.bias_ih_l0", "fc.l0"):
+        with pytest.raises(SparseGateError, match=f"the model has no module {name!r}"):
+            attach(Tagger(), {name: "1:4"}, OneShot())
+    with pytest.raises(
+        SparseGateError, match="fc.weight is one matrix and takes one pattern, not the pair 1:3 and 2:3"
+    ):
+        attach(Tagger(), {"fc.weight": ("1:3", "2:3")}, OneShot())

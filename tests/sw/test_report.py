@@ -208,22 +208,26 @@ def test_written_files(folder, tmp_path, dataset):
     page = (tmp_path / "out" / "report.html").read_text()
     parser = References()
     parser.feed(page)
-    assert len(parser.found) == 3
+    assert len(parser.found) == 6  # accuracy, weights twice, activations, gates, columns
     assert all(reference.startswith("data:image/png;base64,") for reference in parser.found)
     assert "SHA-256" in page
     assert "LFE5U-85F" in page
 
 
-def test_pictures_show_the_numbers(program, dataset):
-    axes = report.sparsity_map(program).axes
-    assert [axis.images[0].get_array().sum() for axis in axes] == [
-        np.count_nonzero(program.layers[0].w_x),
-        np.count_nonzero(program.layers[0].w_h),
-    ]
+def test_pictures_without_data_are_of_the_program_alone(folder, program):
+    made = report.collect(folder)
+    titles = [title for title, _ in report.drawings(made, program, None)]
+    assert titles == ["Accuracy by stage", "Weights that are kept", "Weights and their formats"]
+
+
+def test_the_columns_are_those_of_the_first_test_sequence(folder, program, dataset):
+    drawn = dict(report.drawings(report.collect(folder), program, dataset))
     run = golden.run(program, program.quantize(dataset.x_test[:1]), dataset.length_test[:1])
-    shown = report.changed_columns(program, dataset).axes
-    assert len(shown) == 2  # the output layer drives no column
-    assert shown[1].images[0].get_array().sum() == run.streams[1].sent.sum()
+    shown = drawn["Columns that are sent in the first test sequence"].axes
+    assert [axis.images[0].get_array().sum() for axis in shown] == [
+        run.streams[0].sent.sum(),
+        run.streams[1].sent.sum(),  # the output layer drives no column
+    ]
 
 
 def test_names_are_escaped(folder, program):

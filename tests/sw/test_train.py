@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from sparsegate import golden, pattern, synthetic, train
+from sparsegate import golden, synthetic, train
 from sparsegate.errors import SparseGateError
 from sparsegate.pattern import DENSE, NM
 from sparsegate.quantize import QuantizeConfig, quantize
 from sparsegate.synthetic import Shape
 from sparsegate.train import Recipe
+from sparsegate.trainable import Trainable
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_the_whole_way(network, small):
     assert np.count_nonzero(layer.w_x) == layer.w_x.size // 2
     assert np.count_nonzero(layer.w_h) == layer.w_h.size // 4
     program = train.quantize_and_finetune(pruned, small, epochs=2, seed=3)
-    pattern.check(program.layers[0].w_h, 4, NM(2, 8), "w_h")
+    NM(2, 8).check(program.layers[0].w_h, 4, "w_h")
     assert program.layers[0].matrix_h.entries == 2
     assert train.accuracy(program, small.x_train, small.length_train, small.y_train) > 0.9
 
@@ -112,7 +113,7 @@ def test_a_classifier_computes_its_network():
     network = synthetic.network(4, [Shape("lstm", 5), Shape("lstm", 6), Shape("linear", 3)], seed=2)
     x = np.random.default_rng(2).normal(size=(3, 5, 4))
     with torch.no_grad():
-        got = train.Classifier(network).double()(torch.from_numpy(x)).numpy()
+        got = Trainable(network).double()(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(got, network.evaluate(x).outputs, atol=1e-6)  # weights pass through float32
 
 
@@ -122,7 +123,7 @@ def test_a_classifier_of_every_kind_comes_back(kind):
     shapes = [Shape(kind, 5, outputs=3 if kind == "lstm" else 0), Shape(kind, 6), Shape("linear", 3)]
     network = synthetic.network(4, shapes, seed=2)
     x = np.random.default_rng(2).normal(size=(3, 5, 4))
-    model = train.Classifier(network).double()
+    model = Trainable(network).double()
     with torch.no_grad():
         got = model(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(got, network.evaluate(x).outputs, atol=1e-6)
@@ -171,13 +172,13 @@ def test_noise_is_part_of_the_recipe(small):
 
 
 def test_refusals(small):
-    with pytest.raises(SparseGateError, match="at least 1 epoch and a batch of 1, not 0 and 32"):
+    with pytest.raises(SparseGateError, match="at least 1 epoch, a batch of 1 and a bucket of 1, not 0, 32 and 1"):
         train.train_float(small, epochs=0)
     both = synthetic.network(12, [Shape("lstm", 4, both=True), Shape("linear", 3)], seed=1)
     with pytest.raises(SparseGateError, match="runs backwards in time; training takes forward layers only"):
-        train.Classifier(both)
+        Trainable(both)
     with pytest.raises(SparseGateError, match="training knows linear, .*, not 'cifg'"):
-        train.Classifier(synthetic.network(12, [Shape("cifg", 4)], seed=1))
+        Trainable(synthetic.network(12, [Shape("cifg", 4)], seed=1))
     with pytest.raises(SparseGateError, match="at least 1 unit and 1 layer, not 0 and 1"):
         train.train_float(small, hidden=0)
     with pytest.raises(SparseGateError, match=r"rate -1 must be positive"):

@@ -1,123 +1,480 @@
-"""Accuracy of every stage, over patterns, bit widths and seeds: ``python -m sparsegate.bench.accuracy``."""
+"""Accuracy of every way of compression on real tasks, over seeds: ``make bench-accuracy``.
+
+A *case* is what one row of the table measures: how a network is trained, pruned and quantized. Rows and networks are kept in a work
+folder as soon as they are there, so that an interrupted run goes on where it stopped.
+"""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
-from sparsegate import artefact, datasets, train
-from sparsegate.datasets import Dataset
+from sparsegate import artefact, gates, low_rank, objective, pattern, permute, quantize, temporal, train
+from sparsegate.bench.tasks import Part, Task, missing, open_task
+from sparsegate.cells import cell
+from sparsegate.delta import quiet
 from sparsegate.errors import SparseGateError
+from sparsegate.fake_quant import FakeQuant
+from sparsegate.gumbel import G2LSTM
 from sparsegate.network import Network
-from sparsegate.pattern import NM
+from sparsegate.objective import Objective
+from sparsegate.pattern import DENSE, Pattern
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig
+from sparsegate.train import Recipe
+from sparsegate.trainable import Trainable
 
-PATTERNS = ("2:8", "4:16", "1:8", "2:16", "1:16", "2:32")
-OUT = Path("docs/benchmarks/accuracy.json")
+THETAS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+BUDGET = 0.3
+"""What Θ may cost on validation data: points of a share, percent of any other figure."""
+CALIBRATION = 300
+"""Training sequences that formats are calibrated on."""
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sparsegate.bench.accuracy", description=__doc__)
-    parser.add_argument("--task", default=datasets.VOWELS, help="'vowels' or an .npz file (default: vowels)")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0..SEEDS-1 (default: 3)")
-    parser.add_argument("--patterns", nargs="+", default=PATTERNS, metavar="N:M", help=f"default: {' '.join(PATTERNS)}")
-    parser.add_argument("--bits", nargs="+", type=int, default=[8], help="weight and activation bits (default: 8)")
-    parser.add_argument("--hidden", type=int, default=64, help="LSTM units (default: 64)")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"JSON file to write (default: {OUT})")
-    options = parser.parse_args(arguments)
-    try:
-        patterns = [NM.parse(text) for text in options.patterns]
-        configs = [QuantizeConfig(activation_bits=bits, weight_bits=bits) for bits in options.bits]
-        dataset = datasets.load(options.task)
-        rows = []
-        for row in measure(dataset, patterns, configs, range(options.seeds), options.hidden):
-            rows.append(row)
-            print(_line(row), flush=True)
-        artefact.write_json(options.out, {"rows": rows, "means": means(rows)})
-    except SparseGateError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"\nMean over {options.seeds} seeds:")
-    for row in means(rows):
-        print(_line(row))
-    print(f"\nWritten to {options.out}")
-    return 0
+TEMPERATURE = 2.0
+"""At which a baseline's outputs are softened for those who learn from them."""
+VERSION = 1
+"""Counts up when a change of this module makes rows of an earlier one invalid."""
 
 
-def measure(
-    dataset: Dataset,
-    patterns: Sequence[NM],
-    configs: Sequence[QuantizeConfig],
-    seeds: Sequence[int],
-    hidden: int = 64,
-) -> Iterator[dict[str, Any]]:
-    """Train, prune and quantize for every seed, pattern and width; a row as soon as it is there. Accuracies are fractions."""
+@dataclass(frozen=True)
+class Case:
+    """One way of compressing a task's network.
 
-    def accuracy(model: Network | Program) -> float:
-        return round(train.accuracy(model, dataset.x_test, dataset.length_test, dataset.y_test), 6)
+    ``pattern``: of both matrices of the recurrent layers, as ``pattern.parse`` takes it. ``bits``: of weights; ``levels`` instead, where
+    they have an odd number of levels. ``gates``: "plain", or "g2" for training with Gumbel gates. ``permuted``: units are relabelled
+    before pruning. ``rank``: of the projection that a recurrent matrix is factored into; 0 for none. ``theta`` and ``quiet``: threshold
+    in the forward pass of fine-tuning, and weight of the penalty on moving hidden states.
+    """
 
-    for seed in seeds:
-        start = time.perf_counter()
-        network = train.train_float(dataset, hidden, seed=seed)
-        seconds_float = time.perf_counter() - start
-        for pattern in patterns:
-            start = time.perf_counter()
-            pruned = train.prune_and_finetune(network, dataset, pattern, seed=seed)
-            seconds_prune = time.perf_counter() - start
-            for config in configs:
-                start = time.perf_counter()
-                program = train.quantize_and_finetune(pruned, dataset, config, seed=seed)
-                yield {
-                    "task": dataset.name,
-                    "hidden": hidden,
-                    "pattern": str(pattern),
-                    "bits": config.weight_bits,
-                    "seed": seed,
-                    "density_x": density(pruned, "w_x"),
-                    "density_h": density(pruned, "w_h"),
-                    "accuracy_float": accuracy(network),
-                    "accuracy_pruned": accuracy(pruned),
-                    "accuracy_golden": accuracy(program),
-                    "seconds": round(seconds_float + seconds_prune + time.perf_counter() - start, 1),
-                }
+    pattern: str = "dense"
+    bits: int = 8
+    activation_bits: int = 8
+    schedule: str = "cubic"
+    gates: str = "plain"
+    permuted: bool = False
+    rank: int = 0
+    theta: int = 0
+    quiet: float = 0.0
+    levels: int = 0
 
+    @property
+    def method(self) -> str:
+        """What is special, in words; empty for plain pruning and quantization."""
+        said = [
+            "annealed" if self.schedule == "annealed" else "",
+            "G2 gates" if self.gates == "g2" else "",
+            "units permuted" if self.permuted else "",
+            f"rank {self.rank}" if self.rank else "",
+            f"trained at Θ = {self.theta}" if self.theta else "",
+            f"penalty {self.quiet:g}" if self.quiet else "",
+            f"{self.levels} levels" if self.levels else "",
+        ]
+        return ", ".join(filter(None, said))
 
-def density(network: Network, key: str) -> float:
-    """Share of nonzero weights of the first layer's Wx or Wh."""
-    weights = getattr(network.layers[0], key)
-    return round(float(np.count_nonzero(weights) / weights.size), 6)
-
-
-def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows averaged over seeds, with ``loss``: golden below float, in points."""
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["task"], row["hidden"], row["pattern"], row["bits"]), []).append(row)
-    averaged = []
-    for group in groups.values():
-        mean = {key: value for key, value in group[0].items() if key not in ("seed", "seconds")}
-        for key in ("accuracy_float", "accuracy_pruned", "accuracy_golden", "density_x", "density_h"):
-            mean[key] = round(sum(row[key] for row in group) / len(group), 6)
-        mean["seeds"] = len(group)
-        mean["loss"] = round(100 * (mean["accuracy_float"] - mean["accuracy_golden"]), 2)
-        averaged.append(mean)
-    return averaged
+    @property
+    def slug(self) -> str:
+        """A file name; cases that differ differ in it."""
+        values = (
+            f"{field.name}={getattr(self, field.name)}"
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        )
+        return "-".join(values).replace(":", "_").replace("/", "_") or "plain"
 
 
-def _line(row: dict[str, Any]) -> str:
-    tail = f"loss {row['loss']:5.2f} points" if "loss" in row else f"seed {row['seed']}  {row['seconds']:5.1f} s"
+@dataclass(frozen=True)
+class Plan:
+    """How a task is trained, and its cases."""
+
+    float: Recipe
+    prune: Recipe
+    few: Recipe
+    """Fine-tuning on exact integers, of weights with fewer than 8 bits and of cases that are trained at a Θ; the others are rounded."""
+    cases: tuple[Case, ...]
+    regrow: bool = False
+    teach: bool = False
+    """Pruned networks learn from the float baseline's outputs, softened, instead of from the labels."""
+    hidden: float = 1.0
+    """Weight of the hidden layers in the distillation of a model that others trained."""
+    distance: objective.Distance = "squared"
+    full: Recipe | None = None
+    """Fine-tuning with 8 bits, where rounding alone loses something."""
+
+    def trains(self, case: Case) -> Recipe | None:
+        """How a case is fine-tuned on exact integers; None where it is only rounded."""
+        return self.few if case.bits < 8 or case.theta or case.quiet else self.full
+
+
+COLUMNS = ("1:4", "1:8", "2:16", "1:16", "2:32")
+RIVALS = ("unstructured:1/8", "bbs:2:16", "ese:1/8:16", "block:1/8:4x4")
+
+
+PATTERNS = (
+    *(Case(name) for name in ("dense", *COLUMNS, *RIVALS)),
+    Case("cbtd:1/8:8", schedule="annealed"),
+    *(Case(name, bits) for name in ("dense", "2:16") for bits in (6, 4, 3, 2)),
+)
+"""Every pattern at 8 bits, and fewer bits of weights."""
+
+
+def _every(hidden: int) -> tuple[Case, ...]:
+    """The whole programme, for the small tasks."""
     return (
-        f"{row['task']}  {row['pattern']:>5}  {row['bits']:>2} bits  weights kept {row['density_x']:.1%} / {row['density_h']:.1%}  "
-        f"float {row['accuracy_float']:.2%}  pruned {row['accuracy_pruned']:.2%}  golden {row['accuracy_golden']:.2%}  {tail}"
+        *PATTERNS,
+        Case("2:16", schedule="annealed"),
+        *(Case(name, 3, levels=5) for name in ("dense", "2:16")),
+        *(Case(name, permuted=True) for name in ("1:8", "2:16", "1:16")),
+        *(Case(name, gates="g2") for name in ("dense", "2:16")),
+        Case("dense", 3, gates="g2", levels=5),
+        *(Case(name, rank=hidden // 4) for name in ("dense", "2:16")),
+        Case("2:16", theta=4),
+        Case("2:16", theta=8),
+        Case("2:16", theta=8, quiet=1.0),
     )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+PLANS: dict[str, Plan] = {
+    "vowels": Plan(
+        Recipe(60, 5e-3), Recipe(120, 5e-3), Recipe(20, 2e-3), _every(64), regrow=True, teach=True
+    ),
+    "digits-64": Plan(
+        Recipe(40, 5e-3, 64, bucket=8),
+        Recipe(60, 5e-3, 64, bucket=8),
+        Recipe(8, 2e-3, 64, bucket=8),
+        _every(64),
+        regrow=True,
+        teach=True,
+    ),
+    "digits-128": Plan(
+        Recipe(40, 5e-3, 64, bucket=8),
+        Recipe(50, 5e-3, 64, bucket=8),
+        Recipe(6, 2e-3, 64, bucket=8),
+        PATTERNS,
+        regrow=True,
+        teach=True,
+    ),
+    "keywords": Plan(
+        Recipe(1, 1e-3),
+        Recipe(60, 3e-3, 64, 0.1),
+        Recipe(4, 5e-4, 64, 0.0),
+        tuple(Case(name) for name in ("dense", "1:4", "1:8", "2:16")),
+        regrow=True,
+    ),
+    "speakers": Plan(
+        Recipe(1, 1e-3),
+        Recipe(30, 2e-3, 32, 0.0),
+        Recipe(1, 3e-4, 32, 0.0),
+        (Case("2:32"), Case("2:32", activation_bits=10)),
+        regrow=True,
+        distance="cosine",
+    ),
+    "engines": Plan(
+        Recipe(100, 5e-3, 10),
+        Recipe(150, 5e-3, 10),
+        Recipe(6, 5e-4, 10),
+        tuple(Case(name) for name in ("dense", *COLUMNS)),
+        regrow=True,
+    ),
+    "characters": Plan(
+        Recipe(8, 1e-2, 24, 0.0),
+        Recipe(7, 1e-2, 24, 0.0),
+        Recipe(1, 2e-4, 24, 0.0),
+        (*(Case(name) for name in ("dense", "1:4", "1:8")), Case(gates="g2")),
+        regrow=True,
+    ),
+}
+
+
+def objective_of(task: Task, plan: Plan) -> Objective:
+    if task.kind == "match":
+        assert task.teacher is not None
+        return objective.match(Trainable(task.teacher), plan.distance, plan.hidden)
+    makers = {"last": objective.last_class, "step": objective.step_class, "value": objective.step_value}
+    return makers[task.kind](task.train.target)
+
+
+class Bench:
+    """One task and seed: stages that later cases share are kept in ``work``."""
+
+    def __init__(self, name: str, seed: int, folder: Path, work: Path, plan: Plan | None = None) -> None:
+        self.plan = plan or PLANS[name]
+        self.task, self.seed, self.work = open_task(name, folder, work), seed, work / f"{name}-{seed}"
+        self.recipe = objective_of(self.task, self.plan)
+
+    def row(self, case: Case) -> dict[str, Any]:
+        """Measure a case, or read what an earlier run measured."""
+        path = self.work / f"{case.slug}.json"
+        key = f"{self._key(case)} {case} {self.plan.trains(case)}"
+        if path.exists():
+            found = artefact.read_json(path)
+            if found.get("key") == key:
+                return found["row"]
+        row = self._measure(case)
+        artefact.write_json(path, {"key": key, "row": row})
+        return row
+
+    def float(self, gates: str = "plain") -> Network:
+        """The float baseline: trained here, or by others."""
+        if self.task.teacher is not None:
+            return self.task.teacher
+        return self._kept(f"float-{gates}", f"{VERSION} {self.plan.float}", lambda: self._float(gates))
+
+    def pruned(self, case: Case) -> Network:
+        """The pruned network in float, fine-tuned; of a dense case the baseline."""
+        only = replace(case, bits=8, activation_bits=8, theta=0, quiet=0.0, levels=0)
+        if parsed(only.pattern).dense and not only.rank:
+            return self.float(case.gates)
+        return self._kept(only.slug, self._key(only), lambda: self._pruned(only))
+
+    def _key(self, case: Case) -> str:
+        """What made the network of a case: of another key, it is made again."""
+        plan = self.plan
+        how = f"{plan.prune} {plan.regrow} {plan.teach} {plan.hidden} {plan.distance}"
+        return f"{VERSION} {plan.float}" if parsed(case.pattern).dense and not case.rank else f"{VERSION} {plan.float} {how}"
+
+    def program(self, case: Case, network: Network) -> Program:
+        """The Program, fine-tuned on exact integers."""
+        task, plan = self.task, self.plan
+        options: dict[str, Any] = {"rounding": "compensated", "bias_correction": True}
+        if case.levels:
+            options["weight_levels"] = case.levels
+        config = QuantizeConfig(weight_bits=case.bits, activation_bits=case.activation_bits, **options)
+        some = task.train.take(slice(None, None, max(1, len(task.train) // CALIBRATION)))
+        start, formats = quantize.prepare(network, some.x, some.lengths, config)
+        recipe = plan.trains(case)
+        if recipe is None:
+            return quantize.build(start, formats, config)
+        model = FakeQuant(start, formats, config, hold_zeros=not parsed(case.pattern).dense)
+        aim = self.aim(case)
+        if case.theta:
+            model.thresholds = (case.theta,) * len(model.thresholds)
+        if case.quiet:
+            aim = quiet(aim, case.quiet)
+        train.fit(model, aim, task.train.x, task.train.lengths, recipe, self.seed)
+        return model.program()
+
+    def aim(self, case: Case) -> Objective:
+        """What pruned and quantized networks are trained for."""
+        if self.plan.teach:
+            return objective.match(Trainable(self.float(case.gates)), "kl", hidden=0, temperature=TEMPERATURE)
+        return self.recipe
+
+    def _float(self, gates: str) -> Network:
+        task = self.task
+        start = train.lstm(task.train.x.shape[2], task.hidden, task.outputs, seed=self.seed, name=task.name)
+        model = Trainable(start, G2LSTM if gates == "g2" else nn.LSTM)
+        train.fit(model, self.recipe, task.train.x, task.train.lengths, self.plan.float, self.seed)
+        return model.network()
+
+    def _pruned(self, case: Case) -> Network:
+        task, wanted = self.task, parsed(case.pattern)
+        network = self.float(case.gates)
+        recurrent = [layer.name for layer in network.layers if cell(layer.kind).recurrent]
+        if case.permuted:
+            assert isinstance(wanted, pattern.NM)
+            network = permute.permuted(network, permute.search(network, wanted, seed=self.seed))
+        if case.rank:
+            some = task.train.take(slice(None, None, max(1, len(task.train) // CALIBRATION)))
+            network = low_rank.factor(network, dict.fromkeys(recurrent, case.rank), some.x, some.lengths)
+        return train.prune_and_fit(
+            network,
+            self.aim(case),
+            task.train.x,
+            task.train.lengths,
+            dict.fromkeys(recurrent, wanted),
+            self.plan.prune,
+            self.seed,
+            schedule=case.schedule,
+            regrow=self.plan.regrow,
+            lstm=G2LSTM if case.gates == "g2" else nn.LSTM,
+        )
+
+    def _kept(self, slug: str, key: str, make: Callable[[], Network]) -> Network:
+        """A network of an earlier stage, made once."""
+        path = self.work / f"{slug}.safetensors"
+        if path.exists():
+            found = Network.load(path)
+            if found.meta.get("bench") == key:
+                return found
+        start = time.perf_counter()
+        made = make()
+        seconds = round(time.perf_counter() - start, 1)
+        replace(made, meta={"bench": key, "seconds": seconds}).save(path)
+        return made
+
+    def _measure(self, case: Case) -> dict[str, Any]:
+        start = time.perf_counter()
+        task = self.task
+        network = self.pruned(case)
+        program = self.program(case, network)
+        reference, figures = task.measure(self.float()), task.measure(network)
+        golden = task.measure(program)
+        main = next(iter(golden))
+        chosen = self.threshold(program)
+        slower = program.with_thresholds(chosen)
+        row: dict[str, Any] = {"task": task.name, "case": asdict(case), "method": case.method, "seed": self.seed}
+        row |= {"density": density(network), **compression(network, program, parsed(case.pattern))}
+        row |= {"measure": main, "float": reference, "pruned": figures, "golden": golden}
+        row["loss"] = task.loss(golden[main], reference[main])
+        row["skipped"] = _share(program, task.test)
+        row["theta"] = chosen
+        row["golden_at_theta"] = task.measure(slower)
+        row["skipped_at_theta"] = _share(slower, task.test)
+        if task.teacher is None:
+            values = gates.gate_values(network, task.test.x[:100], task.test.lengths[:100])
+            names = {name for found in values.values() for name in found}
+            row["gates_near_0_or_1"] = {
+                name: round(
+                    float(np.mean([gates.binary_share(found[name]) for found in values.values() if name in found])), 4
+                )
+                for name in sorted(names)
+            }
+        row["seconds"] = round(time.perf_counter() - start, 1)
+        return row
+
+    def threshold(self, program: Program) -> int:
+        """The largest Θ, common to all vectors, up to which nothing costs more than BUDGET on validation data."""
+        task = self.task
+        part = task.validation.take(slice(None, 300))
+        best = None
+        chosen = 0
+        for theta in THETAS:
+            found = next(iter(task.measure(program.with_thresholds(theta), part).values()))
+            best = found if best is None else best
+            if task.loss(found, best) > BUDGET:
+                break
+            chosen = theta
+        return chosen
+
+
+def parsed(text: str) -> Pattern:
+    return pattern.parse(text)
+
+
+def density(network: Network) -> float:
+    """Share of nonzero weights in the matrices of the recurrent layers."""
+    matrices = [matrix for layer in network.layers if cell(layer.kind).recurrent for matrix in _matrices(layer)]
+    return round(sum(np.count_nonzero(matrix) for matrix in matrices) / sum(matrix.size for matrix in matrices), 6)
+
+
+def compression(network: Network, program: Program, wanted: Pattern) -> dict[str, float]:
+    """32-bit float weights of the dense model over what is stored, indices counted.
+
+    ``compression_weights``: matrices of the recurrent layers. ``compression_model``: everything, with heads and biases. Where the
+    recurrent layers were factored, the dense model is the one before.
+    """
+    dense = stored = other_dense = other_stored = 0
+    for layer, made in zip(network.layers, program.layers, strict=True):
+        recurrent = cell(layer.kind).recurrent
+        for key, matrix in (("x", layer.w_x), ("h", layer.w_h), ("p", layer.w_p)):
+            if matrix is None:
+                continue
+            form = made.formats["w" + key]
+            own = wanted if recurrent and key != "p" else DENSE
+            bits = own.storage(matrix, 1 if key == "p" else layer.gates, form.width).bits
+            whole = 0 if key == "p" else matrix.shape[0] * (layer.units if key == "h" else matrix.shape[1])
+            if recurrent:
+                dense, stored = dense + 32 * whole, stored + bits
+            else:
+                other_dense, other_stored = other_dense + 32 * whole, other_stored + bits
+        other_dense += 32 * layer.bias.size
+        other_stored += made.formats["acc"].width * layer.bias.size
+    return {
+        "compression_weights": round(dense / stored, 3),
+        "compression_model": round((dense + other_dense) / (stored + other_stored), 3),
+    }
+
+
+def _matrices(layer: Any) -> list[NDArray]:
+    return [matrix for matrix in (layer.w_x, layer.w_h, layer.w_p) if matrix is not None]
+
+
+def _share(program: Program, part: Part) -> float:
+    some = part.take(slice(None, 100))
+    return round(float(temporal.skipped(program, some.x, some.lengths).total), 4)
+
+
+def _seed_rows(name: str, seed: int, folder: Path, work: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """All rows of a task and seed, in a process of its own."""
+    bench = Bench(name, seed, folder, work)
+    return [bench.row(case) for case in cases]
+
+
+Say = Callable[[str, int, int], None]
+
+
+def measure(
+    names: Sequence[str], seeds: Sequence[int], folder: Path, work: Path, jobs: int = 1, say: Say | None = None
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows of the given tasks and seeds, and the reasons why tasks were skipped. ``say(what, done, all)`` after every part."""
+    skipped = {name: reason for name in names if (reason := missing(name, folder)) is not None}
+    work.mkdir(parents=True, exist_ok=True)
+    units = [(name, seed) for name in names if name not in skipped for seed in seeds]
+    rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(_seed_rows, name, seed, folder, work, PLANS[name].cases): (name, seed) for name, seed in units}
+        try:
+            for done in as_completed(waiting):
+                unit = waiting[done]
+                rows[unit] = done.result()
+                if say is not None:
+                    say(f"{unit[0]}, seed {unit[1]}", len(rows), len(units))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [row for unit in units for row in rows[unit]], skipped
+
+
+def merged(old: Mapping[str, Any] | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The record: rows of tasks that were measured now replace those of before, the others stay."""
+    tasks = {row["task"] for row in rows}
+    before = [row for row in (old or {}).get("rows", []) if row["task"] not in tasks]
+    order = list(PLANS)
+    every = sorted([*before, *rows], key=lambda row: order.index(row["task"]))
+    return {"rows": every, "means": means(every)}
+
+
+def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and spread (largest minus smallest) over seeds of every case."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], str(sorted(row["case"].items()))), []).append(row)
+    made = []
+    for group in groups.values():
+        first = group[0]
+        main = first["measure"]
+        mean: dict[str, Any] = {key: first[key] for key in ("task", "case", "method", "measure")}
+        mean["seeds"] = len(group)
+        for key in ("density", "compression_weights", "compression_model", "loss", "skipped", "theta", "skipped_at_theta"):
+            mean[key] = _mean([row[key] for row in group])
+        for key in ("float", "pruned", "golden", "golden_at_theta"):
+            mean[key] = {name: _mean([row[key][name] for row in group]) for name in first[key]}
+            mean[f"{key}_spread"] = round(max(values := [row[key][main] for row in group]) - min(values), 6)
+        mean["loss_spread"] = round(max(values := [row["loss"] for row in group]) - min(values), 3)
+        if "gates_near_0_or_1" in first:
+            names = first["gates_near_0_or_1"]
+            mean["gates_near_0_or_1"] = {
+                name: _mean([row["gates_near_0_or_1"][name] for row in group]) for name in names
+            }
+        made.append(mean)
+    return made
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 6)
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse names that are no tasks."""
+    for name in names:
+        if name not in PLANS:
+            raise SparseGateError(f"there is no task {name!r}; the tasks are {', '.join(PLANS)}")

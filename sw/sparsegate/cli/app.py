@@ -11,16 +11,19 @@ from typer.core import TyperGroup
 
 from sparsegate import __version__, console
 from sparsegate.cli import (
+    allocate,
     bench,
     compile_,
     demo,
     doctor,
     golden,
     import_,
+    pictures,
     prune,
     quantize,
     report,
     run,
+    sensitivity,
     simulate,
     synth,
     train,
@@ -92,7 +95,8 @@ def options(
 ) -> None:
     """From a trained recurrent network to a sparse, bit-exact FPGA accelerator.
 
-    The stages, in order: [bold]train[/] or [bold]import[/], [bold]prune[/], [bold]quantize[/], [bold]compile[/],
+    The stages, in order: [bold]train[/] or [bold]import[/], [bold]prune[/] (patterns by [bold]sensitivity[/] and
+    [bold]allocate[/]), [bold]quantize[/], [bold]compile[/],
     [bold]golden[/], [bold]simulate[/], [bold]synth[/], [bold]run[/], [bold]report[/]. [bold]demo[/] does all of them on real
     speech; [bold]doctor[/] says which tools are there.
     """
@@ -102,6 +106,8 @@ MODEL, HARDWARE, REST = "From a model to a Program", "From a Program to a board"
 
 app.command("train", rich_help_panel=MODEL)(train.train)
 app.command("import", rich_help_panel=MODEL)(import_.import_)
+app.command("sensitivity", rich_help_panel=MODEL)(sensitivity.sensitivity)
+app.command("allocate", rich_help_panel=MODEL)(allocate.allocate)
 app.command("prune", rich_help_panel=MODEL)(prune.prune)
 app.command("quantize", rich_help_panel=MODEL)(quantize.quantize)
 app.command("golden", rich_help_panel=MODEL)(golden.golden)
@@ -111,5 +117,6 @@ app.command("synth", rich_help_panel=HARDWARE)(synth.synth)
 app.command("run", rich_help_panel=HARDWARE)(run.run)
 app.command("demo", rich_help_panel=REST)(demo.demo)
 app.command("report", rich_help_panel=REST)(report.report)
+app.command("pictures", rich_help_panel=REST)(pictures.pictures)
 app.command("doctor", rich_help_panel=REST)(doctor.doctor)
 app.add_typer(bench.app, name="bench", rich_help_panel=REST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,11 +16,11 @@ from sparsegate.cli.options import (
     Seed,
     Thresholds,
     check_classes,
+    epochs_of,
     one_thread,
     open_data,
     percent,
 )
-from sparsegate.cli.train import epochs_of
 
 
 def quantize(
@@ -33,6 +33,30 @@ def quantize(
         int, typer.Option("--activation-bits", help="Bits of inputs and hidden states, 4 to 16.")
     ] = 8,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of weights, 2 to 16.")] = 8,
+    matrix_bits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--matrix-bits", metavar="LAYER.MATRIX=BITS", help="Bits of one matrix, such as lstm.wh=4; repeatable."
+        ),
+    ] = None,
+    weight_levels: Annotated[
+        int | None,
+        typer.Option("--weight-levels", help="Round weights to so many levels, an odd number, instead of bits."),
+    ] = None,
+    calibration: Annotated[
+        Literal["min-max", "percentile", "mse"],
+        typer.Option("--calibration", help="Formats that hold all values seen, nearly all, or those of least error."),
+    ] = "min-max",
+    percentile: Annotated[
+        float, typer.Option("--percentile", help="Per cent of the magnitudes that must fit, with that calibration.")
+    ] = 99.99,
+    rounding: Annotated[
+        Literal["nearest", "compensated"],
+        typer.Option("--rounding", help="Each weight to the nearest, or so that errors of columns cancel."),
+    ] = "nearest",
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction", help="Take from the biases what rounding adds to the means.")
+    ] = False,
     threshold: Thresholds = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Quantization-aware fine-tuning; 0 only rounds.")] = 8,
     seed: Seed = 0,
@@ -55,7 +79,17 @@ def quantize(
     chosen = threshold or [0]
     # a single one is for every vector that drives columns; what a final layer gives drives none
     common = chosen[0] if len(chosen) == 1 else 0
-    config = QuantizeConfig(activation_bits=activation_bits, weight_bits=weight_bits, threshold=common)
+    config = QuantizeConfig(
+        activation_bits=activation_bits,
+        weight_bits=weight_bits,
+        threshold=common,
+        matrix_bits=_bits(matrix_bits or []),
+        weight_levels=weight_levels,
+        calibration=calibration,
+        percentile=percentile,
+        rounding=rounding,
+        bias_correction=bias_correction,
+    )
     with console.task("quantize and fine-tune" if epochs else "quantize") as task:
         program = training.quantize_and_finetune(
             model, dataset, config, epochs, seed, epochs_of(task), thresholds=chosen if len(chosen) > 1 else ()
@@ -72,3 +106,16 @@ def quantize(
     ]
     rows.append(("test accuracy, golden model", percent(reached)))
     console.emit(result, as_json, "quantize", rows)
+
+
+def _bits(given: list[str]) -> dict[str, int]:
+    """``["lstm.wh=4"]`` as ``{"lstm.wh": 4}``."""
+    from sparsegate.errors import SparseGateError
+
+    found: dict[str, int] = {}
+    for text in given:
+        name, _, bits = text.rpartition("=")
+        if not name or not bits.isdecimal():
+            raise SparseGateError(f"bits of a matrix are written like 'lstm.wh=4', not {text!r}")
+        found[name] = int(bits)
+    return found

@@ -40,8 +40,8 @@ def load(
         a file does not say stands behind a colon: ``fc:relu``, ``rnn:tanh``, ``words:embedding``.
     when : whether a linear head runs at every "step", on the values of a sequence's "last" one, or on each direction's "final"
         value, which of a reversed one is that of the first step. Where omitted what the model says, else "step".
-    patterns : N:M patterns that the weights obey, checked: by layer name (``Pruner.patterns``), or one for every recurrent
-        layer. Layers without one are dense.
+    patterns : N:M patterns that the weights obey, checked: by name (``Pruner.patterns``), or one for every recurrent layer. A
+        name is that of a module, or of one of its layers (``lstm_l1``). Layers without one are dense.
     name : name of the network; the file's where omitted.
 
     Raises

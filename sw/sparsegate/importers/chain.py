@@ -131,6 +131,12 @@ def chain(
             chosen[position] = (link, _fits(link, parts[position + 1 : position + 2]))
     check_size(sum(link.weights for link in parts))
     made, ends = _joined(chosen, named, when)
+    names = list(dict.fromkeys([link.name for link in parts] + [layer.name for layer in made]))
+    for asked in named:
+        if asked not in names:
+            raise SparseGateError(
+                f"a pattern is given for {asked!r}, which is not among the imported layers: {', '.join(names)}"
+            )
     try:
         return Network(tuple(made), name, output=ends)
     except SparseGateError as error:
@@ -186,7 +192,7 @@ def _fits(link: Link, following: Sequence[Link]) -> str:
 
 
 def _named_patterns(parts: Sequence[Link], patterns: Patterns | None) -> dict[str, tuple[NM, NM]]:
-    """Patterns of Wx and Wh by layer name."""
+    """Patterns of Wx and Wh by the name of a link, or of one of its layers."""
     if patterns is None:
         return {}
     if not isinstance(patterns, Mapping):
@@ -195,12 +201,6 @@ def _named_patterns(parts: Sequence[Link], patterns: Patterns | None) -> dict[st
         if not recurrent:
             raise SparseGateError("the model has no recurrent layer for the pattern; give it by the layer's name")
         return dict.fromkeys(recurrent, both)
-    names = [link.name for link in parts]
-    for unknown in patterns:
-        if unknown not in names:
-            raise SparseGateError(
-                f"a pattern is given for {unknown!r}, which is not among the imported layers: {', '.join(names)}"
-            )
     return {name: pair(wanted) for name, wanted in patterns.items()}
 
 
@@ -262,7 +262,6 @@ def _joined(
             raise SparseGateError(
                 f"layer {link.name!r} takes a sequence, but layer {single!r} gives only its last value (return_sequences is False)"
             )
-        pattern_x, pattern_h = patterns.get(link.name, (DENSE, DENSE))
         for stage in link.build(word):
             sources: tuple[str, ...] = ()
             if len(before) + len(stage) > 2 or (len(stage) == 2 and not before):
@@ -278,6 +277,7 @@ def _joined(
                     pattern_h=pattern_h if layer.w_h is not None else DENSE,
                 )
                 for layer in stage
+                for pattern_x, pattern_h in [patterns.get(layer.name) or patterns.get(link.name, (DENSE, DENSE))]
             )
             made += stage
             before = stage

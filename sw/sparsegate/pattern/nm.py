@@ -1,8 +1,7 @@
 """N:M sparsity along the columns of a weight matrix: which weights the hardware can keep.
 
-A matrix has ``gates * units`` rows (gate-major, as in PyTorch) and any number of columns. In every column, every block of M
-consecutive units of one gate keeps at most N nonzeros. The last block of a gate may be short, and is the only one where M
-exceeds the units: it still keeps N, so that the matrix is denser than N / M.
+In every column, every block of M consecutive units of one gate keeps at most N nonzeros. The last block of a gate may be short,
+and is the only one where M exceeds the units: it still keeps N, so that the matrix is denser than N / M.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate.errors import SparseGateError
+from sparsegate.pattern.base import MAX_SIZE, Groups, Pattern, Storage, index_bits, positions
 
-MAX_BLOCK = 1024
+MAX_BLOCK = MAX_SIZE
 
 
 @dataclass(frozen=True, order=True)
-class NM:
+class NM(Pattern):
     """At most ``n`` nonzeros in every block of ``m`` units. ``NM(1, 1)`` is dense."""
 
     n: int
@@ -72,6 +72,22 @@ class NM:
             )
         return self.n * (block // self.m)
 
+    def _stored(self, matrix: NDArray, gates: int, bits: int) -> Storage:
+        """N entries for every block of a column, short ones too, each with its place in the block."""
+        rows, columns = matrix.shape
+        entries = gates * -(-(rows // gates) // self.m) * columns * self.n
+        return Storage(entries, entries * bits, entries * index_bits(self.m))
+
+    def _groups(self, rows: int, columns: int, gates: int) -> Groups:
+        found = positions(rows, columns, height=self.m, gates=gates).reshape(gates, -1, self.m, columns)
+        return found.transpose(0, 1, 3, 2).reshape(-1, self.m)
+
+    def _least(self, length: int) -> int:
+        return min(self.n, length)
+
+    def _excess(self, broken: int) -> str:
+        return f"{broken} blocks hold more than {self.n} nonzeros in a column"
+
 
 DENSE = NM(1, 1)
 
@@ -85,6 +101,9 @@ def pair(wanted: Wanted) -> tuple[NM, NM]:
     both = wanted if isinstance(wanted, tuple) else (wanted, wanted)
     if len(both) != 2:
         raise SparseGateError(f"a pattern is one N:M or a pair for Wx and Wh, not {len(both)} values")
+    for value in both:
+        if not isinstance(value, (str, NM)):
+            raise SparseGateError(f"a matrix of the hardware is N:M or dense, not {value}")
     x, h = (NM.parse(value) if isinstance(value, str) else value for value in both)
     return x, h
 
@@ -111,31 +130,3 @@ def unblocked(blocks: NDArray, units: int) -> NDArray:
     unit_blocks, gates, block, columns = blocks.shape
     whole = blocks.transpose(1, 0, 2, 3).reshape(gates, unit_blocks * block, columns)
     return whole[:, :units].reshape(gates * units, columns)
-
-
-def mask(matrix: NDArray, gates: int, pattern: NM) -> NDArray[np.bool_]:
-    """Keep the ``n`` largest magnitudes of each block and column; ties go to the lower unit. Same shape as ``matrix``."""
-    if pattern.dense:
-        return np.ones(matrix.shape, bool)
-    units = matrix.shape[0] // gates
-    magnitude = blocked(np.abs(matrix).astype(np.float64) + 0.0, gates, pattern.m)
-    order = np.argsort(-magnitude, axis=2, kind="stable")
-    keep = np.zeros(magnitude.shape, bool)
-    np.put_along_axis(keep, order[:, :, : pattern.n], True, axis=2)
-    return unblocked(keep, units)
-
-
-def violations(matrix: NDArray, gates: int, pattern: NM) -> int:
-    """Number of (block, column) pairs with more than N nonzeros."""
-    if pattern.dense:
-        return 0
-    return int(np.count_nonzero((blocked(matrix, gates, pattern.m) != 0).sum(axis=2) > pattern.n))
-
-
-def check(matrix: NDArray, gates: int, pattern: NM, name: str) -> None:
-    """Refuse a matrix that breaks its pattern."""
-    broken = violations(matrix, gates, pattern)
-    if broken:
-        raise SparseGateError(
-            f"{name} is not {pattern}: {broken} blocks hold more than {pattern.n} nonzeros in a column"
-        )

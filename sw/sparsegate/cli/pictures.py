@@ -1,0 +1,88 @@
+"""``sparsegate pictures``: what can be drawn of a Network, a Program, a benchmark or a scan, as PNG or SVG."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sparsegate import console
+from sparsegate.cli.options import PROGRAM_FILE, Json, OptionalData, open_data
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sparsegate.network import Network
+    from sparsegate.program import Program
+
+
+def pictures(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A Network or Program file, a folder made by compile, or the JSON of an accuracy benchmark or a sensitivity scan.",
+        ),
+    ],
+    data: OptionalData = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the pictures to.")] = Path("build/pictures"),
+    form: Annotated[Literal["png", "svg"], typer.Option("--format", help="Format of the pictures.")] = "png",
+    as_json: Json = False,
+) -> None:
+    """Draw matrices, weights and their formats; with data also gates, activations and the columns that are sent.
+
+    Of a benchmark (docs/benchmarks/accuracy.json) accuracy against density and against bits; of a scan, score against density.
+
+    Example: [bold]sparsegate pictures build/program.safetensors --data vowels --out build/pictures[/]
+    """
+    from sparsegate.pictures import save
+
+    with console.task("pictures"):
+        drawn = _of_rows(source) if source.suffix == ".json" else _of_model(_open(source), data)
+        paths = {name: out / f"{name}.{form}" for name in drawn}
+        for name, figure in drawn.items():
+            save(figure, paths[name])
+    console.emit(
+        {"pictures": {name: str(path) for name, path in paths.items()}}, as_json, "pictures", list(paths.items())
+    )
+
+
+def _of_model(model: Network | Program, data: str | None) -> dict[str, Figure]:
+    from sparsegate.pictures import of_model
+
+    if data is None:
+        return of_model(model)
+    dataset = open_data(data, model.inputs)
+    return of_model(model, dataset.x_test, dataset.length_test)
+
+
+def _open(path: Path) -> Network | Program:
+    """A Network, a Program, or the Program of a compiled folder."""
+    from sparsegate.errors import SparseGateError
+    from sparsegate.network import FORMAT, Network
+    from sparsegate.program import Program
+
+    try:
+        return Program.load(path / PROGRAM_FILE if path.is_dir() else path)
+    except SparseGateError as error:
+        if f"holds a {FORMAT}" not in str(error):
+            raise
+    return Network.load(path)
+
+
+def _of_rows(path: Path) -> dict[str, Figure]:
+    from sparsegate import artefact, sensitivity
+    from sparsegate import pictures as draw
+    from sparsegate.errors import SparseGateError
+
+    found = artefact.read_json(path)
+    with artefact.reading(path):
+        if found.get("format") == sensitivity.FORMAT:
+            return {"sensitivity": draw.sensitivity(sensitivity.Scan.load(path))}
+        rows = found["rows"]
+        drawn = {"density": draw.accuracy_by_density(rows)}
+        with suppress(SparseGateError):  # measured with a single width
+            drawn["bits"] = draw.accuracy_by_bits(rows)
+    return drawn

@@ -1,0 +1,112 @@
+"""What a training minimises: labels, values, or what a teacher computes.
+
+An objective is called with the module, a batch and the rows that the batch was made of, and gives a scalar loss. It is free to look
+inside of the module, so that penalties and distillation are objectives too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from sparsegate.errors import SparseGateError
+
+Objective = Callable[[nn.Module, Tensor, NDArray[np.int64], Tensor], Tensor]
+"""``objective(model, x, lengths, rows)`` -> loss: x (B, T, I), lengths (B,) in 1..T, rows (B,) of the training sequences."""
+
+Distance = Literal["squared", "cosine", "kl"]
+
+
+def last_class(y: ArrayLike) -> Objective:
+    """Cross-entropy of each sequence's last output with its class; ``y`` (N,)."""
+    classes = torch.from_numpy(np.asarray(y, np.int64))
+
+    def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(_last(model(x, lengths), lengths), classes[rows])
+
+    return loss
+
+
+def step_class(y: ArrayLike) -> Objective:
+    """Cross-entropy of every step's output with the class of that step; ``y`` (N, T), the mean over real steps."""
+    classes = torch.from_numpy(np.asarray(y, np.int64))
+
+    def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
+        real = _real(x, lengths)
+        return nn.functional.cross_entropy(model(x, lengths)[real], classes[rows, : x.shape[1]][real])
+
+    return loss
+
+
+def step_value(y: ArrayLike) -> Objective:
+    """Mean squared error of every step's output; ``y`` (N, T, O)."""
+    wanted = torch.from_numpy(np.asarray(y, np.float64))
+
+    def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
+        real = _real(x, lengths)
+        found = model(x, lengths)
+        return nn.functional.mse_loss(found[real], wanted[rows, : x.shape[1]][real].to(found.dtype))
+
+    return loss
+
+
+def match(
+    teacher: nn.Module, distance: Distance = "squared", hidden: float = 1.0, temperature: float = 1.0
+) -> Objective:
+    """Distillation (Hinton et al. 2015): the teacher's outputs on any inputs at hand, without labels.
+
+    The loss is the distance of the last steps' outputs plus ``hidden`` times the mean squared error of every layer before the
+    last one, at every real step (Romero et al. 2015, with units that correspond one to one, as they do when a student is the
+    teacher's own weights, pruned). Errors are relative to the mean square of what is matched.
+
+    Parameters
+    ----------
+    teacher : a module with ``trace`` (``Trainable``, ``FakeQuant``); not trained.
+    distance : "squared"; "cosine": 1 - cos, for embeddings; "kl": Kullback-Leibler divergence of softmax at ``temperature``,
+        times its square, for classes.
+    """
+    if distance not in ("squared", "cosine", "kl"):
+        raise SparseGateError(f"a distance is 'squared', 'cosine' or 'kl', not {distance!r}")
+    kind = next(teacher.parameters()).dtype
+
+    def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = [value.to(x.dtype) for value in teacher.trace(x.to(kind), lengths)]
+        found = model.trace(x, lengths)
+        real = _real(x, lengths)
+        total = _distance(_last(found[-1], lengths), _last(wanted[-1], lengths), distance, temperature)
+        if hidden:
+            for mine, theirs in zip(found[:-1], wanted[:-1], strict=True):
+                total = total + hidden * _relative(mine[real], theirs[real])
+        return total
+
+    return loss
+
+
+def _distance(found: Tensor, wanted: Tensor, distance: Distance, temperature: float) -> Tensor:
+    if distance == "cosine":
+        return 1 - nn.functional.cosine_similarity(found, wanted, dim=1).mean()
+    if distance == "kl":
+        target = torch.log_softmax(wanted / temperature, dim=1)
+        mine = torch.log_softmax(found / temperature, dim=1)
+        return nn.functional.kl_div(mine, target, reduction="batchmean", log_target=True) * temperature**2
+    return _relative(found, wanted)
+
+
+def _relative(found: Tensor, wanted: Tensor) -> Tensor:
+    return nn.functional.mse_loss(found, wanted) / wanted.square().mean().clamp_min(1e-12)
+
+
+def _last(outputs: Tensor, lengths: NDArray[np.int64]) -> Tensor:
+    """Outputs (B, T, O) at each sequence's last step, (B, O)."""
+    return outputs[torch.arange(len(lengths)), torch.from_numpy(lengths) - 1]
+
+
+def _real(x: Tensor, lengths: NDArray[np.int64]) -> Tensor:
+    """(B, T): steps that are no padding."""
+    return torch.arange(x.shape[1])[None, :] < torch.from_numpy(lengths)[:, None]
