@@ -211,20 +211,26 @@ MATRICES = {"x": "wx", "h": "wh", "p": "wp"}
 class FakeQuantLayer(nn.Module):
     """One layer with float weights, run with the integers that they round to.
 
-    Weights outside of the layer's N:M patterns, and with ``hold_zeros`` all that are 0, are held at 0: ``mask_x``, ``mask_h``
-    and ``mask_p`` keep the nonzeros that the layer came with.
+    Weights outside of the layer's N:M patterns, and with ``hold_zeros`` all that are 0 in ``pruned``, are held at 0: ``mask_x``,
+    ``mask_h`` and ``mask_p`` keep the nonzeros of that layer.
     """
 
-    def __init__(self, layer: Layer, formats: Mapping[str, QFormat], step_bits: int, hold_zeros: bool = False) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        formats: Mapping[str, QFormat],
+        step_bits: int,
+        hold_zeros: bool = False,
+        pruned: Layer | None = None,
+    ) -> None:
         super().__init__()
         self.layer, self.formats, self.step_bits = layer, dict(formats), step_bits
         for key in MATRICES:
             weight = getattr(layer, f"w_{key}")
             if weight is not None:
                 setattr(self, f"w_{key}", nn.Parameter(torch.from_numpy(weight.copy())))
-                self.register_buffer(
-                    f"mask_{key}", _mask(weight, not hold_zeros and getattr(layer, f"pattern_{key}").dense)
-                )
+                dense = not hold_zeros and getattr(layer, f"pattern_{key}").dense
+                self.register_buffer(f"mask_{key}", _mask(getattr(pruned or layer, f"w_{key}"), dense))
         self.bias = nn.Parameter(torch.from_numpy(layer.bias.copy()))
         if layer.bias_h is not None:
             self.bias_h = nn.Parameter(torch.from_numpy(layer.bias_h.copy()))
@@ -408,6 +414,8 @@ class FakeQuant(nn.Module):
     config : bit widths, and the threshold of every vector.
     hold_zeros : weights that are 0 at the start stay 0: for networks pruned to patterns that the hardware does not know, whose
         matrices are dense to it. Those of N:M patterns always do.
+    pruned : the network whose zeros these are, if not ``network``: where weights were compensated, some of those that pruning kept
+        were rounded to 0, and are free to change.
     """
 
     def __init__(
@@ -416,6 +424,7 @@ class FakeQuant(nn.Module):
         formats: Sequence[dict[str, QFormat]],
         config: QuantizeConfig,
         hold_zeros: bool = False,
+        pruned: Network | None = None,
     ) -> None:
         super().__init__()
         self.start, self.config = network, config
@@ -432,8 +441,10 @@ class FakeQuant(nn.Module):
                 )
         self.layers = nn.ModuleList(
             # the formats of the weights as they were chosen: of some only a few levels are used
-            FakeQuantLayer(layer, {**made.formats, **form}, made.step_bits, hold_zeros)
-            for layer, made, form in zip(network.layers, self.made.layers, self.chosen, strict=True)
+            FakeQuantLayer(layer, {**made.formats, **form}, made.step_bits, hold_zeros, kept)
+            for layer, made, form, kept in zip(
+                network.layers, self.made.layers, self.chosen, (pruned or network).layers, strict=True
+            )
         )
 
     def forward(self, x: Tensor, lengths: ArrayLike | None = None, state: State | None = None) -> Tensor:

@@ -30,7 +30,7 @@ MOST_LEVELS = (1 << 16) - 1
 class QuantizeConfig:
     """Bit widths and thresholds of a quantization.
 
-    ``activation_bits``: input x and every h that feeds columns, 4..16. ``weight_bits``: 2..16. ``gate_bits``: gates and tanh,
+    ``activation_bits``: input x and every h that feeds columns, 4..16; ``input_bits``: of x alone, where it needs others. ``weight_bits``: 2..16. ``gate_bits``: gates and tanh,
     default activation_bits + 2, of which all but two are fractional so that 0 and 1 are exact. ``pre_bits``: input of the
     activation tables, default min(activation_bits + 4, 16), range -8..8. ``state_bits``: cell state. ``output_bits``: a final
     layer that feeds nothing. ``table_bits``: address bits of a table; wider pre-activations are interpolated. ``threshold``:
@@ -58,6 +58,7 @@ class QuantizeConfig:
     table_bits: int = 11
     threshold: int = 0
     operand_bits: int = 18
+    input_bits: int | None = None
     matrix_bits: Mapping[str, int] = field(default_factory=dict, hash=False)
     weight_levels: int | None = None
     matrix_levels: Mapping[str, int] = field(default_factory=dict, hash=False)
@@ -75,7 +76,8 @@ class QuantizeConfig:
             ("table_bits", 3, 15),
             ("gate_bits", 4, 18),
             ("pre_bits", 6, 16),
-            ("operand_bits", self.activation_bits + 1, 64),
+            ("input_bits", 4, 16),
+            ("operand_bits", max(self.activation_bits, self.input_bits or 0) + 1, 64),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -153,7 +155,7 @@ def choose_formats(network: Network, calibration: Calibration, config: QuantizeC
             starts[layer.kind, state] = max(starts[layer.kind, state], start)
             keys[layer.kind, state].append((layer.name, state))
     taken = [vector for sources in network.sources for vector in sources]
-    outputs = [chosen_for(bits, calibration.of([("input", "x")]))]
+    outputs = [chosen_for(config.input_bits or bits, calibration.of([("input", "x")]))]
     for vector, layer in enumerate(network.layers, 1):
         what = cell(layer.kind)
         width = bits if what.recurrent or vector in taken else config.output_bits

@@ -259,14 +259,16 @@ def quantize_and_finetune(
     *,
     recipe: Recipe = QUANTIZE,
     thresholds: Sequence[int] = (),
+    hold_zeros: bool = False,
 ) -> Program:
     """Calibrate on the training sequences, fine-tune on exact integers, and build the Program. ``epochs=0`` only rounds.
 
-    ``thresholds``: Θ of each of the Program's vectors, or one for all; ``config.threshold`` where omitted.
+    ``thresholds``: Θ of each of the Program's vectors, or one for all; ``config.threshold`` where omitted. ``hold_zeros``: weights
+    that are 0 stay so where no N:M pattern says it: of networks that are pruned to another pattern.
     """
     config = config or QuantizeConfig()
-    calibration = quantize.calibrate(network, dataset.x_train, dataset.length_train)
-    model = FakeQuant(network, quantize.choose_formats(network, calibration, config), config)
+    start, formats = quantize.prepare(network, dataset.x_train, dataset.length_train, config)
+    model = FakeQuant(start, formats, config, hold_zeros=hold_zeros, pruned=network)
     if thresholds:
         model.thresholds = model.made.with_thresholds(*thresholds).thresholds
     if epochs:

@@ -143,6 +143,9 @@ def test_cycles_by_hand():
         (36, 512, 1),
         (13, 11970, 9),
         (16, 128, 0),
+        (17, 128, 1),
+        (64, 64, 0),
+        (32, 128, 1),
     ],
 )
 def test_block_rams_of_a_read_only_memory(width, depth, blocks):

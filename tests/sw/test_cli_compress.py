@@ -213,6 +213,16 @@ def test_every_quantization_option_reaches_the_program(files, words, config):
     assert Program.load(out).digest == wanted.digest != plain.digest
 
 
+def test_zeros_of_another_pattern_are_held_on_request(files):
+    network, *data = options(files)
+    pruned, program = files / "pruned.safetensors", files / "program.safetensors"
+    sparsegate("prune", network, *data, "--pattern", "bbs:1:4", "--epochs", 1, "--out", pruned)
+    zero = Network.load(pruned).layers[0].w_h == 0
+    for words, held in (((), False), (("--hold-zeros",), True)):
+        sparsegate("quantize", pruned, *data, *words, "--epochs", 4, "--out", program)
+        assert (Program.load(program).layers[0].w_h[zero] == 0).all() == held
+
+
 def test_what_is_refused(files):
     network, *data = options(files)
     scan, allocation = files / "scan.json", files / "allocation.json"

@@ -200,6 +200,23 @@ def test_zeros_are_held_where_asked_for():
         check(made, x)
 
 
+def test_weights_that_compensation_rounds_to_zero_are_free():
+    """Only what pruning removed is held: with two bits many of the others start at 0."""
+    network = synthetic.network(4, [Shape("lstm", 8, NM(2, 4), NM(2, 4)), Shape("linear", 2)], seed=1)
+    x, config = np.random.default_rng(0).normal(size=(9, 5, 4)), QuantizeConfig(weight_bits=2, rounding="compensated")
+    start, formats = quantize.prepare(network, x, None, config)
+    kept = network.layers[0].w_h != 0
+    assert (start.layers[0].w_h[kept] == 0).any()
+    made = FakeQuant(start, formats, config, pruned=network)
+    optimizer = torch.optim.Adam(made.parameters(), 0.1)
+    made(torch.randn(3, 5, 4)).square().sum().backward()
+    optimizer.step()
+    found = made.network().layers[0].w_h
+    assert not found[~kept].any()
+    assert (found[kept] != 0).all()
+    check(made, x)
+
+
 @pytest.mark.parametrize("limits", [QFormat(3, 1), Levels(3, 1, 2)])
 def test_gradients_of_weights_lead_back_into_the_range(limits):
     """A step against the gradient: what pushes a weight further out is stopped, what brings it back is not."""

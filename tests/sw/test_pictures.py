@@ -191,8 +191,8 @@ def test_gate_histograms_say_how_many_are_shut_or_open():
     after = {"lstm": {"i": np.array([[0.01, 0.99]]), "f": np.array([1.0])}}
     axes = pictures.gate_histograms(before, after).axes
     assert [axis.get_title(loc="left") for axis in axes] == [
-        "lstm, input gate i\n25 % → 100 % within 0.1 of 0 or 1",
-        "lstm, forget gate f\n0 % → 100 % within 0.1 of 0 or 1",
+        "lstm, input gate i\nnear 0 or 1: 25 % → 100 %",
+        "lstm, forget gate f\nnear 0 or 1: 0 % → 100 %",
     ]
     assert bars(axes[0]).max() == 75
     assert gates.binary_share(before["lstm"]["i"]) == 0.25
@@ -351,6 +351,7 @@ def test_command(network, program, tmp_path):
     out = tmp_path / "out"
     made = json.loads(command(tmp_path / "network.safetensors", "--out", out, "--json").stdout)
     assert set(made["pictures"]) == {"sparsity-lstm0", "sparsity-gru1", "weights"}
+    assert set(pictures.of_model(network, X, LENGTHS)) == {*made["pictures"], "gates", "activations"}
     assert all((out / f"{name}.png").exists() for name in made["pictures"])
     made = json.loads(
         command(tmp_path / "folder", "-d", tmp_path / "data.npz", "-o", out, "--format", "svg", "--json").stdout

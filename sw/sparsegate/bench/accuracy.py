@@ -36,6 +36,8 @@ from sparsegate.trainable import Trainable
 THETAS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 BUDGET = 0.3
 """What Θ may cost on validation data: points of a share, percent of any other figure."""
+HOPELESS = 3.0
+"""Where it costs more than this, no larger one is tried."""
 CALIBRATION = 300
 """Training sequences that formats are calibrated on."""
 
@@ -106,6 +108,7 @@ class Plan:
     hidden: float = 1.0
     """Weight of the hidden layers in the distillation of a model that others trained."""
     distance: objective.Distance = "squared"
+    input_bits: int | None = None
     full: Recipe | None = None
     """Fine-tuning with 8 bits, where rounding alone loses something."""
 
@@ -171,11 +174,12 @@ PLANS: dict[str, Plan] = {
     ),
     "speakers": Plan(
         Recipe(1, 1e-3),
-        Recipe(30, 2e-3, 32, 0.0),
-        Recipe(1, 3e-4, 32, 0.0),
+        Recipe(24, 3e-3, 32, 0.0),
+        Recipe(2, 3e-4, 32, 0.0),
         (Case("2:32"), Case("2:32", activation_bits=10)),
         regrow=True,
         distance="cosine",
+        input_bits=16,
     ),
     "engines": Plan(
         Recipe(100, 5e-3, 10),
@@ -244,16 +248,21 @@ class Bench:
     def program(self, case: Case, network: Network) -> Program:
         """The Program, fine-tuned on exact integers."""
         task, plan = self.task, self.plan
-        options: dict[str, Any] = {"rounding": "compensated", "bias_correction": True}
-        if case.levels:
-            options["weight_levels"] = case.levels
-        config = QuantizeConfig(weight_bits=case.bits, activation_bits=case.activation_bits, **options)
+        config = QuantizeConfig(
+            weight_bits=case.bits,
+            activation_bits=case.activation_bits,
+            weight_levels=case.levels or None,
+            rounding="compensated",
+            bias_correction=True,
+            input_bits=plan.input_bits,
+        )
         some = task.train.take(slice(None, None, max(1, len(task.train) // CALIBRATION)))
         start, formats = quantize.prepare(network, some.x, some.lengths, config)
         recipe = plan.trains(case)
         if recipe is None:
             return quantize.build(start, formats, config)
-        model = FakeQuant(start, formats, config, hold_zeros=not parsed(case.pattern).dense)
+        held = not parsed(case.pattern).dense
+        model = FakeQuant(start, formats, config, hold_zeros=held, pruned=network)
         aim = self.aim(case)
         if case.theta:
             model.thresholds = (case.theta,) * len(model.thresholds)
@@ -342,18 +351,17 @@ class Bench:
         return row
 
     def threshold(self, program: Program) -> int:
-        """The largest Θ, common to all vectors, up to which nothing costs more than BUDGET on validation data."""
+        """The largest Θ, common to all vectors, that costs at most BUDGET on validation data."""
         task = self.task
-        part = task.validation.take(slice(None, 300))
-        best = None
-        chosen = 0
+        part = task.validation if len(task.validation) <= 300 else task.validation.take(slice(None, 300))
+        costs = []
         for theta in THETAS:
             found = next(iter(task.measure(program.with_thresholds(theta), part).values()))
-            best = found if best is None else best
-            if task.loss(found, best) > BUDGET:
+            reference = found if theta == 0 else reference
+            costs.append(task.loss(found, reference))
+            if costs[-1] > HOPELESS:
                 break
-            chosen = theta
-        return chosen
+        return max(theta for theta, cost in zip(THETAS, costs, strict=False) if cost <= BUDGET)
 
 
 def parsed(text: str) -> Pattern:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsegate import artefact, datasets, features, golden, importers
+from sparsegate import artefact, datasets, features, golden, importers, normalize
 from sparsegate.bench import real
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Network
@@ -158,6 +158,7 @@ def keywords(folder: Path, cache: Path) -> Task:
     teacher = importers.load(
         real.checkpoint_of_commands(folder), layers=["lstm", "fc"], when="step", name="speech-commands"
     )
+    teacher, parts = _balanced(teacher, parts, centre=True)
     names = folder / "speech_commands_lstm" / "config" / "classes_kaggle.names"
     classes = names.read_text(encoding="utf-8").split()
 
@@ -190,6 +191,7 @@ def speakers(folder: Path, cache: Path) -> Task:
     if checkpoint is None:
         raise SparseGateError("the package resemblyzer is not installed; run pip install --no-deps resemblyzer")
     teacher = importers.load(checkpoint, layers=real.LAYERS_OF_ENCODER, when="step", name="speaker-encoder")
+    teacher, parts = _balanced(teacher, parts, centre=False)
     count = len(tests)
     exact = {id(part): real.evaluated(teacher, part.x) for part in (parts["validation"], parts["test"])}
 
@@ -311,6 +313,13 @@ def open_task(name: str, folder: Path, cache: Path) -> Task:
     if name not in TASKS:
         raise SparseGateError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}")
     return TASKS[name](folder, cache)
+
+
+def _balanced(network: Network, parts: dict[str, Part], centre: bool) -> tuple[Network, dict[str, Part]]:
+    """Input columns shifted and scaled, and undone in the weights that read them: the same function."""
+    scaling = normalize.balance(network, parts["train"].x, parts["train"].lengths, centre=centre)
+    scaled = {name: replace(part, x=scaling(part.x)) for name, part in parts.items()}
+    return normalize.fold(network, scaling), scaled
 
 
 def _padded(values: list[NDArray], target: NDArray) -> Part:

@@ -57,6 +57,10 @@ def quantize(
     bias_correction: Annotated[
         bool, typer.Option("--bias-correction", help="Take from the biases what rounding adds to the means.")
     ] = False,
+    hold_zeros: Annotated[
+        bool,
+        typer.Option("--hold-zeros", help="Fine-tune only what is not 0, after pruning to a pattern other than N:M."),
+    ] = False,
     threshold: Thresholds = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Quantization-aware fine-tuning; 0 only rounds.")] = 8,
     seed: Seed = 0,
@@ -92,7 +96,14 @@ def quantize(
     )
     with console.task("quantize and fine-tune" if epochs else "quantize") as task:
         program = training.quantize_and_finetune(
-            model, dataset, config, epochs, seed, epochs_of(task), thresholds=chosen if len(chosen) > 1 else ()
+            model,
+            dataset,
+            config,
+            epochs,
+            seed,
+            epochs_of(task),
+            thresholds=chosen if len(chosen) > 1 else (),
+            hold_zeros=hold_zeros,
         )
     reached = training.accuracy(program, dataset.x_test, dataset.length_test, dataset.y_test)
     known = dict(model.meta.get("accuracy", {}))

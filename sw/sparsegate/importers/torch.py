@@ -6,7 +6,7 @@ chained in the order of definition or in the order of the names given.
 Only layers are seen, never what code does between them: a state_dict holds no activations, and a ``forward`` may call functions.
 A ReLU, Sigmoid or Tanh is seen directly behind a Linear in an nn.Sequential, and nowhere else. A Linear before another layer,
 several recurrent modules, and a module that is used twice are therefore taken only where the caller names the layers and so vouches
-for it. A layer with a ``forward`` or hooks of its own is refused.
+for it. A layer with a ``forward`` or hooks of its own is refused; a ``gumbel.G2LSTM`` is the nn.LSTM that it is without its noise.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsegate.errors import SparseGateError
+from sparsegate.gumbel import G2LSTM
 from sparsegate.importers import state_dict
 from sparsegate.importers.chain import Link, embedding
 from sparsegate.importers.part import Array, printable
@@ -305,7 +306,7 @@ def _link(name: str, module: nn.Module, activation: nn.Module | None, known_row:
     if isinstance(module, KNOWN):
         known = next(known for known in KNOWN if isinstance(module, known))
         # asked of the attribute: a parametrization makes a subclass too, which inherits forward
-        own = type(module).forward is not known.forward or "forward" in vars(module)
+        own = type(module).forward not in (known.forward, G2LSTM.forward) or "forward" in vars(module)
         if own or type(module).__call__ is not nn.Module.__call__:
             return Link(name, what, f"it has a forward of its own; only nn.{known.__name__}'s own is known")
         what = known.__name__

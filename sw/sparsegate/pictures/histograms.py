@@ -170,12 +170,12 @@ def gate_histograms(
                 )
                 shares.append(percent(gates.binary_share(values)))
             title = f"{layer}, {GATES.get(gate, gate)}"
-            axis.set_title(f"{title}\n{' → '.join(shares)} within 0.1 of 0 or 1", fontsize=9, loc="left")
+            axis.set_title(f"{title}\nnear 0 or 1: {' → '.join(shares)}", fontsize=9, loc="left")
             tidy(axis)
             axis.set_xlim(0, 1)
     if after:
         axes[0, 0].legend(fontsize=8, frameon=False)
-    figure.supxlabel("value of the gate", fontsize=10)
+    figure.supxlabel("value of the gate (near: within 0.1)", fontsize=10)
     figure.supylabel("values, %", fontsize=10)
     return figure
 
