@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -15,12 +15,21 @@ from sparsegate.network import Layer, Network
 from sparsegate.pattern import NM
 
 
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda value: value,
+    "linear_relu": torch.relu,
+    "linear_sigmoid": torch.sigmoid,
+    "linear_tanh": torch.tanh,
+}
+"""What the linear kinds do to their sums."""
+
+
 class Trainable(nn.Module):
     """A Network of forward layers as trainable torch modules: (N, T, I) -> (N, T, outputs), float32.
 
     Parameters
     ----------
-    network : the weights to start from; linear, lstm, gru, rnn_tanh and rnn_relu layers that follow one another.
+    network : the weights to start from; lstm, gru, rnn_tanh, rnn_relu and all linear layers, one after the other.
     lstm : the class that LSTM layers are made of: ``nn.LSTM`` or a subclass with the same parameters.
     """
 
@@ -47,14 +56,16 @@ class Trainable(nn.Module):
     def trace(self, x: Tensor, lengths: ArrayLike | None = None) -> list[Tensor]:
         """Outputs of every layer, each (N, T, outputs)."""
         values = []
-        for part in self.parts:
-            x = part(x)[0] if isinstance(part, nn.RNNBase) else part(x)
+        for part, layer in zip(self.parts, self.start.layers, strict=True):
+            x = part(x)[0] if isinstance(part, nn.RNNBase) else ACTIVATIONS[layer.kind](part(x))
             values.append(x)
         return values
 
     def network(self, patterns: Mapping[str, tuple[NM, NM]] | None = None) -> Network:
         """The Network with the present weights; ``patterns`` by layer name, those of the start where omitted."""
-        made = importers.load(self.parts, layers=[str(position) for position in range(len(self.parts))])
+        said = [layer.kind.partition("linear_")[2] for layer in self.start.layers]  # what no module of ours holds
+        names = [f"{position}:{name}" if name else str(position) for position, name in enumerate(said)]
+        made = importers.load(self.parts, layers=names)
         layers = []
         for old, new in zip(self.start.layers, made.layers, strict=True):
             pattern_x, pattern_h = (patterns or {}).get(old.name, (old.pattern_x, old.pattern_h))
@@ -65,7 +76,7 @@ class Trainable(nn.Module):
 def _module(layer: Layer, lstm: type[nn.LSTM]) -> nn.Module:
     """The torch module of a float layer, with its weights."""
     bias = torch.from_numpy(layer.bias)
-    if layer.kind == "linear":
+    if layer.kind in ACTIVATIONS:
         head = nn.Linear(layer.inputs, layer.units)
         head.load_state_dict({"weight": torch.from_numpy(layer.w_x), "bias": bias})
         return head
@@ -79,7 +90,7 @@ def _module(layer: Layer, lstm: type[nn.LSTM]) -> nn.Module:
         part = nn.RNN(layer.inputs, layer.units, batch_first=True, nonlinearity=layer.kind.removeprefix("rnn_"))
     else:
         raise SparseGateError(
-            f"layer {layer.name!r}: training knows linear, lstm, gru, rnn_tanh and rnn_relu layers, not {layer.kind!r}"
+            f"layer {layer.name!r}: training knows {', '.join(ACTIVATIONS)}, lstm, gru, rnn_tanh and rnn_relu layers, not {layer.kind!r}"
         )
     # PyTorch's two biases are trained both, which is its usual rate; the importer sums them again
     inner = torch.zeros_like(bias)

@@ -219,7 +219,7 @@ def test_zeros_of_another_pattern_are_held_on_request(files):
     sparsegate("prune", network, *data, "--pattern", "bbs:1:4", "--epochs", 1, "--out", pruned)
     zero = Network.load(pruned).layers[0].w_h == 0
     for words, held in (((), False), (("--hold-zeros",), True)):
-        sparsegate("quantize", pruned, *data, *words, "--epochs", 4, "--out", program)
+        sparsegate("quantize", pruned, *data, *words, "--epochs", 60, "--out", program)
         assert (Program.load(program).layers[0].w_h[zero] == 0).all() == held
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import nn
 from sparsegate import artefact, gates, low_rank, objective, pattern, permute, quantize, temporal, train
 from sparsegate.bench.tasks import Part, Task, missing, open_task
 from sparsegate.cells import cell
+from sparsegate.console import Task as Shown
 from sparsegate.delta import quiet
 from sparsegate.errors import SparseGateError
 from sparsegate.fake_quant import FakeQuant
@@ -41,6 +42,8 @@ HOPELESS = 3.0
 CALIBRATION = 300
 """Training sequences that formats are calibrated on."""
 
+POLL = 2.0
+"""Seconds between two looks at how far the processes are."""
 TEMPERATURE = 2.0
 """At which a baseline's outputs are softened for those who learn from them."""
 VERSION = 1
@@ -104,7 +107,7 @@ class Plan:
     cases: tuple[Case, ...]
     regrow: bool = False
     teach: bool = False
-    """Pruned networks learn from the float baseline's outputs, softened, instead of from the labels."""
+    """Pruned networks learn from the float baseline: a class from its softened outputs, a value from the mean of its own and the true."""
     hidden: float = 1.0
     """Weight of the hidden layers in the distillation of a model that others trained."""
     distance: objective.Distance = "squared"
@@ -183,10 +186,11 @@ PLANS: dict[str, Plan] = {
     ),
     "engines": Plan(
         Recipe(100, 5e-3, 10),
-        Recipe(150, 5e-3, 10),
-        Recipe(6, 5e-4, 10),
+        Recipe(300, 5e-3, 10),
+        Recipe(10, 5e-4, 10),
         tuple(Case(name) for name in ("dense", *COLUMNS)),
         regrow=True,
+        teach=True,
     ),
     "characters": Plan(
         Recipe(8, 1e-2, 24, 0.0),
@@ -216,7 +220,7 @@ class Bench:
 
     def row(self, case: Case) -> dict[str, Any]:
         """Measure a case, or read what an earlier run measured."""
-        path = self.work / f"{case.slug}.json"
+        path = self.work / f"{case.slug}.json"  # as _row_file
         key = f"{self._key(case)} {case} {self.plan.trains(case)}"
         if path.exists():
             found = artefact.read_json(path)
@@ -273,9 +277,13 @@ class Bench:
 
     def aim(self, case: Case) -> Objective:
         """What pruned and quantized networks are trained for."""
-        if self.plan.teach:
-            return objective.match(Trainable(self.float(case.gates)), "kl", hidden=0, temperature=TEMPERATURE)
-        return self.recipe
+        if not self.plan.teach:
+            return self.recipe
+        teacher = self.float(case.gates)
+        if self.task.kind == "last":
+            return objective.match(Trainable(teacher), "kl", hidden=0, temperature=TEMPERATURE)
+        train = self.task.train
+        return objective.step_value((train.target + teacher.evaluate(train.x, train.lengths).outputs) / 2)
 
     def _float(self, gates: str) -> Network:
         task = self.task
@@ -417,29 +425,49 @@ def _seed_rows(name: str, seed: int, folder: Path, work: Path, cases: Sequence[C
     return [bench.row(case) for case in cases]
 
 
-Say = Callable[[str, int, int], None]
-
-
 def measure(
-    names: Sequence[str], seeds: Sequence[int], folder: Path, work: Path, jobs: int = 1, say: Say | None = None
+    names: Sequence[str], seeds: Sequence[int], folder: Path, work: Path, jobs: int = 1, shown: Shown | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Rows of the given tasks and seeds, and the reasons why tasks were skipped. ``say(what, done, all)`` after every part."""
+    """Rows of the given tasks and seeds, and the reasons why tasks were skipped.
+
+    Tasks and seeds run in ``jobs`` processes; ``shown`` is told how many rows are there and how long the others will take.
+    """
     skipped = {name: reason for name in names if (reason := missing(name, folder)) is not None}
     work.mkdir(parents=True, exist_ok=True)
-    units = [(name, seed) for name in names if name not in skipped for seed in seeds]
-    rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    units = [(name, seed) for seed in seeds for name in names if name not in skipped]
+    every = [_row_file(work, name, seed, case) for name, seed in units for case in PLANS[name].cases]
+    before, start = sum(path.exists() for path in every), time.monotonic()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(_seed_rows, name, seed, folder, work, PLANS[name].cases): (name, seed) for name, seed in units}
+        running = [pool.submit(_seed_rows, name, seed, folder, work, PLANS[name].cases) for name, seed in units]
         try:
-            for done in as_completed(waiting):
-                unit = waiting[done]
-                rows[unit] = done.result()
-                if say is not None:
-                    say(f"{unit[0]}, seed {unit[1]}", len(rows), len(units))
+            while not all(one.done() for one in running):
+                wait(running, POLL, FIRST_EXCEPTION)
+                for one in running:
+                    if one.done():
+                        one.result()
+                if shown is not None:
+                    done = sum(path.exists() for path in every)
+                    shown.at(done, len(every))
+                    left = (time.monotonic() - start) / max(1, done - before) * (len(every) - done)
+                    shown.say(f"{done} of {len(every)} rows" + (f", about {left / 60:.0f} min left" if done > before else ""))
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(getattr(pool, "_processes", {}).values()):
+                process.terminate()
             raise
-    return [row for unit in units for row in rows[unit]], skipped
+    rows = [row for one in running for row in one.result()]
+    return sorted(rows, key=lambda row: (names.index(row["task"]), row["seed"])), skipped
+
+
+def _row_file(work: Path, name: str, seed: int, case: Case) -> Path:
+    return work / f"{name}-{seed}" / f"{case.slug}.json"
+
+
+def forget(names: Sequence[str], seeds: Sequence[int], work: Path) -> None:
+    """Remove what the work folder has of these tasks and seeds."""
+    for folder in (work / f"{name}-{seed}" for name in names for seed in seeds):
+        for path in (*folder.glob("*.json"), *folder.glob("*.safetensors")):
+            path.unlink()
 
 
 def merged(old: Mapping[str, Any] | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

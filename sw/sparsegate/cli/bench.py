@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Data, Json, open_data, percent
+from sparsegate.cli.options import Json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,56 +29,53 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")]
 
 @app.command()
 def accuracy(
-    data: Data = "vowels",
-    pattern: Annotated[
+    task: Annotated[
         list[str] | None,
         typer.Option(
-            "--pattern", "-p", metavar="N:M", help="Repeat for several. Default: 2:8, 4:16, 1:8, 2:16, 1:16, 2:32."
+            "--task",
+            "-t",
+            help="vowels, digits-64, digits-128, keywords, speakers, engines, characters; repeat for several. Default: all.",
         ),
     ] = None,
-    bits: Annotated[
-        list[int] | None,
-        typer.Option("--bits", help="Bits of weights and activations; repeat for several. Default: 8."),
-    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to SEEDS - 1, of which the mean is taken.")] = 3,
-    hidden: Annotated[int, typer.Option("--hidden", min=1, help="Units of the LSTM.")] = 64,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Folder of the data. Default: SPARSEGATE_DATA, or ../shared/data."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, each with a task and seed of its own.")] = 1,
+    work: Annotated[
+        Path, typer.Option("--work", help="Folder that keeps every row and network, from which an interrupted run goes on.")
+    ] = Path("build/bench/accuracy"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the work folder has.")] = False,
     out: Out = Path("build/bench/accuracy.json"),
     as_json: Json = False,
 ) -> None:
-    """Accuracy of float, pruned and golden model on the whole test set, mean over several seeds.
+    """What compression costs on real tasks: float, pruned and golden model, over patterns, bits and seeds.
 
-    Example: [bold]sparsegate bench accuracy --pattern 4:16 --seeds 3[/]
+    OUT keeps the rows of tasks that are not measured. A table is written beside it, with the ending .md.
+
+    Example: [bold]sparsegate bench accuracy --task vowels --seeds 1[/]
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from sparsegate import artefact
     from sparsegate.bench import accuracy as bench
-    from sparsegate.pattern import NM
-    from sparsegate.quantize import QuantizeConfig
+    from sparsegate.bench import accuracy_table, real
 
-    patterns = [NM.parse(text) for text in pattern or bench.PATTERNS]
-    dataset = open_data(data)
-    configs = [QuantizeConfig(activation_bits=width, weight_bits=width) for width in bits or (8,)]
-    rows = []
-    with console.task("train, prune and quantize") as task:
-        for row in bench.measure(dataset, patterns, configs, range(seeds), hidden):
-            rows.append(row)
-            task.at(len(rows), seeds * len(patterns) * len(configs))
-            task.say(f"{row['pattern']}, seed {row['seed']}: golden {percent(row['accuracy_golden'])}")
-    means = bench.means(rows)
-    result = {"rows": rows, "means": means}
+    names = list(dict.fromkeys(task or bench.PLANS))
+    bench.check(names)
+    folder = real.data_folder(data_dir)
+    if fresh:
+        bench.forget(names, range(seeds), work)
+    with console.task("train, prune and quantize") as shown:
+        rows, skipped = bench.measure(names, range(seeds), folder, work, jobs, shown)
+    for name, reason in skipped.items():
+        console.note(f"{name}: skipped, {reason}")
+    result = bench.merged(artefact.read_json(out) if out.exists() else None, rows)
     artefact.write_json(out, result)
-    columns = ("pattern", "kept, Wx and Wh", "bits", "float", "pruned", "golden", "loss, points")
-    cells = [
-        (
-            row["pattern"],
-            f"{percent(row['density_x'])}, {percent(row['density_h'])}",
-            row["bits"],
-            *(percent(row[f"accuracy_{stage}"]) for stage in ("float", "pruned", "golden")),
-            f"{row['loss']:.2f}",
-        )
-        for row in means
-    ]
-    _show(result, as_json, f"{dataset.name}, test accuracy, mean over {seeds} seeds", columns, cells, out)
+    artefact.write_text(out.with_suffix(".md"), accuracy_table.page(result))
+    measured = [row for row in result["means"] if row["task"] in {row["task"] for row in rows}]
+    title = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
+    _show(result, as_json, title, accuracy_table.COLUMNS, [accuracy_table.cells(row) for row in measured], out)
 
 
 @app.command()
