@@ -8,6 +8,7 @@ regularisation. Everything is deterministic for a seed, and runs on one thread.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -112,7 +113,9 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.epochs * count)
     rng = np.random.default_rng(seed)
     with _seeded(seed):
-        run = _Run(checkpoint, model, optimizer, schedule, rng, pruner, f"{recipe} seed {seed} data {_sum(values)}")
+        run = _Run(checkpoint, model, optimizer, schedule, rng, pruner)
+        if checkpoint is not None:
+            run.what = _identity(model, objective, values, lengths, f"{recipe} seed {seed}")
         for epoch in range(run.resume() + 1, recipe.epochs + 1):
             total = 0.0
             for rows in _epoch(rng, lengths, count, recipe.bucket):
@@ -311,8 +314,20 @@ def _deviation(x: NDArray, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
     return x[np.arange(x.shape[1])[None, :] < lengths[:, None]].std(axis=0).astype(np.float64)
 
 
-def _sum(values: Tensor) -> str:
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
+IDENTIFYING = 256
+"""Sequences whose loss tells one objective from another."""
+
+
+def _identity(model: nn.Module, objective: Objective, values: Tensor, lengths: NDArray[np.int64], how: str) -> str:
+    """A digest of all that a training depends on: data, starting weights, recipe, and what the objective says of them."""
+    rows = np.linspace(0, len(values) - 1, min(len(values), IDENTIFYING)).astype(np.int64)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        loss = objective(model, values[rows], lengths[rows], torch.from_numpy(rows)).item()
+    digest = hashlib.sha256(f"{how} {loss!r} {lengths.tolist()}".encode())
+    for name, value in [("x", values), *sorted(model.state_dict().items())]:
+        digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _Run:
@@ -326,35 +341,35 @@ class _Run:
         schedule: torch.optim.lr_scheduler.LRScheduler,
         rng: np.random.Generator,
         pruner: Resumable | None,
-        what: str,
     ) -> None:
         self.path, self.rng = path, rng
+        self.what = ""
+        """Identity of the training."""
         self.parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
         if pruner is not None:
             self.parts["pruner"] = pruner
-        if path is not None:
-            shapes = sorted((name, tuple(value.shape)) for name, value in model.state_dict().items())
-            self.what = hashlib.sha256(f"{what} {shapes} {sorted(self.parts)}".encode()).hexdigest()
 
     def resume(self) -> int:
         """Take up what the file holds; epochs done so far."""
         if self.path is None or not self.path.exists():
             return 0
         try:
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(io.BytesIO(self.path.read_bytes()), weights_only=True)
             if state["format"] != CHECKPOINT:
                 raise KeyError("format")
             if state["what"] != self.what:
                 raise SparseGateError(
-                    f"{self.path} is the checkpoint of another training (other data, model, recipe or seed); remove it or name another"
+                    f"{self.path} is the checkpoint of another training (other data, weights, recipe, pruning or seed);"
+                    " remove it or name another"
                 )
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
             self.rng.bit_generator.state = state["numpy"]
             torch.set_rng_state(state["torch"])
             return int(state["epoch"])
-        except SparseGateError:
-            raise
+        except SparseGateError as error:
+            said = str(error)
+            raise SparseGateError(said if str(self.path) in said else f"{self.path}: {said}") from error
         except OSError as error:
             raise SparseGateError(f"cannot read {self.path}: {error.strerror or error}") from error
         except Exception as error:  # torch raises many kinds for damaged files

@@ -14,7 +14,6 @@ from sparsegate.errors import SparseGateError
 from sparsegate.network import Layer, Network
 from sparsegate.pattern import NM
 
-
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda value: value,
     "linear_relu": torch.relu,

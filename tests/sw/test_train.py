@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsegate import golden, synthetic, train
+from sparsegate import golden, objective, synthetic, train
 from sparsegate.errors import SparseGateError
 from sparsegate.pattern import DENSE, NM
 from sparsegate.quantize import QuantizeConfig, quantize
@@ -183,3 +183,122 @@ def test_refusals(small):
         train.train_float(small, hidden=0)
     with pytest.raises(SparseGateError, match=r"rate -1 must be positive"):
         Recipe(epochs=1, rate=-1)
+
+
+class Stopped(Exception):
+    """What a test raises in the middle of a training."""
+
+
+def stopping(at):
+    def progress(epoch, epochs, loss):
+        if epoch == at:
+            raise Stopped
+
+    return progress
+
+
+@pytest.mark.parametrize("schedule", ["cubic", "annealed", "one-shot"])
+def test_an_interrupted_pruning_goes_on_to_the_same_weights(schedule, network, small, tmp_path):
+    def run(epochs=5, **options):
+        recipe = Recipe(epochs=epochs, rate=5e-3, batch=16, bucket=2)
+        done = train.prune_and_finetune(
+            network, small, "2:8", epochs, 3, recipe=recipe, schedule=schedule, regrow=True, **options
+        )
+        return [layer.w_h for layer in done.layers[:1]] + [layer.w_x for layer in done.layers]
+
+    whole = run()
+    path = tmp_path / "half.pt"
+    with pytest.raises(Stopped):
+        run(checkpoint=path, progress=stopping(3))
+    seen = []
+    parts = run(checkpoint=path, progress=lambda epoch, epochs, loss: seen.append(epoch))
+    assert seen == [3, 4, 5]  # the third epoch was never kept
+    assert not path.exists()
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(parts, whole, strict=True))
+
+
+def test_the_checkpoint_of_another_training_is_refused(network, small, tmp_path):
+    path = tmp_path / "half.pt"
+
+    def run(data=small, start=network, pattern="2:8", seed=3, **options):
+        train.prune_and_finetune(start, data, pattern, 4, seed, checkpoint=path, **options)
+
+    with pytest.raises(Stopped):
+        run(progress=stopping(2))
+    kept = path.read_bytes()
+    other = train.train_float(small, hidden=8, epochs=1, seed=4)
+    shifted = replace(small, y_train=(small.y_train + 1) % 3)
+    moved = replace(small, x_train=small.x_train * 1.01)
+    for wrong in ({"seed": 4}, {"start": other}, {"data": shifted}, {"data": moved}, {"pattern": "1:8"}):
+        with pytest.raises(SparseGateError, match=r"half.pt(: | is the checkpoint of another training)"):
+            run(**wrong)
+        assert path.read_bytes() == kept
+    path.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(SparseGateError, match="half.pt is not a readable checkpoint of a training"):
+        run()
+
+
+def test_an_objective_of_ones_own(network, small):
+    """Values at every step, and a teacher's outputs: ``fit`` asks only for a loss."""
+    recipe = Recipe(epochs=6, rate=5e-3, batch=16, noise=0.0)
+    steps = small.x_train.shape[1]
+    wanted = np.cumsum(small.x_train[:, :, :3], axis=1) / 10
+
+    def error(made):
+        real = np.arange(steps)[None, :] < small.length_train[:, None]
+        return np.square(made.evaluate(small.x_train, small.length_train).outputs - wanted)[real].mean()
+
+    model = Trainable(network)
+    aim = objective.step_value(wanted)
+    train.fit(model, aim, small.x_train, small.length_train, replace(recipe, epochs=30))
+    assert error(model.network()) < error(network) / 2
+
+    student = Trainable(train.lstm(12, 8, 3, seed=9))
+    before = student.network()
+    aim = objective.match(Trainable(network), "kl", hidden=1.0, temperature=2.0)
+    train.fit(student, aim, small.x_train, small.length_train, replace(recipe, epochs=30))
+
+    def agree(made):
+        mine, theirs = (net.evaluate(small.x_train, small.length_train).last.argmax(1) for net in (made, network))
+        return np.mean(mine == theirs)
+
+    assert agree(student.network()) > 0.9 > agree(before)
+
+
+def test_match_is_zero_for_the_teacher_itself(network, small):
+    teacher = Trainable(network)
+    x, lengths = torch.from_numpy(small.x_train[:8]).float(), small.length_train[:8]
+    for distance in ("squared", "cosine", "kl"):
+        loss = objective.match(teacher, distance)(teacher, x, lengths, torch.arange(8))
+        assert abs(loss.item()) < 1e-6
+    with pytest.raises(SparseGateError, match="a distance is 'squared', 'cosine' or 'kl', not 'far'"):
+        objective.match(teacher, "far")
+
+
+def test_padding_counts_for_nothing(network, small):
+    """What lies past a sequence's end changes no objective."""
+    lengths, rows = small.length_train[:8], torch.arange(8)
+    x = torch.from_numpy(small.x_train[:8]).float()
+    after = torch.arange(x.shape[1])[None, :] >= torch.from_numpy(lengths)[:, None]
+    assert after.any()
+    other = torch.where(after[:, :, None], torch.tensor(7.0), x)
+    model, student = Trainable(network), Trainable(train.lstm(12, 8, 3, seed=9))
+    rng = np.random.default_rng(0)
+    aims = [
+        objective.last_class(rng.integers(0, 3, 8)),
+        objective.step_class(rng.integers(0, 3, x.shape[:2])),
+        objective.step_value(rng.normal(size=(*x.shape[:2], 3))),
+        objective.match(model),
+    ]
+    for aim in aims:
+        assert aim(student, x, lengths, rows).item() == aim(student, other, lengths, rows).item()
+
+
+@pytest.mark.parametrize("kind", ["linear_relu", "linear_sigmoid", "linear_tanh"])
+def test_activations_behind_linear_layers(kind):
+    network = synthetic.network(4, [Shape("lstm", 5), Shape(kind, 3)], seed=2)
+    x = np.random.default_rng(2).normal(size=(3, 5, 4))
+    model = Trainable(network).double()
+    with torch.no_grad():
+        np.testing.assert_allclose(model(torch.from_numpy(x)).numpy(), network.evaluate(x).outputs, atol=1e-6)
+    assert model.network().layers[1].kind == kind

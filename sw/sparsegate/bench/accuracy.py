@@ -149,9 +149,7 @@ def _every(hidden: int) -> tuple[Case, ...]:
 
 
 PLANS: dict[str, Plan] = {
-    "vowels": Plan(
-        Recipe(60, 5e-3), Recipe(120, 5e-3), Recipe(20, 2e-3), _every(64), regrow=True, teach=True
-    ),
+    "vowels": Plan(Recipe(60, 5e-3), Recipe(120, 5e-3), Recipe(20, 2e-3), _every(64), regrow=True, teach=True),
     "digits-64": Plan(
         Recipe(40, 5e-3, 64, bucket=8),
         Recipe(60, 5e-3, 64, bucket=8),
@@ -247,7 +245,11 @@ class Bench:
         """What made the network of a case: of another key, it is made again."""
         plan = self.plan
         how = f"{plan.prune} {plan.regrow} {plan.teach} {plan.hidden} {plan.distance}"
-        return f"{VERSION} {plan.float}" if parsed(case.pattern).dense and not case.rank else f"{VERSION} {plan.float} {how}"
+        return (
+            f"{VERSION} {plan.float}"
+            if parsed(case.pattern).dense and not case.rank
+            else f"{VERSION} {plan.float} {how}"
+        )
 
     def program(self, case: Case, network: Network) -> Program:
         """The Program, fine-tuned on exact integers."""
@@ -449,7 +451,9 @@ def measure(
                     done = sum(path.exists() for path in every)
                     shown.at(done, len(every))
                     left = (time.monotonic() - start) / max(1, done - before) * (len(every) - done)
-                    shown.say(f"{done} of {len(every)} rows" + (f", about {left / 60:.0f} min left" if done > before else ""))
+                    shown.say(
+                        f"{done} of {len(every)} rows" + (f", about {left / 60:.0f} min left" if done > before else "")
+                    )
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(getattr(pool, "_processes", {}).values()):
@@ -490,7 +494,15 @@ def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         main = first["measure"]
         mean: dict[str, Any] = {key: first[key] for key in ("task", "case", "method", "measure")}
         mean["seeds"] = len(group)
-        for key in ("density", "compression_weights", "compression_model", "loss", "skipped", "theta", "skipped_at_theta"):
+        for key in (
+            "density",
+            "compression_weights",
+            "compression_model",
+            "loss",
+            "skipped",
+            "theta",
+            "skipped_at_theta",
+        ):
             mean[key] = _mean([row[key] for row in group])
         for key in ("float", "pruned", "golden", "golden_at_theta"):
             mean[key] = {name: _mean([row[key][name] for row in group]) for name in first[key]}

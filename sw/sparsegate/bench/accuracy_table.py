@@ -56,7 +56,9 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     """One row as texts."""
     main, case = row["measure"], row["case"]
     name = case["pattern"] + (f", {row['method']}" if row["method"] else "")
-    bits = f"{case['bits']}" if case["activation_bits"] == 8 else f"{case['bits']} ({case['activation_bits']} activations)"
+    bits = (
+        f"{case['bits']}" if case["activation_bits"] == 8 else f"{case['bits']} ({case['activation_bits']} activations)"
+    )
     golden = _figure(main, row["golden"][main], row["golden_spread"])
     others = [f"{name} {_figure(name, value)}" for name, value in row["golden"].items() if name != main]
     return [

@@ -119,9 +119,7 @@ def vowels(folder: Path, cache: Path) -> Task:
 
 def digits(folder: Path, cache: Path, hidden: int = 64) -> Task:
     indices = {"train": range(10, 50), "validation": real.TRAIN, "test": real.TEST}
-    frames = _cached(
-        cache / "digits.npz", lambda: {name: _cepstra(folder, chosen) for name, chosen in indices.items()}
-    )
+    frames = _cached(cache / "digits.npz", lambda: {name: _cepstra(folder, chosen) for name, chosen in indices.items()})
     seen = frames["train"]
     real_steps = np.arange(seen.x.shape[1])[None, :] < seen.lengths[:, None]
     mean, deviation = seen.x[real_steps].mean(axis=0), seen.x[real_steps].std(axis=0)
@@ -297,7 +295,9 @@ def missing(name: str, folder: Path) -> str | None:
     if name in SPEECH and importlib.util.find_spec("librosa") is None:
         return "librosa is not installed; run pip install 'sparsegate[real]'"
     if name in ("digits-64", "digits-128") and not real.fsdd_folder(folder).is_dir():
-        return f"there is no FSDD in {real.fsdd_folder(folder)}; name the data's folder with --data-dir or {real.VARIABLE}"
+        return (
+            f"there is no FSDD in {real.fsdd_folder(folder)}; name the data's folder with --data-dir or {real.VARIABLE}"
+        )
     if name == "keywords":
         return reasons.get("speech_commands")
     if name == "speakers":

@@ -42,9 +42,12 @@ def accuracy(
         Path | None,
         typer.Option("--data-dir", help="Folder of the data. Default: SPARSEGATE_DATA, or ../shared/data."),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, each with a task and seed of its own.")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Processes, each with a task and seed of its own.")
+    ] = 1,
     work: Annotated[
-        Path, typer.Option("--work", help="Folder that keeps every row and network, from which an interrupted run goes on.")
+        Path,
+        typer.Option("--work", help="Folder that keeps every row and network, from which an interrupted run goes on."),
     ] = Path("build/bench/accuracy"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the work folder has.")] = False,
     out: Out = Path("build/bench/accuracy.json"),

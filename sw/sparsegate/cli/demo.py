@@ -12,9 +12,8 @@ import typer
 
 from sparsegate import console
 from sparsegate.cli import compile_, golden, simulate, synth
-from sparsegate.cli.options import Compiled, Groups, Json, Rows, Seed, default_rows, one_thread, percent
+from sparsegate.cli.options import Compiled, Groups, Json, Rows, Seed, default_rows, epochs_of, one_thread, percent
 from sparsegate.cli.simulate import Simulator
-from sparsegate.cli.train import epochs_of
 
 if TYPE_CHECKING:
     from sparsegate.datasets import Dataset

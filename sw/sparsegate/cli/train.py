@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Data, Json, Seed, one_thread, open_data, percent
+from sparsegate.cli.options import Data, Json, Seed, epochs_of, one_thread, open_data, percent
 
 
 def train(
@@ -41,13 +40,3 @@ def train(
     network.save(out)
     result = {"network": str(out), "accuracy": {"float": reached}, "test_sequences": len(dataset.y_test)}
     console.emit(result, as_json, "train", [("network", out), ("test accuracy, float", percent(reached))])
-
-
-def epochs_of(task: console.Task) -> Callable[[int, int, float], None]:
-    """A training's progress on a :class:`~sparsegate.console.Task`."""
-
-    def progress(epoch: int, epochs: int, loss: float) -> None:
-        task.at(epoch, epochs)
-        task.say(f"epoch {epoch} of {epochs}, loss {loss:.3f}")
-
-    return progress
