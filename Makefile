@@ -1,7 +1,7 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
 #
 # PYTHON=python3.12 picks an interpreter, PIP_ARGS adds options to pip (an index with CPU builds of torch, say),
-# DEMO_ARGS, TEST_ARGS, SIM_ARGS, BITSTREAM_ARGS and BENCH_ARGS are passed on.
+# DEMO_ARGS, TEST_ARGS, SIM_ARGS, BITSTREAM_ARGS and BENCH_ARGS are passed on. TASK and SEEDS choose a part of bench-accuracy.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,7 +21,7 @@ DEMO := build/demo
 help: ## show this list
 	@echo 'make VERB, where VERB is one of'
 	sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	echo "Options: PYTHON, PIP_ARGS, JOBS (test processes), DEMO_ARGS, TEST_ARGS, SIM_ARGS, BITSTREAM_ARGS, BENCH_ARGS"
+	echo "Options: PYTHON, PIP_ARGS, JOBS (processes), DEMO_ARGS, TEST_ARGS, SIM_ARGS, BITSTREAM_ARGS, BENCH_ARGS, TASK, SEEDS"
 
 setup: $(READY) system ## make .venv with the pinned dependencies (once)
 
@@ -57,8 +57,17 @@ bench: setup ## throughput of the golden model against torch, of Verilated RTL a
 	@$(BIN)/sparsegate bench golden
 	$(BIN)/sparsegate bench rtl
 
-bench-accuracy: setup ## docs/benchmarks/accuracy.json again: every pattern, mean over three seeds (about 10 minutes)
-	@$(BIN)/sparsegate bench accuracy --out docs/benchmarks/accuracy.json $(BENCH_ARGS)
+bench-accuracy: setup ## docs/benchmarks/accuracy.json again: seven tasks, three seeds (hours; TASK=vowels SEEDS=1 takes minutes)
+	@python=$(BIN)/python
+	has() { $$python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)' "$$1"; }
+	case '$(TASK)' in
+	  vowels|engines|characters) ;;
+	  *) has librosa || $$python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[real]';;
+	esac
+	case '$(TASK)' in
+	  ''|speakers) has resemblyzer || $$python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps 'resemblyzer==0.1.4';;
+	esac
+	$(BIN)/sparsegate bench accuracy $(if $(TASK),--task $(TASK)) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) --out docs/benchmarks/accuracy.json $(BENCH_ARGS)
 
 bench-real: setup ## docs/benchmarks/real_models.json again: two networks that others trained, on real speech (about 10 minutes)
 	@python=$(BIN)/python

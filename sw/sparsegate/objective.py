@@ -56,7 +56,11 @@ def step_value(y: ArrayLike) -> Objective:
 
 
 def match(
-    teacher: nn.Module, distance: Distance = "squared", hidden: float = 1.0, temperature: float = 1.0
+    teacher: nn.Module,
+    distance: Distance = "squared",
+    hidden: float = 1.0,
+    temperature: float = 1.0,
+    every: bool = False,
 ) -> Objective:
     """Distillation (Hinton et al. 2015): the teacher's outputs on any inputs at hand, without labels.
 
@@ -69,19 +73,24 @@ def match(
     teacher : a module with ``trace`` (``Trainable``, ``FakeQuant``); not trained.
     distance : "squared"; "cosine": 1 - cos, for embeddings; "kl": Kullback-Leibler divergence of softmax at ``temperature``,
         times its square, for classes.
+    every : match the outputs of every real step instead of the last one's.
     """
     if distance not in ("squared", "cosine", "kl"):
         raise SparseGateError(f"a distance is 'squared', 'cosine' or 'kl', not {distance!r}")
     kind = next(teacher.parameters()).dtype
 
+    def traced(module: nn.Module, x: Tensor, lengths: NDArray[np.int64]) -> list[Tensor]:
+        return module.trace(x, lengths)  # type: ignore[operator]
+
     def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = [value.to(x.dtype) for value in teacher.trace(x.to(kind), lengths)]
-        found = model.trace(x, lengths)
+            wanted = [value.to(x.dtype) for value in traced(teacher, x.to(kind), lengths)]
+        found = traced(model, x, lengths)
         real = _real(x, lengths)
-        total = _distance(_last(found[-1], lengths), _last(wanted[-1], lengths), distance, temperature)
+        mine, theirs = (values[-1][real] if every else _last(values[-1], lengths) for values in (found, wanted))
+        total = _distance(mine, theirs, distance, temperature)
         if hidden:
-            for mine, theirs in zip(found[:-1], wanted[:-1], strict=True):
+            for mine, theirs in zip(found[:-1], wanted[:-1], strict=True):  # (B, T, units) each
                 total = total + hidden * _relative(mine[real], theirs[real])
         return total
 

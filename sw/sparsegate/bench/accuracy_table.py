@@ -22,16 +22,18 @@ COLUMNS = (
 
 HEAD = """# Accuracy after compression
 
-Made by `make bench-accuracy` (`sparsegate bench accuracy --out docs/benchmarks/accuracy.json`), which writes `accuracy.json` and this page. One part in
-minutes: `make bench-accuracy TASK=vowels SEEDS=1`.
+Made by `make bench-accuracy` (`sparsegate bench accuracy --out docs/benchmarks/accuracy.json`), which writes `accuracy.json` and
+this page. One part in minutes: `make bench-accuracy TASK=vowels SEEDS=1`.
 
-- **float**: the baseline in float64. **pruned**: after pruning and fine-tuning, in float64. **golden**: the bit-exact integer model, on the whole test part. ± is half
-  of the distance between the largest and the smallest seed.
-- **loss**: what golden is worse than float: points of a share, per cent of any other figure. Negative: better.
-- **kept**: nonzero weights in the matrices of the recurrent layers. **smaller**: 32-bit float weights of the dense network over what is stored, indices counted in the encoding that
-  was published with the pattern; of the recurrent matrices, and of the whole model with head and biases.
-- **skipped**: columns that the delta engine does not compute at Θ = 0, on 100 test sequences. **Θ** is the largest threshold, in LSBs and common to all vectors, that costs at most
-  0.3 (points or per cent) on validation data; its cost on the test part is in the last column.
+- **float**: the baseline in float64. **pruned**: after pruning and fine-tuning, in float64. **golden**: the bit-exact integer
+  model, on the whole test part. ± is half of the distance between the largest and the smallest seed.
+- **loss**: by how much golden is worse than float: points of a share, per cent of any other figure. Negative: better.
+- **kept**: nonzero weights in the matrices of the recurrent layers.
+- **smaller**: 32-bit float weights of the dense network over what is stored, indices counted in the encoding that was published
+  with the pattern; of the recurrent matrices, and of the whole model with head and biases.
+- **skipped**: columns that the delta engine does not compute at Θ = 0, on 100 test sequences. **Θ** is the largest threshold, in
+  LSBs and common to all vectors, that costs at most 0.3 (points or per cent) on validation data; its cost on the test part is in
+  the last column. Mean over seeds.
 """
 
 
@@ -52,7 +54,7 @@ def page(record: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """One row as texts."""
     main, case = row["measure"], row["case"]
     name = case["pattern"] + (f", {row['method']}" if row["method"] else "")
@@ -61,7 +63,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     )
     golden = _figure(main, row["golden"][main], row["golden_spread"])
     others = [f"{name} {_figure(name, value)}" for name, value in row["golden"].items() if name != main]
-    return [
+    return (
         name,
         bits,
         f"{100 * row['density']:.2f} %",
@@ -74,7 +76,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['theta']:.3g}",
         f"{100 * row['skipped_at_theta']:.1f} %",
         _figure(main, row["golden_at_theta"][main]),
-    ]
+    )
 
 
 def _figure(name: str, value: float, spread: float | None = None) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sparsegate import artefact, golden, synthetic, train
+from sparsegate import artefact, golden, synthetic
 from sparsegate.errors import SparseGateError
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
 from sparsegate.synthetic import Shape
+from sparsegate.trainable import Trainable
 
 OUT = Path("docs/benchmarks/golden.json")
 DEFINITION = """\
@@ -58,7 +59,7 @@ def measure(inputs: int, units: int, sequences: int, steps: int, repeats: int = 
     x = np.random.default_rng(0).normal(size=(sequences, steps, inputs))
     program = quantize(network, x)
     raw = program.quantize(x)
-    model, tensor = train.Classifier(network), torch.from_numpy(x).float()
+    model, tensor = Trainable(network), torch.from_numpy(x).float()
 
     def inference() -> None:
         with torch.inference_mode():

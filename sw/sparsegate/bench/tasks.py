@@ -1,7 +1,7 @@
 """The real tasks that compression is judged on: data, loss and measure of each.
 
-JapaneseVowels comes with a PyPI package. The data of the others stay outside of the project, in the folder that ``real.data_folder``
-tells; a task whose data are missing is skipped, with the reason.
+JapaneseVowels comes with a PyPI package. The data of the others stay outside of the project, in the folder that
+``real.data_folder`` tells; a task whose data are missing is skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Part:
 class Task:
     """What a network is trained and judged on.
 
-    ``validation`` is held out of training (of the vowels, which are too few for that, it is the training part with noise). ``kind`` names the loss:
-    a class on the "last" step, a class or a value at every "step", or "match"ing a ``teacher`` that others trained.
+    ``validation`` is held out of training (of the vowels, which are too few for that, it is the training part with noise). ``kind``
+    names the loss: a class on the "last" step, a class or a value at every "step", or "match"ing a ``teacher`` that others trained.
     """
 
     name: str
@@ -103,18 +103,21 @@ def _accuracy(outputs: NDArray, part: Part) -> dict[str, float]:
 
 
 def vowels(folder: Path, cache: Path) -> Task:
-    made = datasets.japanese_vowels()
+    about = "UCI Japanese Vowels: 270 training and 370 test utterances of 9 speakers, 12 cepstra, standardised"
+    return of_dataset(datasets.japanese_vowels(), about)
+
+
+def of_dataset(made: datasets.Dataset, about: str) -> Task:
+    """A classifier of a data set that has no validation part."""
     train = Part(made.x_train, made.length_train, made.y_train)
     test = Part(made.x_test, made.length_test, made.y_test)
-    # every training utterance counts, so none is held out; with noise they are as good as unseen
-    rows = np.repeat(np.arange(len(train)), 3)
-    noisy = train.take(rows)
-    noisy = replace(noisy, x=noisy.x + np.random.default_rng(0).normal(0, NOISE, noisy.x.shape))
-    about = (
-        "UCI Japanese Vowels: 270 training and 370 test utterances of 9 speakers, 12 cepstra, standardised; validation: the training"
-        f" utterances three times, with noise of {NOISE} deviations"
+    # every training sequence counts, so none is held out; with noise they are as good as unseen
+    noisy = train.take(np.repeat(np.arange(len(train)), 3))
+    noise = np.random.default_rng(0).normal(0, NOISE, noisy.x.shape) * made.spread()[1]
+    about += f"; validation: the training part three times, with noise of {NOISE} deviations"
+    return Task(
+        made.name, about, "last", train, replace(noisy, x=noisy.x + noise), test, _accuracy, "share", made.classes
     )
-    return Task("vowels", about, "last", train, noisy, test, _accuracy, "share", 9)
 
 
 def digits(folder: Path, cache: Path, hidden: int = 64) -> Task:
@@ -133,7 +136,7 @@ def digits(folder: Path, cache: Path, hidden: int = 64) -> Task:
         "Free Spoken Digit Dataset: 2,400 training, 300 validation (index 5 to 9) and the official 300 test recordings; 13 MFCC of"
         " 40 mel bands, 32 ms windows every 16 ms, standardised"
     )
-    return Task(f"digits-{hidden}", about, "last", *parts.values(), _accuracy, "share", 10, hidden)
+    return Task(f"digits-{hidden}", about, "last", *_three(parts), _accuracy, "share", 10, hidden)
 
 
 def _cepstra(folder: Path, indices: range) -> Part:
@@ -167,7 +170,7 @@ def keywords(folder: Path, cache: Path) -> Task:
         "trained 3-layer LSTM for 35 words (Speech Commands), judged on 300 FSDD test digits; distilled on 2,400 FSDD recordings"
         " without their labels; figures: share right among 35 classes, among ten"
     )
-    return Task("keywords", about, "match", *parts.values(), measures, "share", len(classes), 64, teacher)
+    return Task("keywords", about, "match", *_three(parts), measures, "share", len(classes), 64, teacher)
 
 
 def speakers(folder: Path, cache: Path) -> Task:
@@ -207,7 +210,7 @@ def speakers(folder: Path, cache: Path) -> Task:
         "trained 3-layer LSTM-256 speaker encoder (GE2E), judged on 300 FSDD test recordings of 6 speakers that 300 others enrol;"
         " distilled on 600 further FSDD recordings; figures: share of speakers identified, median cosine to the float embedding"
     )
-    return Task("speakers", about, "match", *parts.values(), measures, "share", 256, 256, teacher)
+    return Task("speakers", about, "match", *_three(parts), measures, "share", 256, 256, teacher)
 
 
 def engines(folder: Path, cache: Path) -> Task:
@@ -241,9 +244,9 @@ def engines(folder: Path, cache: Path) -> Task:
     rows = np.repeat(np.arange(len(whole)), 5)
     cut = Part(whole.x[rows], rng.integers(30, whole.lengths[rows]), whole.target[rows])
     about = (
-        f"NASA C-MAPSS FD001: {np.count_nonzero(~held)} training, {np.count_nonzero(held)} validation and 100 test engines, {len(used)}"
-        f" sensors that vary, standardised; remaining life capped at {RUL_CAP} cycles in training and test; root mean squared error in"
-        " cycles on each test engine's last cycle"
+        f"NASA C-MAPSS FD001: {np.count_nonzero(~held)} training, {np.count_nonzero(held)} validation and 100 test engines,"
+        f" {len(used)} sensors that vary, standardised; remaining life capped at {RUL_CAP} cycles in training and test; root mean"
+        " squared error in cycles on each test engine's last cycle"
     )
     return Task("engines", about, "value", life.take(~held), cut, made(test, left), measures, "cycles", 1)
 
@@ -309,10 +312,18 @@ def missing(name: str, folder: Path) -> str | None:
 
 
 def open_task(name: str, folder: Path, cache: Path) -> Task:
-    """A task by name; features that take long are kept in ``cache``."""
+    """A task by name, or of a user's own ``.npz`` file of labelled sequences; features that take long are kept in ``cache``."""
+    if name.endswith(".npz"):
+        return of_dataset(datasets.npz(name), f"{Path(name).name}")
     if name not in TASKS:
-        raise SparseGateError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}")
+        raise SparseGateError(
+            f"there is no task {name!r}; the tasks are {', '.join(TASKS)}, or an .npz file of your own"
+        )
     return TASKS[name](folder, cache)
+
+
+def _three(parts: Mapping[str, Part]) -> tuple[Part, Part, Part]:
+    return parts["train"], parts["validation"], parts["test"]
 
 
 def _balanced(network: Network, parts: dict[str, Part], centre: bool) -> tuple[Network, dict[str, Part]]:

@@ -34,7 +34,8 @@ def accuracy(
         typer.Option(
             "--task",
             "-t",
-            help="vowels, digits-64, digits-128, keywords, speakers, engines, characters; repeat for several. Default: all.",
+            help="vowels, digits-64, digits-128, keywords, speakers, engines, characters, or your own .npz file; repeat for"
+            " several. Default: all.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to SEEDS - 1, of which the mean is taken.")] = 3,
@@ -65,20 +66,20 @@ def accuracy(
     from sparsegate.bench import accuracy_table, real
 
     names = list(dict.fromkeys(task or bench.PLANS))
-    bench.check(names)
+    for name in names:
+        bench.plan_of(name)  # refuses what is none
     folder = real.data_folder(data_dir)
     if fresh:
         bench.forget(names, range(seeds), work)
     with console.task("train, prune and quantize") as shown:
-        rows, skipped = bench.measure(names, range(seeds), folder, work, jobs, shown)
+        found, skipped = bench.measure(names, range(seeds), folder, work, jobs, shown)
     for name, reason in skipped.items():
         console.note(f"{name}: skipped, {reason}")
-    result = bench.merged(artefact.read_json(out) if out.exists() else None, rows)
+    result = bench.merged(artefact.read_json(out) if out.exists() else None, found)
     artefact.write_json(out, result)
     artefact.write_text(out.with_suffix(".md"), accuracy_table.page(result))
-    measured = [row for row in result["means"] if row["task"] in {row["task"] for row in rows}]
     title = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
-    _show(result, as_json, title, accuracy_table.COLUMNS, [accuracy_table.cells(row) for row in measured], out)
+    _show(result, as_json, title, accuracy_table.COLUMNS, [accuracy_table.cells(row) for row in found["means"]], out)
 
 
 @app.command()

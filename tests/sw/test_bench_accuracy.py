@@ -1,0 +1,257 @@
+"""The benchmark of compression: its tasks, its rows, its record and page, and the command that makes them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sparsegate import artefact
+from sparsegate.bench import accuracy, accuracy_table, real, tasks
+from sparsegate.bench.accuracy import Bench, Case, Plan
+from sparsegate.bench.tasks import Part, Task
+from sparsegate.cli import app
+from sparsegate.errors import SparseGateError
+from sparsegate.train import Recipe
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "docs" / "benchmarks"
+FOLDER = real.data_folder(None)
+QUICK = Plan(Recipe(4, 2e-2, 16), Recipe(4, 1e-2, 16), Recipe(2, 1e-3, 16), (Case(), Case("1:4")), teach=True)
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A user's own labelled sequences."""
+    rng = np.random.default_rng(0)
+    length = rng.integers(3, 7, 48)
+    x = rng.normal(size=(48, 6, 3)) * np.array([1.0, 4.0, 0.5])
+    path = tmp_path_factory.mktemp("own") / "mine.npz"
+    np.savez(path, x=x, length=length, y=(x[np.arange(48), length - 1, 1] > 0).astype(int))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bench(mine, tmp_path_factory):
+    return Bench(str(mine), 1, FOLDER, tmp_path_factory.mktemp("work"), QUICK)
+
+
+CASES = [
+    (Case(), 1.0, 4.0),
+    (Case("1:4"), 0.25, 32 * 4 / 10),  # 8 bits and 2 of index for every fourth weight
+    (Case("unstructured:1/4"), 0.25, None),
+    (Case("cbtd:1/4:8", schedule="annealed"), 0.25, None),
+    (Case("1:4", 4), 0.25, 32 * 4 / 6),
+    (Case("1:4", 3, levels=5), 0.25, 32 * 4 / 5),
+    (Case("1:4", permuted=True), 0.25, 32 * 4 / 10),
+    (Case("1:4", gates="g2"), 0.25, 32 * 4 / 10),
+    (Case("1:4", theta=8, quiet=1.0), 0.25, 32 * 4 / 10),
+    # W_x 256 x 3, W_h 256 x 4, W_p 4 x 64 for the dense 256 x 67
+    (Case(rank=4), 1.0, 32 * 256 * 67 / (8 * (256 * 7 + 256))),
+]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize(("case", "density", "smaller"), CASES, ids=lambda value: getattr(value, "slug", ""))
+def test_a_row(bench, case, density, smaller):
+    row = bench.row(case)
+    assert row["density"] == pytest.approx(density, abs=2e-3)
+    if smaller is not None:
+        assert row["compression_weights"] == pytest.approx(smaller, rel=1e-3)
+    # heads and biases are there too
+    assert row["compression_model"] < row["compression_weights"] or case == Case()
+    network = bench.pruned(case)
+    program = bench.program(case, network)
+    test = bench.task.test
+    last = program.evaluate(program.quantize(test.x), test.lengths).last
+    assert row["golden"] == {"accuracy": pytest.approx(np.mean(last.argmax(1) == test.target), abs=1e-6)}
+    assert row["loss"] == pytest.approx(100 * (row["float"]["accuracy"] - row["golden"]["accuracy"]), abs=1e-3)
+    assert row["skipped_at_theta"] >= row["skipped"] or case.theta
+    assert row["theta"] in accuracy.THETAS
+    assert set(row["gates_near_0_or_1"]) == set("ifo")
+    for mine, before in zip(program.layers, network.layers, strict=True):  # what was pruned stays so
+        matrix = mine.matrix_x
+        assert matrix.nonzeros <= np.count_nonzero(before.w_x)
+
+
+def test_rows_and_networks_are_kept(bench):
+    row = bench.row(Case("1:4"))
+    path = bench.work / "pattern=1_4.json"
+    kept, network = path.read_bytes(), (bench.work / "pattern=1_4.safetensors").stat().st_mtime_ns
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 77'))
+    assert bench.row(Case("1:4"))["seed"] == 77  # read, not measured
+    path.unlink()
+    again = bench.row(Case("1:4"))
+    assert (bench.work / "pattern=1_4.safetensors").stat().st_mtime_ns == network
+    assert {**again, "seconds": 0} == {**row, "seconds": 0}
+    assert json.loads(kept)["key"] == json.loads(path.read_text())["key"]
+    # another recipe is another network
+    other = Bench(str(bench.task.name) + ".npz", 1, FOLDER, bench.work.parent, QUICK) if False else bench
+    changed = replace(QUICK, prune=Recipe(5, 1e-2, 16))
+    assert other._key(Case("1:4")) != _keyed(bench, changed, Case("1:4"))
+    assert other._key(Case()) == _keyed(bench, changed, Case())
+    accuracy.forget(["mine"], [1], bench.work.parent)
+    assert not list(bench.work.iterdir())
+
+
+def _keyed(bench, plan, case):
+    before, bench.plan = bench.plan, plan
+    try:
+        return bench._key(case)
+    finally:
+        bench.plan = before
+
+
+def test_slugs_differ():
+    for plan in accuracy.PLANS.values():
+        slugs = [case.slug for case in plan.cases]
+        assert len(set(slugs)) == len(slugs) == len(set(plan.cases))
+
+
+def test_the_threshold_is_the_largest_that_is_cheap(bench, monkeypatch):
+    costs = dict(zip(accuracy.THETAS, (0, 0.1, 0.4, 0.2, 0.3, 2.9, 0.1, 3.1, 0.0, 0.0, 0.0), strict=True))
+    program = bench.program(Case(), bench.float())
+    monkeypatch.setattr(Task, "measure", lambda self, model, part: {"accuracy": 0.9 - costs[model.thresholds[0]] / 100})
+    assert bench.threshold(program) == 8  # beyond 12 nothing is tried
+
+
+def test_loss_has_the_sense_of_its_unit():
+    part = Part(np.zeros((1, 1, 1)), np.ones(1, np.int64), np.zeros(1))
+    shares = Task("t", "", "last", part, part, part, lambda outputs, part: {}, "share", 1)
+    assert (shares.loss(0.95, 0.97), shares.loss(0.98, 0.97)) == (2.0, -1.0)
+    errors = replace(shares, unit="cycles")
+    assert (errors.loss(16.5, 15.0), errors.higher) == (10.0, False)
+
+
+def row(task="vowels", seed=0, golden=0.9, loss=1.0, **case):
+    figures = {key: {"accuracy": golden} for key in ("float", "pruned", "golden", "golden_at_theta")}
+    rest = {"density": 0.125, "compression_weights": 20.0, "compression_model": 15.0, "loss": loss, "skipped": 0.1}
+    rest |= {"theta": 4, "skipped_at_theta": 0.5, "measure": "accuracy", "method": "", "seconds": 1.0}
+    return {"task": task, "case": vars(Case(**case)).copy(), "seed": seed, **figures, **rest}
+
+
+def test_means_and_spread():
+    rows = [row(seed=0, golden=0.9, loss=1.0), row(seed=1, golden=0.94, loss=3.0), row(pattern="1:8")]
+    first, second = accuracy.means(rows)
+    assert (first["golden"], first["golden_spread"], first["loss"], first["loss_spread"]) == (
+        {"accuracy": 0.92}, 0.04, 2.0, 2.0,
+    )  # fmt: skip
+    assert (first["seeds"], second["seeds"], second["case"]["pattern"]) == (2, 1, "1:8")
+
+
+def test_a_part_replaces_its_task_alone():
+    def record(*rows):
+        return {"tasks": {row["task"]: "data" for row in rows}, "rows": list(rows), "means": accuracy.means(rows)}
+
+    old = record(row("vowels", golden=0.8), row("engines", golden=0.7))
+    made = accuracy.merged(old, record(row("engines", golden=0.6), row("keywords", golden=0.5)))
+    assert [(row["task"], row["golden"]["accuracy"]) for row in made["rows"]] == [
+        ("vowels", 0.8), ("keywords", 0.5), ("engines", 0.6),
+    ]  # fmt: skip
+    assert made["means"] == accuracy.means(made["rows"])
+    assert accuracy.merged(None, old) == old
+
+
+def test_the_command(tmp_path, monkeypatch, mine):
+    asked = []
+
+    def measure(names, seeds, folder, work, jobs, shown):
+        asked.append((names, list(seeds), folder, jobs))
+        shown.at(1, 2)
+        rows = [row(seed=seed, pattern="2:16") for seed in seeds]
+        return {"tasks": {"vowels": "data"}, "rows": rows, "means": accuracy.means(rows)}, {"keywords": "no data"}
+
+    monkeypatch.setattr(accuracy, "measure", measure)
+    out = tmp_path / "accuracy.json"
+    command = [
+        "bench",
+        "accuracy",
+        "--task",
+        "vowels",
+        "--task",
+        "keywords",
+        "--seeds",
+        "2",
+        "--data-dir",
+        str(tmp_path),
+    ]
+    done = CliRunner().invoke(app, [*command, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert asked == [(["vowels", "keywords"], [0, 1], tmp_path, 1)]
+    assert "keywords: skipped, no data" in done.output
+    record = json.loads(out.read_text())
+    assert [entry["seed"] for entry in record["rows"]] == [0, 1]
+    assert out.with_suffix(".md").read_text() == accuracy_table.page(record)
+    wrong = CliRunner().invoke(app, ["bench", "accuracy", "--task", "vowel", "--out", str(out)])
+    assert wrong.exit_code == 1
+    assert "there is no task 'vowel'; the tasks are vowels," in wrong.output
+
+
+def test_tasks_without_data_say_why(tmp_path):
+    for name in tasks.TASKS:
+        reason = tasks.missing(name, tmp_path)
+        assert (reason is None) == (name == "vowels"), reason
+        if name != "vowels":
+            assert "there is no" in reason or "not installed" in reason
+    with pytest.raises(SparseGateError, match="there is no task 'words'"):
+        tasks.open_task("words", tmp_path, tmp_path)
+
+
+needs = pytest.mark.skipif(not (FOLDER / "cmapss").is_dir(), reason="needs the third-party data (SPARSEGATE_DATA)")
+
+
+@needs
+def test_remaining_life(tmp_path):
+    task = tasks.open_task("engines", FOLDER, tmp_path)
+    train, test = task.train, task.test
+    assert (len(train), len(test), len(task.validation)) == (86, 100, 70)
+    for life, length in zip(train.target[:, :, 0], train.lengths, strict=True):
+        own = tasks.RUL_CAP * life[:length]
+        assert own[-1] == 0
+        assert own[0] == min(length - 1, tasks.RUL_CAP)
+        assert (np.diff(own) <= 0).all()
+    given = np.minimum(np.loadtxt(FOLDER / "cmapss" / "RUL_FD001.txt"), tasks.RUL_CAP)
+    last = test.target[np.arange(100), test.lengths - 1, 0]
+    np.testing.assert_allclose(tasks.RUL_CAP * last, given)
+    exact = task.measures(test.target, test)
+    assert exact == {"rmse": 0.0}
+    assert task.measures(test.target - 2 / tasks.RUL_CAP, test)["rmse"] == pytest.approx(2.0, abs=0.3)  # clipped at 0
+
+
+@needs
+def test_characters(tmp_path):
+    task = tasks.open_task("characters", FOLDER, tmp_path)
+    part = task.validation
+    assert part.x.shape[1:] == (1000, 65)
+    assert (part.x.sum(2) == 1).all()
+    assert (part.x.argmax(2)[:, 1:] == part.target[:, :-1]).all()  # what is to be told is the next symbol
+    uniform = np.zeros((*part.x.shape[:2], 65))
+    assert task.measures(uniform, part)["bits_per_character"] == pytest.approx(np.log2(65))
+    sure = np.where(np.arange(65) == part.target[:, :, None], 50.0, 0.0)
+    assert task.measures(sure, part)["bits_per_character"] < 1e-9
+
+
+def test_the_record_is_that_of_the_plans():
+    record = artefact.read_json(KEPT / "accuracy.json")
+    assert record["means"] == accuracy.means(record["rows"])
+    for name in record["tasks"]:
+        cases = [vars(case) for case in accuracy.PLANS[name].cases]
+        seeds = sorted({row["seed"] for row in record["rows"] if row["task"] == name})
+        found = [(row["seed"], row["case"]) for row in record["rows"] if row["task"] == name]
+        assert found == [(seed, case) for seed in seeds for case in cases]
+
+
+def test_the_page_is_that_of_the_record():
+    record = artefact.read_json(KEPT / "accuracy.json")
+    assert (KEPT / "accuracy.md").read_text(encoding="utf-8") == accuracy_table.page(record)
+
+
+def test_the_documented_command_writes_the_documented_file():
+    recipe = re.search(r"^bench-accuracy:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)
+    assert recipe is not None
+    assert "--out docs/benchmarks/accuracy.json" in recipe[0]
