@@ -111,7 +111,8 @@ class Plan:
     hidden: float = 1.0
     """Weight of the hidden layers in the distillation of a model that others trained."""
     distance: objective.Distance = "squared"
-    input_bits: int | None = None
+    formats: tuple[tuple[str, int], ...] = ()
+    """Widths that a task needs beside those of weights and activations, by their names in QuantizeConfig."""
     full: Recipe | None = None
     """Fine-tuning with 8 bits, where rounding alone loses something."""
 
@@ -175,18 +176,19 @@ PLANS: dict[str, Plan] = {
         Recipe(1, 1e-3),
         Recipe(24, 3e-3, 32, 0.0),
         Recipe(2, 3e-4, 32, 0.0),
-        (Case("2:32"), Case("2:32", activation_bits=10)),
+        (Case("2:32"),),
         regrow=True,
         distance="cosine",
-        input_bits=16,
+        formats=(("input_bits", 16),),  # a power spectrum without logarithm spans six decades
     ),
     "engines": Plan(
         Recipe(100, 5e-3, 10),
-        Recipe(300, 5e-3, 10),
+        Recipe(100, 5e-3, 10),
         Recipe(10, 5e-4, 10),
         tuple(Case(name) for name in ("dense", *COLUMNS)),
         regrow=True,
         teach=True,
+        formats=(("gate_bits", 14),),  # sequences of hundreds of steps: forget gates are near 1, and what is left of 1 counts
     ),
     "characters": Plan(
         Recipe(8, 1e-2, 24, 0.0),
@@ -230,7 +232,7 @@ class Bench:
     def row(self, case: Case) -> dict[str, Any]:
         """Measure a case, or read what an earlier run measured."""
         path = self.work / f"{case.slug}.json"
-        key = f"{self._key(case)} {case} {self.plan.trains(case)}"
+        key = f"{self._key(case)} {case} {self.plan.trains(case)} {self.plan.formats}"
         if path.exists():
             found = artefact.read_json(path)
             if found.get("key") == key:
@@ -271,7 +273,7 @@ class Bench:
             weight_levels=case.levels or None,
             rounding="compensated",
             bias_correction=True,
-            input_bits=plan.input_bits,
+            **dict(plan.formats),  # type: ignore[arg-type]
         )
         some = task.train.take(slice(None, None, max(1, len(task.train) // CALIBRATION)))
         start, formats = quantize.prepare(network, some.x, some.lengths, config)
