@@ -61,8 +61,8 @@ def _factor(network: Network, name: str, rank: int, x: ArrayLike | None, lengths
         raise SparseGateError(f"{at} has a projection already; factor the layer that it was trained as")
     if place + 1 in network.output_vectors:
         raise SparseGateError(f"{at}: its h is the network's output, which a projection would replace")
-    if not 1 <= rank <= layer.units:
-        raise SparseGateError(f"{at}: a rank of {rank} given, expected 1 to {layer.units}, its units")
+    if not isinstance(rank, int | np.integer) or not 1 <= rank <= layer.units:
+        raise SparseGateError(f"{at}: a rank of {rank!r} given, expected 1 to {layer.units}, its units")
     readers = _readers(network, place + 1)
     stack = np.concatenate([layer.w_h, *(network.layers[k].w_x[:, columns] for k, columns in readers)])
     h = None if x is None else _outputs(network, place, x, lengths)

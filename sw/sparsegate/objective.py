@@ -24,21 +24,21 @@ Distance = Literal["squared", "cosine", "kl"]
 
 def last_class(y: ArrayLike) -> Objective:
     """Cross-entropy of each sequence's last output with its class; ``y`` (N,)."""
-    classes = torch.from_numpy(np.asarray(y, np.int64))
+    classes = _classes(y, 1)
 
     def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(_last(model(x, lengths), lengths), classes[rows])
+        return _cross_entropy(_last(model(x, lengths), lengths), _of(classes, rows))
 
     return loss
 
 
 def step_class(y: ArrayLike) -> Objective:
     """Cross-entropy of every step's output with the class of that step; ``y`` (N, T), the mean over real steps."""
-    classes = torch.from_numpy(np.asarray(y, np.int64))
+    classes = _classes(y, 2)
 
     def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
         real = _real(x, lengths)
-        return nn.functional.cross_entropy(model(x, lengths)[real], classes[rows, : x.shape[1]][real])
+        return _cross_entropy(model(x, lengths)[real], _of(classes, rows, x.shape[1])[real])
 
     return loss
 
@@ -49,8 +49,10 @@ def step_value(y: ArrayLike) -> Objective:
 
     def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
         real = _real(x, lengths)
-        found = model(x, lengths)
-        return nn.functional.mse_loss(found[real], wanted[rows, : x.shape[1]][real].to(found.dtype))
+        found, goal = model(x, lengths), _of(wanted, rows, x.shape[1])
+        if goal.shape != found.shape:
+            raise SparseGateError(f"values of shape {tuple(goal.shape)} are given for outputs of {tuple(found.shape)}")
+        return nn.functional.mse_loss(found[real], goal[real].to(found.dtype))
 
     return loss
 
@@ -77,6 +79,8 @@ def match(
     """
     if distance not in ("squared", "cosine", "kl"):
         raise SparseGateError(f"a distance is 'squared', 'cosine' or 'kl', not {distance!r}")
+    if not temperature > 0:
+        raise SparseGateError(f"a temperature is positive, not {temperature}")
     kind = next(teacher.parameters()).dtype
 
     def traced(module: nn.Module, x: Tensor, lengths: NDArray[np.int64]) -> list[Tensor]:
@@ -86,6 +90,9 @@ def match(
         with torch.no_grad():
             wanted = [value.to(x.dtype) for value in traced(teacher, x.to(kind), lengths)]
         found = traced(model, x, lengths)
+        own, other = ([value.shape[2] for value in values] for values in (found, wanted))
+        if own != other:
+            raise SparseGateError(f"layers of {own} outputs cannot match a teacher's of {other}")
         real = _real(x, lengths)
         mine, theirs = (values[-1][real] if every else _last(values[-1], lengths) for values in (found, wanted))
         total = _distance(mine, theirs, distance, temperature)
@@ -93,6 +100,40 @@ def match(
             for mine, theirs in zip(found[:-1], wanted[:-1], strict=True):  # (B, T, units) each
                 total = total + hidden * _relative(mine[real], theirs[real])
         return total
+
+    return loss
+
+
+def _classes(y: ArrayLike, axes: int) -> Tensor:
+    y = np.asarray(y)
+    if y.ndim != axes or y.dtype.kind not in "bui":
+        expected = ("(N,)", "(N, T)")[axes - 1]
+        raise SparseGateError(f"classes have shape {y.shape} and type {y.dtype}, expected {expected} integers")
+    return torch.from_numpy(y.astype(np.int64))
+
+
+def _of(values: Tensor, rows: Tensor, steps: int | None = None) -> Tensor:
+    """What is given for some sequences, up to so many steps."""
+    if len(values) <= int(rows.max()) or (steps is not None and values.shape[1] < steps):
+        at = "" if steps is None else f", expected {steps} steps of each"
+        raise SparseGateError(
+            f"the objective is given {tuple(values.shape)} values, which leave out sequence {int(rows.max())}{at}"
+        )
+    return values[rows] if steps is None else values[rows, :steps]
+
+
+def _cross_entropy(found: Tensor, classes: Tensor) -> Tensor:
+    least, most = int(classes.min()), int(classes.max())
+    if least < 0 or most >= found.shape[1]:
+        raise SparseGateError(f"classes lie in {least}..{most}, expected 0..{found.shape[1] - 1}, one for each output")
+    return nn.functional.cross_entropy(found, classes)
+
+
+def together(*objectives: Objective) -> Objective:
+    """The sum of several objectives."""
+
+    def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
+        return torch.stack([objective(model, x, lengths, rows) for objective in objectives]).sum()
 
     return loss
 

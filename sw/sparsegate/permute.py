@@ -238,9 +238,11 @@ def _checked(network: Network, orders: Orders) -> dict[str, NDArray[np.int64]]:
     known = {}
     for name, layer in _by_name(network, orders).items():
         order = np.asarray(orders[name])
-        if order.shape != (layer.units,) or not np.array_equal(np.sort(order), np.arange(layer.units)):
+        whole = order.shape == (layer.units,) and order.dtype.kind in "iu"
+        if not whole or not np.array_equal(np.sort(order), np.arange(layer.units)):
             raise SparseGateError(
-                f"the order of layer {name!r} has shape {order.shape}, expected a permutation of 0..{layer.units - 1}"
+                f"the order of layer {name!r} has shape {order.shape} and type {order.dtype}, expected a permutation of"
+                f" 0..{layer.units - 1}"
             )
         if name in outputs and layer.w_p is None:
             raise SparseGateError(f"the units of layer {name!r} are the network's output, so they cannot be relabelled")

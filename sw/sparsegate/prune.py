@@ -1,8 +1,8 @@
 """Pruning inside the user's own PyTorch training loop.
 
 ``attach`` puts a mask on the weights of recurrent modules, their cells and ``nn.Linear`` as a torch parametrization,
-``Pruner.step`` tightens it by a schedule, and ``Pruner.finish`` bakes it in and checks the pattern. Masked weights keep their value
-below the mask and may return until the schedule ends.
+``Pruner.step`` tightens it by a schedule, and ``Pruner.finish`` bakes it in and checks the pattern. Masked weights live on below the
+mask and may return until the schedule ends.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Pruner:
                 self._hooks += [module.register_forward_pre_hook(_flatten), module.register_forward_hook(_release)]
         try:
             self._update()
-        except SparseGateError:
+        except Exception:
             self._remove(masked=False)  # the model stays as it was
             raise
 
@@ -243,7 +243,8 @@ def attach(
     schedule : when, in calls of ``Pruner.step``.
     projection : pattern of the projections (``weight_hr``) of those modules that have ``proj_size``.
     regrow : masked weights get the gradient of what they would be without the mask, and so can return while the schedule
-        runs; otherwise they keep their value, and return only where others become smaller.
+        runs; otherwise they get none, and return only where others become smaller. (What an optimizer does without a gradient, by
+        momentum or weight decay, it does to them too.)
     decay : with ``regrow``, how much a masked weight adds of itself to its gradient (λ of SR-STE; its authors' value).
     score : what is compared instead of the weights' magnitudes.
     seed : of the random drops of ``schedule.Annealed``.
@@ -258,6 +259,10 @@ def attach(
     """
     if not decay >= 0:
         raise SparseGateError(f"the decay of masked weights is 0 or more, not {decay}")
+    if seed < 0:
+        raise SparseGateError(f"a seed is 0 or more, not {seed}")
+    if not hasattr(schedule, "release"):
+        raise SparseGateError(f"a schedule is a OneShot, Cubic, Annealed or the like, not {schedule!r}")
     modules = dict(model.named_modules())
     if not isinstance(patterns, Mapping):
         patterns = {name: patterns for name, module in modules.items() if isinstance(module, tuple(GATES))}

@@ -30,11 +30,12 @@ MOST_LEVELS = (1 << 16) - 1
 class QuantizeConfig:
     """Bit widths and thresholds of a quantization.
 
-    ``activation_bits``: input x and every h that feeds columns, 4..16; ``input_bits``: of x alone, where it needs others. ``weight_bits``: 2..16. ``gate_bits``: gates and tanh,
-    default activation_bits + 2, of which all but two are fractional so that 0 and 1 are exact. ``pre_bits``: input of the
-    activation tables, default min(activation_bits + 4, 16), range -8..8. ``state_bits``: cell state. ``output_bits``: a final
-    layer that feeds nothing. ``table_bits``: address bits of a table; wider pre-activations are interpolated. ``threshold``:
-    default Θ, in LSBs, of the input and of every vector that a recurrent layer gives.
+    ``activation_bits``: input x and every h that feeds columns, 4..16; ``input_bits``: of x alone, where it needs others.
+    ``weight_bits``: 2..16. ``gate_bits``: gates and tanh, default activation_bits + 2, of which all but two are fractional so that 0
+    and 1 are exact. ``pre_bits``: input of the activation tables, default min(activation_bits + 4, 16), range -8..8.
+    ``state_bits``: cell state. ``output_bits``: a final layer that feeds nothing. ``table_bits``: address bits of a table; wider
+    pre-activations are interpolated. ``threshold``: default Θ, in LSBs, of the input and of every vector that a recurrent layer
+    gives.
 
     ``matrix_bits``: bits of single matrices, such as ``{"lstm.wh": 4, "fc.wx": 8}``; the others have ``weight_bits``.
     ``weight_levels``: an odd number of levels (3, 5, 7 ...) that all weights of matrices are rounded to, and ``matrix_levels``
@@ -80,10 +81,10 @@ class QuantizeConfig:
             ("operand_bits", max(self.activation_bits, self.input_bits or 0) + 1, 64),
         ):
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
+            if value is not None and (not _integer(value) or not low <= value <= high):
                 raise SparseGateError(f"{name} is {value}, expected {low} to {high}")
-        if self.threshold < 0:
-            raise SparseGateError(f"threshold is {self.threshold}, expected 0 or more")
+        if not _integer(self.threshold) or self.threshold < 0:
+            raise SparseGateError(f"threshold is {self.threshold}, expected 0 or more LSBs")
         for name, bits in self.matrix_bits.items():
             if not _integer(bits) or not 2 <= bits <= 16:
                 raise SparseGateError(f"matrix_bits of {name!r} is {bits!r}, expected 2 to 16")

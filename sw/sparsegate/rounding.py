@@ -59,6 +59,9 @@ def compensate(
     each matrix the fractional bits are chosen, up to ``finer`` more than given, that give the layer's float outputs the smallest
     squared error; a few weights may saturate. Weights that are 0 stay 0, and errors go to the others only. Layers that the method
     does not cover (with a projection, or gated products summed apart or in two phases) stay as they are, with their formats.
+
+    Rows without a 0 are treated together. Each of the others has moments of its own, and takes time with the cube of its nonzeros:
+    for each of up to ``1 + 2 * finer`` trials 12 s on one core for an LSTM of 153 inputs and 1024 units at 1:8, 3 minutes at 1:2.
     """
     x, lengths = sequences(x, lengths, network.inputs)
     values = [x, *network.evaluate(x, lengths).layers]
@@ -145,9 +148,9 @@ class _Moments:
         return _factor(self.alike[np.ix_(self.places, self.places)]) / self.size[self.places]
 
     def rows(
-        self, kept: NDArray[np.bool_]
+        self, kept: NDArray[np.bool_], which: NDArray[np.intp] | None = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_], NDArray]]:
-        """Rows that keep about as many columns each (``kept`` is (rows, columns)), with the moments of what they keep.
+        """Rows (``which``, or all) that keep about as many columns each, with the moments of what they keep; ``kept`` is (rows, columns).
 
         Gives the rows (R,), their kept columns (R, K) in the order of ``places``, which of these are real and not there to fill the
         row up, and the moments (R, K, K) of the real ones; of the others they are the identity's.
@@ -155,6 +158,7 @@ class _Moments:
         ordered = kept[:, self.places]
         counts = ordered.sum(axis=1)
         left = np.argsort(counts, kind="stable")
+        left = left if which is None else left[np.isin(left, which)]
         while left.size:
             most = max(1, BATCH // int(counts[left[-1]]) ** 2)
             rows, left = left[-most:], left[:-most]
@@ -189,15 +193,16 @@ def _rounded(layer: Layer, forms: Mapping[str, QFormat], moments: _Moments) -> L
     kept = weights != 0
     kept[:, -1] = True
     of_column = [forms["wx"]] * layer.inputs + [forms.get("wh", forms["wx"])] * (weights.shape[1] - layer.inputs - 1)
-    if kept.all():
 
-        def nearest(column: int, exact: NDArray) -> NDArray:
-            return of_column[column].real(of_column[column].quantize(exact))
+    def nearest(column: int, exact: NDArray) -> NDArray:
+        return of_column[column].real(of_column[column].quantize(exact))
 
-        return _with_weights(layer, _in_turn(weights, moments, nearest))
-    frac, low, high = (np.array([getattr(form, name) for form in of_column] + [0]) for name in ("frac", "min", "max"))
     done = weights.copy()
-    for rows, columns, real, alike in moments.rows(kept):
+    whole = kept.all(axis=1)
+    if whole.any():  # these rows share their corrections, and need no moments of their own
+        done[whole] = _in_turn(weights[whole], moments, nearest)
+    frac, low, high = (np.array([getattr(form, name) for form in of_column] + [0]) for name in ("frac", "min", "max"))
+    for rows, columns, real, alike in moments.rows(kept, np.flatnonzero(~whole)):
         factor = _factor(alike) / moments.size[columns][:, None, :]
         left = np.where(real, weights[rows[:, None], columns], 0.0)  # (R, K)
         for position in range(left.shape[1]):
@@ -255,6 +260,8 @@ def prune_compensated(
     patterns : one pattern, a pair for Wx and Wh, or a mapping from layer names to these; for the recurrent layers where it is no
         mapping. A layer given as "dense" loses nothing, and is solved for as the others are; one that is not mentioned stays as it
         is. Layers that the method does not cover (see :func:`compensate`) are pruned by magnitude, and nothing makes up for it.
+
+    Every row has moments of its own, as in :func:`compensate`, and is solved for up to ``REFITS + 1`` times.
     """
     x, lengths = sequences(x, lengths, network.inputs)
     recurrent = [layer.name for layer in network.layers if cell(layer.kind).recurrent]

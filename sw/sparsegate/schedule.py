@@ -7,9 +7,10 @@ A schedule says at which steps masks are chosen anew (``due``), the share of the
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 from sparsegate.errors import SparseGateError
 
@@ -31,6 +32,17 @@ class Schedule(Protocol):
         """Probability that a weight outside of the mask is really dropped."""
 
 
+def _whole(schedule: Any, *names: str) -> None:
+    """Refuse steps that are no integers: masks are asked for at whole steps, and would never reach an end between two."""
+    for name in names:
+        try:
+            object.__setattr__(schedule, name, operator.index(getattr(schedule, name)))
+        except TypeError:
+            raise SparseGateError(
+                f"{name} of a schedule is a whole number of steps, not {getattr(schedule, name)!r}"
+            ) from None
+
+
 @dataclass(frozen=True)
 class OneShot:
     """The whole pattern at step ``at``, and nothing before.
@@ -43,6 +55,7 @@ class OneShot:
     until: int | None = None
 
     def __post_init__(self) -> None:
+        _whole(self, "at", *(() if self.until is None else ("until",)))
         if self.at < 0:
             raise SparseGateError(f"a schedule prunes at step 0 or later, not at {self.at}")
         if self.end < self.at:
@@ -71,6 +84,7 @@ class _Ramp:
     every: int = 1
 
     def __post_init__(self) -> None:
+        _whole(self, "begin", "end", "every")
         if not 0 <= self.begin <= self.end:
             raise SparseGateError(f"a schedule needs 0 <= begin <= end, not {self.begin} and {self.end}")
         if self.every < 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -55,7 +56,8 @@ class Recipe:
     bucket: int = 1
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1 or self.bucket < 1:
+        counts = self.epochs, self.batch, self.bucket
+        if not all(isinstance(count, int) and count >= 1 for count in counts):
             raise SparseGateError(
                 f"training needs at least 1 epoch, a batch of 1 and a bucket of 1, not {self.epochs}, {self.batch} and {self.bucket}"
             )
@@ -88,7 +90,7 @@ def fit(
     progress: Progress | None = None,
     *,
     pruner: Resumable | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
 ) -> None:
     """Train a module in place, on one thread, deterministically for a seed.
 
@@ -97,17 +99,24 @@ def fit(
     model : called as ``model(x, lengths)`` by the objective: a ``Trainable``, a ``FakeQuant``, or your own.
     objective : what to minimise (``sparsegate.objective``).
     x, lengths : training sequences (N, T, I), zero past their ends, and their steps (N,).
+    seed : of the order of the sequences, the noise, and all else that is drawn.
     pruner : told of every optimizer step.
     checkpoint : a file that is written at the end of every epoch and removed at the end. Where it exists, the run that wrote it goes
         on from there, to the same result to the bit. One of another run is refused.
+
+    A training whose loss or gradient is no number any more ends with an error.
     """
     recipe = recipe or FLOAT
-    kind = next(model.parameters()).dtype
-    x = np.asarray(x)
+    if seed < 0:
+        raise SparseGateError(f"a seed is 0 or more, not {seed}")
+    parameters = list(model.parameters())
+    if not parameters:
+        raise SparseGateError(f"a {type(model).__name__} has no parameters to train")
+    kind = parameters[0].dtype
+    x = _checked(x)
     lengths = lengths_of(x.shape, lengths, x.shape[2])
     values = torch.from_numpy(x).to(kind)
     noise = recipe.noise * torch.from_numpy(_deviation(x, lengths)).to(kind)  # (I,)
-    parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay)
     count = _batches(len(x), recipe)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.epochs * count)
@@ -125,7 +134,12 @@ def fit(
                 loss = objective(model, part, lengths[rows], torch.from_numpy(rows))
                 optimizer.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(parameters, 1.0)
+                norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+                if not math.isfinite(loss.item() + norm.item()):
+                    raise SparseGateError(
+                        f"the training diverged in epoch {epoch}: its loss is {loss.item():g}, its gradient's norm {norm.item():g};"
+                        f" give a lower rate than {recipe.rate:g}, or look at the data"
+                    )
                 optimizer.step()
                 schedule.step()
                 if pruner is not None:
@@ -160,8 +174,10 @@ def lstm(
     inputs: int, hidden: int, outputs: int, depth: int = 1, seed: int = 0, when: When = "step", name: str = "lstm"
 ) -> Network:
     """Stacked LSTM layers and a linear head with PyTorch's own random weights."""
-    if hidden < 1 or depth < 1:
-        raise SparseGateError(f"an LSTM needs at least 1 unit and 1 layer, not {hidden} and {depth}")
+    if min(inputs, hidden, outputs, depth) < 1:
+        raise SparseGateError(
+            f"an LSTM needs at least 1 input, unit, output and layer, not {inputs}, {hidden}, {outputs} and {depth}"
+        )
     with _seeded(seed):
         layers = nn.LSTM(inputs, hidden, num_layers=depth, batch_first=True)
         head = nn.Linear(hidden, outputs)
@@ -179,7 +195,7 @@ def prune_and_finetune(
     recipe: Recipe = PRUNE,
     schedule: Schedule | str = "cubic",
     regrow: bool = False,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
 ) -> Network:
     """Prune the recurrent layers gradually while training goes on; :func:`prune_and_fit` with the classifier's loss."""
     return prune_and_fit(
@@ -209,7 +225,7 @@ def prune_and_fit(
     *,
     schedule: Schedule | str = "cubic",
     regrow: bool = False,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     lstm: type[nn.LSTM] = nn.LSTM,
 ) -> Network:
     """Prune the layers of a Network while it is trained for any objective.
@@ -233,7 +249,7 @@ def prune_and_fit(
     kept = {layer.name: (layer.pattern_x, layer.pattern_h) for layer in network.layers}  # of an earlier pruning
     model = Trainable(network, lstm)
     if isinstance(schedule, str):
-        half = recipe.epochs * _batches(len(np.asarray(x)), recipe) // 2
+        half = recipe.epochs * _batches(len(_checked(x)), recipe) // 2
         if schedule not in SCHEDULES:
             raise SparseGateError(f"a schedule is {', '.join(SCHEDULES)}, not {schedule!r}")
         schedule = SCHEDULES[schedule](half)
@@ -285,6 +301,8 @@ def accuracy(model: Network | Program, x: ArrayLike, lengths: ArrayLike, y: Arra
 
     A Network runs in float, a Program as its golden model.
     """
+    if len(np.asarray(y)) != len(np.asarray(x)):
+        raise SparseGateError(f"{len(np.asarray(y))} classes are given for {len(np.asarray(x))} sequences")
     if isinstance(model, Program):
         last = golden.run(model, model.quantize(x), lengths).last
     else:
@@ -309,9 +327,24 @@ def _epoch(rng: np.random.Generator, lengths: NDArray[np.int64], count: int, buc
     return [batches[place] for place in rng.permutation(count)]
 
 
+def _checked(x: ArrayLike) -> NDArray:
+    """Sequences of real numbers, (N, T, I), in their own precision."""
+    try:
+        x = np.asarray(x)
+    except ValueError:
+        raise SparseGateError("x is ragged, expected (N, T, I): pad the sequences and give lengths") from None
+    if x.ndim != 3 or x.dtype.kind not in "buif":
+        raise SparseGateError(f"x has shape {x.shape} and type {x.dtype}, expected (N, T, I) real numbers")
+    return x
+
+
 def _deviation(x: NDArray, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
     """Standard deviation of each input over the real steps, (I,)."""
-    return x[np.arange(x.shape[1])[None, :] < lengths[:, None]].std(axis=0).astype(np.float64)
+    with np.errstate(all="ignore"):
+        found = x[np.arange(x.shape[1])[None, :] < lengths[:, None]].std(axis=0).astype(np.float64)
+    if not np.isfinite(found).all():
+        raise SparseGateError("x holds NaN, infinite or immense values")
+    return found
 
 
 IDENTIFYING = 256
@@ -322,7 +355,10 @@ def _identity(model: nn.Module, objective: Objective, values: Tensor, lengths: N
     """A digest of all that a training depends on: data, starting weights, recipe, and what the objective says of them."""
     rows = np.linspace(0, len(values) - 1, min(len(values), IDENTIFYING)).astype(np.int64)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = [(buffer, buffer.clone()) for buffer in model.buffers()]
         loss = objective(model, values[rows], lengths[rows], torch.from_numpy(rows)).item()
+        for buffer, value in before:  # a statistic of batches must not see this one
+            buffer.copy_(value)
     digest = hashlib.sha256(f"{how} {loss!r} {lengths.tolist()}".encode())
     for name, value in [("x", values), *sorted(model.state_dict().items())]:
         digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
@@ -335,14 +371,14 @@ class _Run:
 
     def __init__(
         self,
-        path: Path | None,
+        path: Path | str | None,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
         rng: np.random.Generator,
         pruner: Resumable | None,
     ) -> None:
-        self.path, self.rng = path, rng
+        self.path, self.rng = None if path is None else Path(path), rng
         self.what = ""
         """Identity of the training."""
         self.parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}

@@ -54,6 +54,8 @@ class Trainable(nn.Module):
 
     def trace(self, x: Tensor, lengths: ArrayLike | None = None) -> list[Tensor]:
         """Outputs of every layer, each (N, T, outputs)."""
+        if x.dim() != 3 or x.shape[2] != self.start.inputs:
+            raise SparseGateError(f"x has shape {tuple(x.shape)}, expected (N, T, {self.start.inputs})")
         values = []
         for part, layer in zip(self.parts, self.start.layers, strict=True):
             x = part(x)[0] if isinstance(part, nn.RNNBase) else ACTIVATIONS[layer.kind](part(x))

@@ -255,3 +255,23 @@ def test_the_documented_command_writes_the_documented_file():
     recipe = re.search(r"^bench-accuracy:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)
     assert recipe is not None
     assert "--out docs/benchmarks/accuracy.json" in recipe[0]
+
+
+def test_what_a_plan_says(bench):
+    said = QUICK.words(bench.task)
+    assert "4 epochs, rate 0.02, batch 16" in said
+    assert "learning from the baseline's outputs" in said
+    assert "exact integers" not in said  # its two cases are only rounded
+    assert "as its authors trained it" in QUICK.words(replace(bench.task, teacher=bench.float()))
+
+
+def test_masks_freeze_when_the_plan_says(bench, monkeypatch):
+    seen = []
+    monkeypatch.setattr(accuracy.train, "prune_and_fit", lambda *given, **named: seen.append(named["schedule"]))
+    bench._pruned(Case("1:4"))
+    early = replace(QUICK, until=0.25)
+    monkeypatch.setattr(bench, "plan", early)
+    bench._pruned(Case("1:4"))
+    steps = early.prune.epochs * round(len(bench.task.train) / early.prune.batch)
+    assert seen[0] == "cubic"
+    assert (seen[1].begin, seen[1].end) == (0, steps // 4)

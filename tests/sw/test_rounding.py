@@ -127,21 +127,24 @@ def test_a_pruned_column_leaves_the_error_to_those_kept():
 
 
 def test_rows_of_their_own_agree_with_rows_that_share(case, monkeypatch):
-    """Rows without zeros get the same weights either way, and in batches of any size."""
+    """Rows with a zero that no data ever multiply get the same weights as those without, and in batches of any size."""
     network, x, formats = case
-    layer = network.layers[0]
-    columns = (x, network.evaluate(x).layers[0], np.full(len(x), x.shape[1]))
-    moments = rounding._Moments.of(layer, *columns)
-    shared = rounding._rounded(layer, formats[0], moments)
-    hole = replace(layer, w_x=np.where(np.arange(layer.w_x.shape[0])[:, None] == 3, 0.0, layer.w_x))
-    apart = rounding._rounded(hole, formats[0], moments)
+    source = np.concatenate([x, np.zeros_like(x[:, :, :1])], axis=2)
+    steps = np.full(len(x), x.shape[1])
+    outputs = network.evaluate(x).layers[0]
+
+    def rounded(dead: np.ndarray) -> Layer:
+        layer = network.layers[0]
+        layer = replace(layer, w_x=np.concatenate([layer.w_x, dead[:, None]], axis=1))
+        return rounding._rounded(layer, formats[0], rounding._Moments.of(layer, source, outputs, steps))
+
+    rows = len(network.layers[0].w_x)
+    shared, mixed = rounded(np.ones(rows)), rounded(np.arange(rows) % 2 * 1.0)
     monkeypatch.setattr(rounding, "BATCH", 3000)
-    batched = rounding._rounded(hole, formats[0], moments)
-    rows = np.arange(layer.w_x.shape[0]) != 3
-    for key in ("w_x", "w_h", "bias"):
-        np.testing.assert_allclose(getattr(apart, key)[rows], getattr(shared, key)[rows], rtol=0, atol=1e-9)
-        np.testing.assert_allclose(getattr(apart, key), getattr(batched, key), rtol=0, atol=1e-9)
-    assert not apart.w_x[3].any()
+    for apart in (mixed, rounded(np.zeros(rows))):
+        one, other = (np.column_stack([layer.w_x[:, :-1], layer.w_h, layer.bias]) for layer in (apart, shared))
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
+    assert not mixed.w_x[::2, -1].any() and mixed.w_x[1::2, -1].all()
 
 
 # -- pruning -------------------------------------------------------------------------------------------------------------

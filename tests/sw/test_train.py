@@ -179,10 +179,79 @@ def test_refusals(small):
         Trainable(both)
     with pytest.raises(SparseGateError, match="training knows linear, .*, not 'cifg'"):
         Trainable(synthetic.network(12, [Shape("cifg", 4)], seed=1))
-    with pytest.raises(SparseGateError, match="at least 1 unit and 1 layer, not 0 and 1"):
+    with pytest.raises(SparseGateError, match="1 input, unit, output and layer, not 12, 0, 3 and 1"):
         train.train_float(small, hidden=0)
     with pytest.raises(SparseGateError, match=r"rate -1 must be positive"):
         Recipe(epochs=1, rate=-1)
+    with pytest.raises(SparseGateError, match="at least 1 epoch, .*, not 1.5, 32 and 1"):
+        Recipe(epochs=1.5, rate=1)
+    with pytest.raises(SparseGateError, match="2 classes are given for 27 sequences"):
+        train.accuracy(both, small.x_test[:27], small.length_test[:27], [0, 1])
+
+
+X = np.random.default_rng(0).normal(size=(6, 4, 3))
+Y = np.zeros(6, int)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"x": X[0]}, r"x has shape \(4, 3\) and type float64, expected \(N, T, I\) real numbers"),
+        ({"x": [[[1.0]], [[1.0], [2.0]]]}, "x is ragged"),
+        ({"x": np.full(X.shape, "a")}, "and type <U1, expected"),
+        ({"x": X * np.nan}, "x holds NaN, infinite or immense values"),
+        ({"x": X[:, :, :2]}, r"x has shape \(6, 4, 2\), expected \(N, T, 3\)"),
+        ({"lengths": [1, 2]}, r"lengths has shape \(2,\)"),
+        ({"seed": -1}, "a seed is 0 or more, not -1"),
+        ({"model": nn.Identity()}, "a Identity has no parameters to train"),
+        ({"objective": lambda model, x, *_: model(x).sum() * torch.inf}, "diverged in epoch 1: its loss is -?inf"),
+        ({"objective": lambda model, x, *_: model(x).square().sum().sub(1e9).clamp_min(0).sqrt()}, "its loss is 0, .* nan"),
+        ({"objective": objective.last_class(Y[:3])}, r"given \(3,\) values, which leave out sequence 5"),
+        ({"objective": objective.last_class(Y + 2)}, r"classes lie in 2\.\.2, expected 0\.\.1, one for each output"),
+        ({"objective": objective.last_class(Y - 1)}, r"classes lie in -1\.\.-1, expected 0\.\.1"),
+        ({"objective": objective.step_class(np.zeros((6, 2), int))}, "expected 4 steps of each"),
+        ({"objective": objective.step_value(X)}, r"values of shape \(6, 4, 3\) are given for outputs of \(6, 4, 2\)"),
+        (
+            {"objective": objective.match(Trainable(synthetic.network(3, [Shape("gru", 5), Shape("linear", 2)], 0)))},
+            r"layers of \[4, 2\] outputs cannot match a teacher's of \[5, 2\]",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_sentence(options, message):
+    model = Trainable(synthetic.network(3, [Shape("lstm", 4), Shape("linear", 2)], 0))
+    given = {"model": model, "objective": objective.last_class(Y), "x": X, "recipe": Recipe(1, 1e-3)}
+    with pytest.raises(SparseGateError, match=message):
+        train.fit(**given | options)
+
+
+def test_objectives_refuse_what_is_no_class_or_temperature():
+    with pytest.raises(SparseGateError, match=r"classes have shape \(6,\) and type float64, expected \(N,\) integers"):
+        objective.last_class(Y + 0.5)
+    with pytest.raises(SparseGateError, match=r"expected \(N, T\) integers"):
+        objective.step_class(Y)
+    with pytest.raises(SparseGateError, match="a temperature is positive, not 0"):
+        objective.match(nn.Identity(), "kl", temperature=0)
+
+
+def test_statistics_of_batches_do_not_see_the_checkpoint(tmp_path):
+    """A checkpoint changes no number of a training, nor does a float64 model."""
+
+    class Normed(Trainable):
+        def __init__(self, network):
+            super().__init__(network)
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x, lengths=None):
+            return super().forward(self.norm(x.transpose(1, 2)).transpose(1, 2), lengths)
+
+    found = []
+    for path in (None, tmp_path / "a.pt", str(tmp_path / "b.pt")):
+        model = Normed(synthetic.network(3, [Shape("lstm", 4), Shape("linear", 2)], 0)).double()
+        train.fit(model, objective.last_class(Y), X, None, Recipe(2, 1e-2, batch=3), checkpoint=path)
+        found.append(model.state_dict())
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]) and torch.equal(value, found[2][name]), name
+        assert value.dtype in (torch.float64, torch.int64)
 
 
 class Stopped(Exception):

@@ -31,6 +31,7 @@ from sparsegate.objective import Objective
 from sparsegate.pattern import DENSE, Pattern
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig
+from sparsegate.schedule import Cubic
 from sparsegate.train import Recipe
 from sparsegate.trainable import Trainable
 
@@ -108,6 +109,10 @@ class Plan:
     regrow: bool = False
     teach: bool = False
     """Pruned networks learn from the float baseline: classes from its softened outputs, values from their mean with it."""
+    labels: bool = False
+    """They learn classes from the labels as well."""
+    until: float = 0.5
+    """Share of the steps after which masks are frozen."""
     hidden: float = 1.0
     """Weight of the hidden layers in the distillation of a model that others trained."""
     distance: objective.Distance = "squared"
@@ -115,6 +120,31 @@ class Plan:
     """Widths that a task needs beside those of weights and activations, by their names in QuantizeConfig."""
     full: Recipe | None = None
     """Fine-tuning with 8 bits, where rounding alone loses something."""
+
+    def words(self, task: Task) -> str:
+        """How a network is trained, pruned and quantized, for the page."""
+
+        def recipe(one: Recipe) -> str:
+            return f"{one.epochs} epochs, rate {one.rate:g}, batch {one.batch}, noise {one.noise:g}"
+
+        if task.teacher is not None:
+            baseline = "as its authors trained it"
+            teacher = f"the baseline's outputs ({self.distance}) and hidden states, without labels"
+        else:
+            baseline, teacher = recipe(self.baseline), "the labels"
+            if self.teach and task.kind == "value":
+                teacher = "the mean of the baseline's outputs and the true values"
+            elif self.teach:
+                teacher = "the baseline's outputs" + (" and the labels" if self.labels else "")
+        share = f"{100 * self.until:g} % of the steps"
+        said = [
+            f"Baseline: {baseline}",
+            f"pruned: {recipe(self.prune)}, masks frozen after {share}, learning from {teacher}",
+            "8 bits: weights rounded with compensation, biases corrected, no training",
+        ]
+        if any(self.trains(case) for case in self.cases):
+            said.append(f"fewer bits, or trained at a Θ: {recipe(self.few)} on exact integers")
+        return "; ".join(said + [f"{name} {bits}" for name, bits in self.formats])
 
     def trains(self, case: Case) -> Recipe | None:
         """How a case is fine-tuned on exact integers; None where it is only rounded."""
@@ -128,7 +158,7 @@ RIVALS = ("unstructured:1/8", "bbs:2:16", "ese:1/8:16", "block:1/8:4x4")
 PATTERNS = (
     *(Case(name) for name in ("dense", *COLUMNS, *RIVALS)),
     Case("cbtd:1/8:8", schedule="annealed"),
-    *(Case(name, bits) for name in ("dense", "2:16") for bits in (6, 4, 3, 2)),
+    *(Case("2:16", bits) for bits in (6, 4, 3, 2)),
 )
 """Every pattern at 8 bits, and fewer bits of weights."""
 
@@ -137,18 +167,19 @@ def _every(hidden: int) -> tuple[Case, ...]:
     """The whole programme, for the small tasks."""
     return (
         *PATTERNS,
-        *(Case(name, 3, levels=5) for name in ("dense", "2:16")),
-        *(Case(name, permuted=True) for name in ("1:8", "1:16")),
+        Case("2:16", 3, levels=5),
+        Case("1:8", permuted=True),
         *(Case(name, gates="g2") for name in ("dense", "2:16")),
-        Case("dense", 3, gates="g2", levels=5),
-        *(Case(name, rank=hidden // 4) for name in ("dense", "2:16")),
+        Case("2:16", rank=hidden // 4),
         Case("2:16", theta=8),
         Case("2:16", theta=8, quiet=1.0),
     )
 
 
 PLANS: dict[str, Plan] = {
-    "vowels": Plan(Recipe(60, 5e-3), Recipe(120, 5e-3), Recipe(20, 2e-3), _every(64), regrow=True, teach=True),
+    "vowels": Plan(
+        Recipe(60, 5e-3), Recipe(120, 5e-3), Recipe(20, 2e-3), _every(64), regrow=True, teach=True, labels=True
+    ),
     "digits-64": Plan(
         Recipe(40, 5e-3, 64, bucket=8),
         Recipe(60, 5e-3, 64, bucket=8),
@@ -167,7 +198,7 @@ PLANS: dict[str, Plan] = {
     ),
     "keywords": Plan(
         Recipe(1, 1e-3),
-        Recipe(60, 3e-3, 64, 0.1),
+        Recipe(40, 3e-3, 64, 0.1),
         Recipe(4, 5e-4, 64, 0.0),
         tuple(Case(name) for name in ("dense", "1:8")),
         regrow=True,
@@ -188,15 +219,18 @@ PLANS: dict[str, Plan] = {
         tuple(Case(name) for name in ("dense", *COLUMNS)),
         regrow=True,
         teach=True,
-        formats=(("gate_bits", 14),),  # sequences of hundreds of steps: forget gates are near 1, and what is left of 1 counts
+        formats=(
+            ("gate_bits", 14),
+        ),  # sequences of hundreds of steps: forget gates are near 1, and what is left of 1 counts
     ),
     "characters": Plan(
         Recipe(8, 1e-2, 24, 0.0),
-        Recipe(6, 1e-2, 24, 0.0),
+        Recipe(5, 4e-3, 8, 0.0),
         Recipe(1, 2e-4, 24, 0.0),
         (*(Case(name) for name in ("dense", "1:4", "1:8")), Case(gates="g2")),
         regrow=True,
         teach=True,
+        until=0.25,
     ),
 }
 
@@ -258,6 +292,7 @@ class Bench:
         """What made the network of a case: of another key, it is made again."""
         plan = self.plan
         how = f"{plan.prune} {plan.regrow} {plan.teach} {plan.hidden} {plan.distance}"
+        how += " labels" * plan.labels + f" until {plan.until}" * (plan.until != 0.5)
         return (
             f"{VERSION} {plan.baseline}"
             if parsed(case.pattern).dense and not case.rank
@@ -298,7 +333,8 @@ class Bench:
         if self.task.kind in ("last", "step"):
             softened = TEMPERATURE if self.task.kind == "last" else 1.0
             every = self.task.kind == "step"
-            return objective.match(Trainable(teacher), "kl", hidden=0, temperature=softened, every=every)
+            taught = objective.match(Trainable(teacher), "kl", hidden=0, temperature=softened, every=every)
+            return objective.together(taught, self.recipe) if self.plan.labels else taught
         train = self.task.train
         return objective.step_value((train.target + teacher.evaluate(train.x, train.lengths).outputs) / 2)
 
@@ -327,10 +363,14 @@ class Bench:
             dict.fromkeys(recurrent, wanted),
             self.plan.prune,
             self.seed,
-            schedule=case.schedule,
+            schedule=case.schedule if self.plan.until == 0.5 else self._schedule(),
             regrow=self.plan.regrow,
             lstm=G2LSTM if case.gates == "g2" else nn.LSTM,
         )
+
+    def _schedule(self) -> Cubic:
+        steps = self.plan.prune.epochs * max(1, round(len(self.task.train) / self.plan.prune.batch))
+        return Cubic(0, int(self.plan.until * steps), every=max(1, steps // 1000))
 
     def _kept(self, slug: str, key: str, make: Callable[[], Network]) -> Network:
         """A network of an earlier stage, made once."""
@@ -435,9 +475,10 @@ def _share(program: Program, part: Part) -> float:
 
 
 def _seed_rows(name: str, seed: int, folder: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
-    """What a task's data are, and all rows of a seed, in a process of its own."""
+    """What a task is and how it is trained, and all rows of a seed, in a process of its own."""
     bench = Bench(name, seed, folder, work)
-    return bench.task.data, [bench.row(case) for case in bench.plan.cases]
+    about = f"{bench.task.data}. {bench.plan.words(bench.task)}"
+    return about, [bench.row(case) for case in bench.plan.cases]
 
 
 def measure(

@@ -141,9 +141,12 @@ def largest(score: NDArray, count: int) -> NDArray[np.bool_]:
     return keep
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def groups_of(pattern: Pattern, rows: int, columns: int, gates: int) -> tuple[Groups, ...]:
-    """Groups of a matrix, those of equal length together; kept because a schedule asks for the same ones at every step."""
+    """Groups of a matrix, those of equal length together.
+
+    Kept because a schedule asks for the same ones at every step; of few matrices only, as they take eight bytes a weight.
+    """
     groups = pattern._groups(rows, columns, gates)
     lengths = np.count_nonzero(groups >= 0, axis=1)
     parts = [
