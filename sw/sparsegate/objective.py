@@ -90,7 +90,8 @@ def match(
         with torch.no_grad():
             wanted = [value.to(x.dtype) for value in traced(teacher, x.to(kind), lengths)]
         found = traced(model, x, lengths)
-        own, other = ([value.shape[2] for value in values] for values in (found, wanted))
+        # a factored student has other sizes inside, which matters only where they are matched
+        own, other = ([value.shape[2] for value in values[0 if hidden else -1 :]] for values in (found, wanted))
         if own != other:
             raise SparseGateError(f"layers of {own} outputs cannot match a teacher's of {other}")
         real = _real(x, lengths)

@@ -1,8 +1,8 @@
 """Pruning inside the user's own PyTorch training loop.
 
 ``attach`` puts a mask on the weights of recurrent modules, their cells and ``nn.Linear`` as a torch parametrization,
-``Pruner.step`` tightens it by a schedule, and ``Pruner.finish`` bakes it in and checks the pattern. Masked weights live on below the
-mask and may return until the schedule ends.
+``Pruner.step`` tightens it by a schedule, and ``Pruner.finish`` bakes it in and checks the pattern. Masked weights live on
+below the mask and may return until the schedule ends.
 """
 
 from __future__ import annotations

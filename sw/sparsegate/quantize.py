@@ -31,8 +31,8 @@ class QuantizeConfig:
     """Bit widths and thresholds of a quantization.
 
     ``activation_bits``: input x and every h that feeds columns, 4..16; ``input_bits``: of x alone, where it needs others.
-    ``weight_bits``: 2..16. ``gate_bits``: gates and tanh, default activation_bits + 2, of which all but two are fractional so that 0
-    and 1 are exact. ``pre_bits``: input of the activation tables, default min(activation_bits + 4, 16), range -8..8.
+    ``weight_bits``: 2..16. ``gate_bits``: gates and tanh, default activation_bits + 2, of which all but two are fractional so
+    that 0 and 1 are exact. ``pre_bits``: input of the activation tables, default min(activation_bits + 4, 16), range -8..8.
     ``state_bits``: cell state. ``output_bits``: a final layer that feeds nothing. ``table_bits``: address bits of a table; wider
     pre-activations are interpolated. ``threshold``: default Θ, in LSBs, of the input and of every vector that a recurrent layer
     gives.

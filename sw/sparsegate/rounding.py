@@ -150,9 +150,9 @@ class _Moments:
     def rows(
         self, kept: NDArray[np.bool_], which: NDArray[np.intp] | None = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_], NDArray]]:
-        """Rows (``which``, or all) that keep about as many columns each, with the moments of what they keep; ``kept`` is (rows, columns).
+        """Rows that keep about as many columns each (``kept`` is (rows, columns)), with the moments of what they keep.
 
-        Gives the rows (R,), their kept columns (R, K) in the order of ``places``, which of these are real and not there to fill the
+        ``which`` rows (all where omitted) are treated. Gives the rows (R,), their kept columns (R, K) in the order of ``places``, which of these are real and not there to fill the
         row up, and the moments (R, K, K) of the real ones; of the others they are the identity's.
         """
         ordered = kept[:, self.places]

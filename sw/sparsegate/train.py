@@ -44,8 +44,8 @@ Progress = Callable[[int, int, float], None]
 class Recipe:
     """How one stage trains: AdamW, one cycle of the learning rate (Smith & Topin 2018), gradients clipped to norm 1.
 
-    ``noise``: deviation of the Gaussian noise on the inputs, in units of theirs. ``bucket``: so many batches at a time are sorted by
-    length, which spares steps of padding.
+    ``noise``: deviation of the Gaussian noise on the inputs, in units of theirs. ``bucket``: so many batches at a time are sorted
+    by length, which spares steps of padding. Batches of an epoch are of equal size, ``batch`` or the nearest to it.
     """
 
     epochs: int
@@ -59,7 +59,8 @@ class Recipe:
         counts = self.epochs, self.batch, self.bucket
         if not all(isinstance(count, int) and count >= 1 for count in counts):
             raise SparseGateError(
-                f"training needs at least 1 epoch, a batch of 1 and a bucket of 1, not {self.epochs}, {self.batch} and {self.bucket}"
+                f"training needs at least 1 epoch, a batch of 1 and a bucket of 1, not {self.epochs}, {self.batch} and"
+                f" {self.bucket}"
             )
         if not (self.rate > 0 and self.noise >= 0 and self.decay >= 0):
             raise SparseGateError(
@@ -101,8 +102,9 @@ def fit(
     x, lengths : training sequences (N, T, I), zero past their ends, and their steps (N,).
     seed : of the order of the sequences, the noise, and all else that is drawn.
     pruner : told of every optimizer step.
-    checkpoint : a file that is written at the end of every epoch and removed at the end. Where it exists, the run that wrote it goes
-        on from there, to the same result to the bit. One of another run is refused.
+    checkpoint : a file that is written at the end of every epoch and removed at the end. Where it exists, the run that wrote it
+        goes on from there, to the same result to the bit. One of another run is refused: of other data, weights, recipe, pruning or
+        seed, or with another loss on some 256 of the sequences.
 
     A training whose loss or gradient is no number any more ends with an error.
     """
@@ -232,10 +234,10 @@ def prune_and_fit(
 
     Parameters
     ----------
-    patterns : one pattern for the recurrent layers, a pair for Wx and Wh, or a mapping from layer names to these. Layers that are not
-        mentioned come out with the patterns that they had.
-    schedule : a Schedule in optimizer steps, or "cubic", "one-shot", "annealed": masks then tighten over the first half of the steps
-        (at the first one) and are frozen for the rest.
+    patterns : one pattern for the recurrent layers, a pair for Wx and Wh, or a mapping from layer names to these. Layers that are
+        not mentioned come out with the patterns that they had.
+    schedule : a Schedule in optimizer steps, or "cubic", "one-shot", "annealed": masks then tighten over the first half of the
+        steps (at once) and are frozen for the rest.
     regrow : let gradients reach the pruned weights, so that they can come back (``prune.attach``).
     checkpoint, and the rest : as of :func:`fit`.
     """

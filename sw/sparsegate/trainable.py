@@ -91,7 +91,8 @@ def _module(layer: Layer, lstm: type[nn.LSTM]) -> nn.Module:
         part = nn.RNN(layer.inputs, layer.units, batch_first=True, nonlinearity=layer.kind.removeprefix("rnn_"))
     else:
         raise SparseGateError(
-            f"layer {layer.name!r}: training knows {', '.join(ACTIVATIONS)}, lstm, gru, rnn_tanh and rnn_relu layers, not {layer.kind!r}"
+            f"layer {layer.name!r}: training knows {', '.join(ACTIVATIONS)}, lstm, gru, rnn_tanh and rnn_relu layers, not"
+            f" {layer.kind!r}"
         )
     # PyTorch's two biases are trained both, which is its usual rate; the importer sums them again
     inner = torch.zeros_like(bias)

@@ -197,7 +197,7 @@ def test_refusals():
     network = synthetic.network(3, [Shape("lstm", 8, NM(1, 4), NM(1, 4)), Shape("linear", 2)], seed=3)
     with pytest.raises(SparseGateError, match="no layer 'x'; it has lstm0, linear1"):
         permute.permuted(network, {"x": np.arange(8)})
-    for order in (np.arange(7), np.zeros(8, int), np.arange(1, 9)):
+    for order in (np.arange(7), np.zeros(8, int), np.arange(1, 9), np.arange(8.0)):
         with pytest.raises(SparseGateError, match=r"expected a permutation of 0\.\.7"):
             permute.permuted(network, {"lstm0": order})
     with pytest.raises(SparseGateError, match="w_x is not 1:4"):

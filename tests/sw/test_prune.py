@@ -574,6 +574,9 @@ def test_a_model_that_cannot_be_pruned_is_left_as_it_was(model):
         assert torch.equal(old.nan_to_num(7), after[name].nan_to_num(7)), name
     with torch.no_grad():
         model.lstm.weight_hh_l1[0, 0] = 0.0
+    with pytest.raises(ZeroDivisionError):  # of the user's own
+        attach(model, "1:4", OneShot(), score=lambda name, weight: weight / (1 // 0))
+    assert type(model.lstm) is nn.LSTM
     assert attach(model, "1:4", OneShot()).density == 0.25
 
 
@@ -590,6 +593,10 @@ def test_masks_may_follow_the_weights_at_full_sparsity(model):
 def test_refusals(model):
     with pytest.raises(SparseGateError, match="the decay of masked weights is 0 or more, not -1"):
         attach(model, "1:4", OneShot(), regrow=True, decay=-1)
+    with pytest.raises(SparseGateError, match="a seed is 0 or more, not -1"):
+        attach(model, "1:4", OneShot(), seed=-1)
+    with pytest.raises(SparseGateError, match="a schedule is a OneShot, Cubic, Annealed or the like, not 'cubic'"):
+        attach(model, "1:4", "cubic")
     with pytest.raises(SparseGateError, match="the model has no module 'gru'; it has lstm, fc"):
         attach(model, {"gru": "1:4"}, Cubic(0, 0))
     with pytest.raises(SparseGateError, match=r"'' is a Tagger; nn\.Linear, nn\.LSTM, .* can be pruned"):

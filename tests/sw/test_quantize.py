@@ -40,6 +40,8 @@ def test_defaults():
         ({"output_bits": 2}, "output_bits is 2"),
         ({"table_bits": 16}, "table_bits is 16"),
         ({"threshold": -1}, "threshold is -1"),
+        ({"threshold": 1.5}, "threshold is 1.5, expected 0 or more LSBs"),
+        ({"weight_bits": 2.5}, "weight_bits is 2.5, expected 2 to 16"),
         ({"matrix_bits": {"lstm.wx": 17}}, r"matrix_bits of 'lstm.wx' is 17, expected 2 to 16"),
         ({"matrix_bits": {"lstm.wx": 3.0}}, "matrix_bits of 'lstm.wx' is 3.0, expected 2 to 16"),
         ({"weight_levels": 4}, "weight_levels is 4, expected an odd number from 3 to 65535"),

@@ -86,3 +86,10 @@ def test_refusals(kind):
         OneShot(-1)
     with pytest.raises(SparseGateError, match="chosen at step 4 cannot be frozen at 3"):
         OneShot(4, until=3)
+    with pytest.raises(SparseGateError, match="end of a schedule is a whole number of steps, not 2.5"):
+        kind(0, 2.5)
+    with pytest.raises(SparseGateError, match="every of a schedule is a whole number of steps, not '2'"):
+        kind(0, 4, every="2")
+    with pytest.raises(SparseGateError, match="until of a schedule is a whole number of steps, not 3.0"):
+        OneShot(1, until=3.0)
+    assert str(kind(np.int64(1), np.int32(4))) == str(kind(1, 4))  # as a checkpoint knows it

@@ -190,7 +190,7 @@ PLANS: dict[str, Plan] = {
     ),
     "digits-128": Plan(
         Recipe(40, 5e-3, 64, bucket=8),
-        Recipe(50, 5e-3, 64, bucket=8),
+        Recipe(30, 5e-3, 64, bucket=8),
         Recipe(6, 2e-3, 64, bucket=8),
         tuple(Case(name) for name in ("dense", *COLUMNS)),
         regrow=True,
@@ -198,10 +198,12 @@ PLANS: dict[str, Plan] = {
     ),
     "keywords": Plan(
         Recipe(1, 1e-3),
-        Recipe(40, 3e-3, 64, 0.1),
+        Recipe(40, 5e-3, 32, 0.1),
         Recipe(4, 5e-4, 64, 0.0),
         tuple(Case(name) for name in ("dense", "1:8")),
         regrow=True,
+        hidden=0.3,
+        distance="kl",
     ),
     "speakers": Plan(
         Recipe(1, 1e-3),
@@ -249,7 +251,7 @@ def plan_of(name: str) -> Plan:
 def objective_of(task: Task, plan: Plan) -> Objective:
     if task.kind == "match":
         assert task.teacher is not None
-        return objective.match(Trainable(task.teacher), plan.distance, plan.hidden)
+        return objective.match(Trainable(task.teacher), plan.distance, plan.hidden, TEMPERATURE)
     makers = {"last": objective.last_class, "step": objective.step_class, "value": objective.step_value}
     return makers[task.kind](task.train.target)
 
