@@ -152,8 +152,8 @@ class _Moments:
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_], NDArray]]:
         """Rows that keep about as many columns each (``kept`` is (rows, columns)), with the moments of what they keep.
 
-        ``which`` rows (all where omitted) are treated. Gives the rows (R,), their kept columns (R, K) in the order of ``places``, which of these are real and not there to fill the
-        row up, and the moments (R, K, K) of the real ones; of the others they are the identity's.
+        ``which`` rows are given, or all: the rows (R,), their kept columns (R, K) in the order of ``places``, which of these are
+        real and not there to fill the row up, and the moments (R, K, K) of the real ones; of the others they are the identity's.
         """
         ordered = kept[:, self.places]
         counts = ordered.sum(axis=1)

@@ -122,7 +122,7 @@ class Scan:
                 network=str(values["network"]),
                 data=None if values["data"] is None else str(values["data"]),
                 method=_one_of(values["method"], get_args(Method)),
-                score=float(values["score"]),
+                score=_finite(values["score"]),
                 patterns=tuple(pattern.parse(str(text)) for text in values["patterns"]),
                 matrices=tuple((str(at["layer"]), _one_of(at["key"], KEYS)) for at in values["matrices"]),
                 measurements=tuple(
@@ -130,8 +130,8 @@ class Scan:
                         str(made["layer"]),
                         _one_of(made["key"], KEYS),
                         pattern.parse(str(made["pattern"])),
-                        float(made["score"]),
-                        None if made["error"] is None else float(made["error"]),
+                        _finite(made["score"]),
+                        None if made["error"] is None else _finite(made["error"]),
                     )
                     for made in values["measurements"]
                 ),
@@ -293,6 +293,14 @@ def _measured(score: Score, network: Network, what: str) -> float:
     if not math.isfinite(value):
         raise SparseGateError(f"the score of {what} is {value}, expected a finite number")
     return value
+
+
+def _finite(value: Any) -> float:
+    """A number of a file; JSON as Python reads it has NaN and infinities, too."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} where a finite number is expected")
+    return number
 
 
 def _norm(values: NDArray) -> float:

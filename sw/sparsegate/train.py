@@ -28,6 +28,7 @@ from sparsegate.errors import SparseGateError
 from sparsegate.fake_quant import FakeQuant
 from sparsegate.network import Network, When, lengths_of
 from sparsegate.objective import Objective, last_class
+from sparsegate.pattern import DENSE, NM, Written, both
 from sparsegate.program import Program
 from sparsegate.prune import Patterns, attach
 from sparsegate.quantize import QuantizeConfig
@@ -234,8 +235,8 @@ def prune_and_fit(
 
     Parameters
     ----------
-    patterns : one pattern for the recurrent layers, a pair for Wx and Wh, or a mapping from layer names to these. Layers that are
-        not mentioned come out with the patterns that they had.
+    patterns : one pattern for the recurrent layers, a pair for Wx and Wh, or a mapping from layer names to these. A projection is
+        pruned by its own name only, such as ``lstm.w_p``. Layers that are not mentioned come out with the patterns that they had.
     schedule : a Schedule in optimizer steps, or "cubic", "one-shot", "annealed": masks then tighten over the first half of the
         steps (at once) and are frozen for the rest.
     regrow : let gradients reach the pruned weights, so that they can come back (``prune.attach``).
@@ -246,20 +247,30 @@ def prune_and_fit(
     if not wanted:
         raise SparseGateError("the network has no recurrent layer to prune; give the patterns by layer name")
     names = {layer.name: f"parts.{position}" for position, layer in enumerate(network.layers)}
-    for unknown in wanted.keys() - names.keys():
-        raise SparseGateError(f"the network has no layer {unknown!r}; it has {', '.join(names)}")
-    kept = {layer.name: (layer.pattern_x, layer.pattern_h) for layer in network.layers}  # of an earlier pruning
+    inner = {layer.name: f"{layer.name}.w_p" for layer in network.layers if layer.w_p is not None}
+    places = names | {inner[name]: f"{names[name]}.weight_hr_l0" for name in inner}
+    for unknown in wanted.keys() - places.keys():
+        raise SparseGateError(f"the network has no layer {unknown!r}; it has {', '.join(places)}")
+    kept: dict[str, Written] = {}  # of an earlier pruning
+    for layer in network.layers:
+        kept[layer.name] = layer.pattern_x, layer.pattern_h
+        if layer.name in inner:
+            kept[inner[layer.name]] = layer.pattern_p
     model = Trainable(network, lstm)
     if isinstance(schedule, str):
         half = recipe.epochs * _batches(len(_checked(x)), recipe) // 2
         if schedule not in SCHEDULES:
             raise SparseGateError(f"a schedule is {', '.join(SCHEDULES)}, not {schedule!r}")
         schedule = SCHEDULES[schedule](half)
-    targets = {names[name]: pattern for name, pattern in (kept | wanted).items()}
+    targets = {places[name]: pattern for name, pattern in (kept | wanted).items()}
     pruner = attach(model, targets, schedule, regrow=regrow, seed=seed)
     fit(model, objective, x, lengths, recipe, seed, progress, pruner=pruner, checkpoint=checkpoint)
     pruner.finish()
-    return model.network({name: pruner.patterns[part] for name, part in names.items()})
+    projections = {name: both((kept | wanted)[place])[0] for name, place in inner.items()}
+    return model.network(
+        {name: pruner.patterns[part] for name, part in names.items()},
+        {name: found if isinstance(found, NM) else DENSE for name, found in projections.items()},
+    )
 
 
 SCHEDULES: Mapping[str, Callable[[int], Schedule]] = {

@@ -62,15 +62,22 @@ class Trainable(nn.Module):
             values.append(x)
         return values
 
-    def network(self, patterns: Mapping[str, tuple[NM, NM]] | None = None) -> Network:
-        """The Network with the present weights; ``patterns`` by layer name, those of the start where omitted."""
+    def network(
+        self,
+        patterns: Mapping[str, tuple[NM, NM]] | None = None,
+        projections: Mapping[str, NM] | None = None,
+    ) -> Network:
+        """The Network with the present weights; ``patterns`` of Wx and Wh and those of ``projections`` by layer name, those of the
+        start where omitted."""
         said = [layer.kind.partition("linear_")[2] for layer in self.start.layers]  # what no module of ours holds
         names = [f"{position}:{name}" if name else str(position) for position, name in enumerate(said)]
         made = importers.load(self.parts, layers=names)
         layers = []
         for old, new in zip(self.start.layers, made.layers, strict=True):
             pattern_x, pattern_h = (patterns or {}).get(old.name, (old.pattern_x, old.pattern_h))
-            layers.append(replace(new, name=old.name, when=old.when, pattern_x=pattern_x, pattern_h=pattern_h))
+            pattern_p = (projections or {}).get(old.name, old.pattern_p)
+            new = replace(new, name=old.name, when=old.when, pattern_x=pattern_x, pattern_h=pattern_h)
+            layers.append(replace(new, pattern_p=pattern_p))
         return self.start.with_layers(layers)
 
 

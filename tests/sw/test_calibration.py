@@ -122,3 +122,10 @@ def test_every_format_of_a_network_is_seen():
     assert found.ranges["linear2", "wx"] == np.abs(network.layers[2].w_x).max()
     both = found.of([("gru1", "s"), ("lstm_peephole0", "c"), ("nowhere", "c")])
     assert both.counts.sum() == 5 * 8 + 6 * 8
+
+
+def test_the_error_counts_what_lies_between_the_values_of_a_bin():
+    """Evenly spread values, rounded to any step that saturates none, err by a twelfth of its square."""
+    seen = Histogram((np.arange(-BINS // 2, BINS // 2) + 0.5) / (BINS // 2))  # one in the middle of each bin
+    for frac in (3, 10, 11, 12):
+        assert seen.error(QFormat(20, frac)) == pytest.approx(BINS * 4.0**-frac / 12)

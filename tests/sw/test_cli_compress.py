@@ -75,6 +75,21 @@ def test_scan_allocate_prune_quantize(files):
     assert stored_entries(Program.load(program)) == chosen.nonzeros
 
 
+def test_an_allocation_prunes_projections(files):
+    network, *data = options(files)
+    shapes = [Shape("lstm", 8, outputs=4), Shape("linear", 3)]
+    synthetic.network(4, shapes, seed=1).save(network)
+    scan, allocation, pruned = (files / name for name in ("scan.json", "allocation.json", "pruned.safetensors"))
+    sparsegate("sensitivity", network, *data, "--pattern", "1:4", "--out", scan)
+    sparsegate("allocate", network, "--sensitivity", scan, "--budget-nonzeros", 90, "--out", allocation)
+    chosen = Allocation.load(allocation).patterns["lstm0"]
+    assert chosen["p"] == NM(1, 4)
+    sparsegate("prune", network, *data, "--allocation", allocation, "--epochs", 2, "--out", pruned)
+    made = Network.load(pruned).layers[0]
+    assert {"x": made.pattern_x, "h": made.pattern_h, "p": made.pattern_p} == chosen
+    assert chosen["p"].violations(made.w_p, 1) == 0
+
+
 def test_tables_for_readers(files):
     network, *data = options(files)
     shown = sparsegate("sensitivity", network, *data, "--pattern", "1:4", "--out", files / "scan.json").stdout
@@ -196,6 +211,7 @@ def test_a_checkpoint_of_ones_own_choice(files):
         (("--calibration", "mse", "--weight-bits", 3), {"calibration": "mse", "weight_bits": 3}),
         (("--rounding", "compensated"), {"rounding": "compensated"}),
         (("--bias-correction", "--weight-bits", 3), {"bias_correction": True, "weight_bits": 3}),
+        (("--input-bits", 12), {"input_bits": 12}),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -249,6 +265,42 @@ def test_what_is_refused(files):
         "quantize", *options(files), "--matrix-bits", "wh:4"
     )
     assert not (files / "pruned.safetensors").exists()
+
+
+def test_what_would_be_taken_for_something_else_is_refused(files):
+    """Zeros and empty texts are not the default, and nothing is chosen from two."""
+    network, *data = options(files)
+    pruned, scan = files / "pruned.safetensors", files / "scan.json"
+    prune = ("prune", network, *data, "--epochs", 1, "--out", pruned)
+    assert failure(*prune, "--pattern", "").endswith("not ''")
+    assert failure(*prune, "--pattern", "1:4", "--pattern-h", "").endswith("not ''")
+    assert "blocks of 65 and 64 units meet at 4160, expected at most 1024" in failure(
+        *prune, "--pattern", "1:65", "--pattern-h", "1:64"
+    )
+    assert not pruned.exists()
+    assert "the bits of lstm0.wh are given twice, 4 and 5" in failure(
+        "quantize", *options(files), "--matrix-bits", "lstm0.wh=4", "--matrix-bits", "lstm0.wh=5"
+    )
+    sparsegate("sensitivity", network, *data, "--pattern", "1:4", "--out", scan)
+    for option in ("--rows", "--groups"):
+        words = ("allocate", network, "--sensitivity", scan, "--budget-us", 5, option, 0, "--out", files / "a.json")
+        assert "is 0, expected 1 or more" in failure(*words)
+
+
+@pytest.mark.parametrize("command", ["train", "prune", "quantize"])
+@pytest.mark.parametrize("seed", [-1, 10**22])
+def test_seeds_that_no_generator_takes(files, command, seed):
+    source = () if command == "train" else (files / "network.safetensors",)
+    result = sparsegate(command, *source, "--data", files / "data.npz", "--seed", seed, status=2)
+    assert "--seed" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"rows": 3}', '{"rows": [{"accuracy": 1}]}', '{"format": "other"}'])
+def test_pictures_of_json_that_is_something_else(files, text):
+    (files / "some.json").write_text(text)
+    said = failure("pictures", files / "some.json", "--out", files / "pictures")
+    assert said.startswith(f"{files / 'some.json'} is neither a sensitivity scan nor rows of an accuracy benchmark")
+    assert not (files / "pictures").exists()
 
 
 def test_a_network_with_nothing_to_prune(files):

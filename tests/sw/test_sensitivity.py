@@ -200,6 +200,7 @@ def test_damaged_files(net, tmp_path):
         ({"patterns": ["none"]}, "a pattern is written like"),
         ({"matrices": [{"layer": "a", "key": "q"}]}, "damaged"),
         ({"measurements": [{}]}, "damaged"),
+        ({"score": float("nan")}, "nan where a finite number is expected"),
     ):
         path.write_text(json.dumps(made.as_json() | change))
         with pytest.raises(SparseGateError, match=sentence):

@@ -103,6 +103,25 @@ def test_pruning_again_keeps_what_is_not_mentioned(small):
         train.prune_and_finetune(head, small, "1:2", epochs=1)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_projections_are_pruned_by_name_and_keep_their_patterns():
+    start = synthetic.network(3, [Shape("lstm", 8, outputs=4, pattern_p=NM(2, 4)), Shape("linear", 2)], 0)
+
+    def pruned(patterns):
+        recipe = Recipe(2, 1e-2, batch=3)
+        return train.prune_and_fit(start, objective.last_class(Y), X, None, patterns, recipe).layers[0]
+
+    kept, finer = pruned("2:8"), pruned({"lstm0.w_p": "1:4"})
+    assert (kept.pattern_x, kept.pattern_h, kept.pattern_p) == (NM(2, 8), NM(2, 8), NM(2, 4))
+    assert (finer.pattern_x, finer.pattern_h, finer.pattern_p) == (DENSE, DENSE, NM(1, 4))
+    assert np.count_nonzero(kept.w_p) == 16
+    assert (kept.w_p != start.layers[0].w_p).any()
+    assert np.count_nonzero(finer.w_p) == 8
+    other = pruned({"lstm0": ("1:4", "dense"), "lstm0.w_p": "bbs:1:4"})
+    assert (other.pattern_x, other.pattern_p, np.count_nonzero(other.w_p)) == (NM(1, 4), DENSE, 8)
+    assert Trainable(start).network().layers[0].pattern_p == NM(2, 4)
+
+
 def test_progress(small):
     calls = []
     train.train_float(small, hidden=4, epochs=3, progress=lambda *call: calls.append(call))

@@ -227,7 +227,7 @@ PLANS: dict[str, Plan] = {
     ),
     "characters": Plan(
         Recipe(8, 1e-2, 24, 0.0),
-        Recipe(5, 4e-3, 8, 0.0),
+        Recipe(5, 1.2e-2, 8, 0.0),
         Recipe(1, 2e-4, 24, 0.0),
         (*(Case(name) for name in ("dense", "1:4", "1:8")), Case(gates="g2")),
         regrow=True,

@@ -45,9 +45,15 @@ def page(record: Mapping[str, Any]) -> str:
         rows = [row for row in means if row["task"] == task]
         seeds = sorted({row["seeds"] for row in rows})
         about = record.get("tasks", {}).get(task, "")
-        parts.append(f"## {task}\n\n{about}. Figure: {rows[0]['measure']}; mean of {seeds[-1]} seeds.\n")
+        count = f"{seeds[-1]} seeds" if seeds[-1] > 1 else "one seed"
+        parts.append(
+            f"## {task}\n\n{about}.\n\nFigure: {rows[0]['measure']}; {count}{' unless said otherwise' * (len(seeds) > 1)}.\n"
+        )
         lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-        lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+        for row in rows:
+            name, *others = cells(row)
+            fewer = f" ({row['seeds']} of {seeds[-1]} seeds)" if row["seeds"] < seeds[-1] else ""
+            lines.append(f"| {' | '.join([name + fewer, *others])} |")
         parts.append("\n".join(lines) + "\n")
         if any("gates_near_0_or_1" in row for row in rows):
             parts.append(_gates(rows))

@@ -64,8 +64,8 @@ def allocate(
     model = Network.load(network)
     scan = Scan.load(sensitivity)
     hardware = HardwareConfig(
-        rows=rows or allocating.default_rows(model),
-        groups=groups or 1,
+        rows=allocating.default_rows(model) if rows is None else rows,
+        groups=1 if groups is None else groups,
         lanes=lanes,
         states=bool(model.initial),
     )

@@ -65,6 +65,8 @@ def describe(error: Exception) -> str | None:
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     if isinstance(error, MemoryError):
         return "there is not enough memory; try fewer sequences"
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch has no type for it
+        return "there is not enough memory; try fewer sequences or fewer units"
     if type(error).__module__.startswith(("typer", "click")):
         return None
     return f"unexpected {type(error).__name__}: {error} (a bug; 'sparsegate --debug' shows where)"

@@ -38,7 +38,12 @@ OptionalData = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random; the same seed gives the same files.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", min=0, max=(1 << 63) - 1, help="Seed of everything random; the same seed gives the same files."
+    ),
+]
 Rows = Annotated[
     int | None,
     typer.Option("--rows", help="PE rows of the array (Pr). Default: the compiled folder's, or two for each gate."),

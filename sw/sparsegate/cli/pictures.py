@@ -78,11 +78,15 @@ def _of_rows(path: Path) -> dict[str, Figure]:
     from sparsegate.errors import SparseGateError
 
     found = artefact.read_json(path)
-    with artefact.reading(path):
-        if found.get("format") == sensitivity.FORMAT:
-            return {"sensitivity": draw.sensitivity(sensitivity.Scan.load(path))}
+    if isinstance(found, dict) and found.get("format") == sensitivity.FORMAT:
+        return {"sensitivity": draw.sensitivity(sensitivity.Scan.load(path))}
+    try:
         rows = found["rows"]
         drawn = {"density": draw.accuracy_by_density(rows)}
         with suppress(SparseGateError):  # measured with a single width
             drawn["bits"] = draw.accuracy_by_bits(rows)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise SparseGateError(
+            f"{path} is neither a sensitivity scan nor rows of an accuracy benchmark ({type(error).__name__} {error})"
+        ) from error
     return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -80,9 +81,10 @@ def prune(
 
     model = Network.load(network)
     if allocation is not None:
-        patterns, what = _allocated(model, allocation, pattern or pattern_h), f"by {allocation.name}"
+        given = pattern_h if pattern is None else pattern
+        patterns, what = _allocated(model, allocation, given), f"by {allocation.name}"
     else:
-        patterns, what = _given(model, pattern or DEFAULT, pattern_h)
+        patterns, what = _given(model, DEFAULT if pattern is None else pattern, pattern_h)
     dataset = open_data(data, model.inputs)
     check_classes(dataset, model.outputs)
     before = training.accuracy(model, dataset.x_test, dataset.length_test, dataset.y_test)
@@ -131,11 +133,17 @@ def _given(model: Network, x: str, h: str | None) -> tuple[Patterns, str]:
     from sparsegate.cells import cell
     from sparsegate.errors import SparseGateError
 
-    both = pattern.both((x, h or x))
+    both = pattern.both((x, x if h is None else h))
+    m = [each.m for each in both if isinstance(each, pattern.NM) and not each.dense]
+    block = math.lcm(*m)
+    if block > pattern.MAX_BLOCK:  # no Program has such blocks, and training would be in vain
+        raise SparseGateError(
+            f"blocks of {m[0]} and {m[1]} units meet at {block}, expected at most {pattern.MAX_BLOCK}: choose multiples"
+        )
     found = {layer.name: both for layer in model.layers if cell(layer.kind).recurrent}
     if not found:
         raise SparseGateError("the network has no recurrent layer to prune")
-    return found, f"to {both[0]}" + (f" and {both[1]}" if h else "")
+    return found, f"to {both[0]}" + (f" and {both[1]}" if both[0] != both[1] else "")
 
 
 def _allocated(model: Network, path: Path, given: str | None) -> Patterns:
@@ -147,12 +155,8 @@ def _allocated(model: Network, path: Path, given: str | None) -> Patterns:
         raise SparseGateError(f"both an allocation and the pattern {given} are given, expected one of them")
     made = Allocation.load(path)
     made.check(model)
-    for name, chosen in made.patterns.items():
-        if "p" in chosen and not chosen["p"].dense:
-            raise SparseGateError(
-                f"layer {name!r}: {path} prunes its projection to {chosen['p']}, which training cannot do; scan without it"
-            )
-    return made.pairs
+    projections = {f"{name}.w_p": (chosen["p"],) * 2 for name, chosen in made.patterns.items() if "p" in chosen}
+    return made.pairs | projections
 
 
 def _density(network: Network, name: str) -> float:

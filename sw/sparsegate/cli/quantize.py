@@ -32,6 +32,10 @@ def quantize(
     activation_bits: Annotated[
         int, typer.Option("--activation-bits", help="Bits of inputs and hidden states, 4 to 16.")
     ] = 8,
+    input_bits: Annotated[
+        int | None,
+        typer.Option("--input-bits", help="Bits of the inputs alone, 4 to 16. Default: those of hidden states."),
+    ] = None,
     weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of weights, 2 to 16.")] = 8,
     matrix_bits: Annotated[
         list[str] | None,
@@ -85,6 +89,7 @@ def quantize(
     common = chosen[0] if len(chosen) == 1 else 0
     config = QuantizeConfig(
         activation_bits=activation_bits,
+        input_bits=input_bits,
         weight_bits=weight_bits,
         threshold=common,
         matrix_bits=_bits(matrix_bits or []),
@@ -128,5 +133,7 @@ def _bits(given: list[str]) -> dict[str, int]:
         name, _, bits = text.rpartition("=")
         if not name or not bits.isdecimal():
             raise SparseGateError(f"bits of a matrix are written like 'lstm.wh=4', not {text!r}")
+        if name in found:
+            raise SparseGateError(f"the bits of {name} are given twice, {found[name]} and {int(bits)}")
         found[name] = int(bits)
     return found

@@ -75,13 +75,15 @@ def accuracy_by_density(rows: Sequence[Mapping[str, Any]], bits: int = 8) -> Fig
     families = sorted(found, key=lambda name: (name in FAMILIES.values(), name))
     for axis, (task, part) in zip(axes, tasks.items(), strict=True):
         seen: set[float] = set()
-        for number, name in enumerate(families):
+        here = [name for name in families if any(family(_pattern(row)) == name for row in part)]
+        for name in here:
+            number = families.index(name)
             patterns: dict[str, list[Mapping[str, Any]]] = {}
             for row in part:
                 if family(_pattern(row)) == name:
                     patterns.setdefault(_pattern(row), []).append(row)
             # beside one another, so that no bar hides behind another
-            aside = 1 + 0.03 * (number - (len(families) - 1) / 2)
+            aside = 1 + 0.03 * (here.index(name) - (len(here) - 1) / 2)
             points = {
                 aside * float(np.mean([row["density"] for row in group])): [_figure(row) for row in group]
                 for group in patterns.values()
@@ -143,6 +145,7 @@ def accuracy_by_bits(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 MEASURES = {
     "accuracy": ("test accuracy, %", 100.0),
+    "accuracy_35": ("test accuracy, 35 classes, %", 100.0),
     "identification": ("identified, %", 100.0),
     "rmse": ("root mean squared error", 1.0),
     "bits_per_character": ("bits per character", 1.0),

@@ -17,20 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-
-
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, "#000000", "#8B5A2B")
-
-
 MARKERS = "osD^vPX*"
-
-
 GREY, PALE = "#595959", "#EEF1F4"
 
-
 DPI = 110
-
-
 SUFFIXES = (".png", ".svg")
 
 
@@ -151,4 +142,5 @@ def densities(axis: Any, seen: set[float]) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(ticks, [f"{100 * tick:.4g}" for tick in ticks])
     axis.minorticks_off()
-    axis.set_xlim(min(*seen, ticks[0]) / 1.2, max(*seen, ticks[-1]) * 1.2)
+    margin = 2 if len(ticks) == 1 else 1.2
+    axis.set_xlim(min(*seen, ticks[0]) / margin, max(*seen, ticks[-1]) * margin)

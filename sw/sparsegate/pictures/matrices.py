@@ -45,11 +45,13 @@ def sparsity_map(model: Network | Program, layer: str | None = None) -> Figure:
     axes = figure.subplots(
         1, len(matrices), squeeze=False, gridspec_kw={"width_ratios": np.maximum(widths, 0.15 * widths.max())}
     )[0]
+    drawn: list[str] = []  # matrices whose blocks are told apart
     for axis, (key, matrix) in zip(axes, matrices, strict=True):
         gates = 1 if key == "p" else len(cell(chosen.kind).gates)
         units, block = matrix.shape[0] // gates, _block(chosen, key)
         raster(axis, matrix != 0, BLUE)
         if block > 1 and block < units and matrix.shape[0] / block <= 80:
+            drawn.append(key)
             for gate in range(gates):
                 for edge in range(block, units, block):
                     axis.axhline(gate * units + edge - 0.5, color="#9AA5B1", linewidth=0.4)
@@ -64,7 +66,7 @@ def sparsity_map(model: Network | Program, layer: str | None = None) -> Figure:
         axis.set_xlabel({"x": "input", "h": "hidden unit", "p": "hidden unit"}[key])
         if gates == 1:
             axis.set_ylabel("output" if key == "p" or chosen.kind.startswith("linear") else "hidden unit")
-    ruled = {_block(chosen, key) for key, _ in matrices} - {1}
+    ruled = {_block(chosen, key) for key in drawn} - {1}
     blocks = f" of {ruled.copy().pop()} units" if len(ruled) == 1 else ""
     figure.suptitle(
         f"Weights kept in {chosen.name}{f'; thin lines part the blocks{blocks}' if ruled else ''}", fontsize=11
