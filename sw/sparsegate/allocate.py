@@ -85,6 +85,13 @@ class Allocation:
         """Refuse a network that is not the one that this was made for."""
         if self.network != digest(network):
             raise SparseGateError("the allocation is of another network; make one for this with 'sparsegate allocate'")
+        for layer in network.layers:
+            own = {key for key in KEYS if getattr(layer, f"w_{key}") is not None}
+            found = set(self.patterns.get(layer.name, ()))
+            if found != own:
+                raise SparseGateError(
+                    f"the allocation has patterns for {_names(found)} of layer {layer.name!r}, expected {_names(own)}"
+                )
 
     def apply(self, network: Network) -> Network:
         """The network pruned at once by magnitude to the patterns; fine-tuning is to follow."""
@@ -182,7 +189,9 @@ def allocate(
     choices = [list(_choices(layer, scan)) for layer in network.layers]
     costs = _Costs(network, choices, hardware, config or QuantizeConfig())
     # in whole cycles; a limit that is one but for its rounding is that one
-    limit = math.floor(budget.limit * mhz + 1e-6) if budget.kind == "us" else budget.limit
+    limit = budget.limit * mhz if budget.kind == "us" else budget.limit
+    if budget.kind == "us" and math.isfinite(limit):
+        limit = math.floor(limit + 1e-6)
     best, least = costs.solve(choices, budget.kind, limit)
     if best is None:
         smallest = f"{math.ceil(1e4 * least / mhz) / 1e4:g}" if budget.kind == "us" else f"{least}"
@@ -203,6 +212,10 @@ def allocate(
         mhz=mhz,
         hardware=hardware,
     )
+
+
+def _names(keys: set[Key]) -> str:
+    return ", ".join(f"W{key}" for key in KEYS if key in keys) or "no matrix"
 
 
 def default_rows(network: Network) -> int:

@@ -7,7 +7,6 @@ which matrices to spare, not what fine-tuning reaches. Needs numpy only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,9 @@ Key = Literal["x", "h", "p"]
 KEYS: tuple[Key, ...] = get_args(Key)
 Method = Literal["magnitude", "compensated"]
 """How a trial is pruned: by magnitude alone, or so that the kept weights make up for it (``rounding.prune_compensated``)."""
+
+LARGEST = 1e30
+"""Scores and errors are smaller: sums and differences of them stay finite."""
 
 Score = Callable[[Network], float]
 """How good a network is; larger is better (an accuracy, or an error with its sign turned)."""
@@ -67,7 +69,8 @@ class Scan:
     @property
     def missing(self) -> int:
         """Measurements that an interrupted scan has not made."""
-        return len(self.patterns) * len(self.matrices) - len(self.measurements)
+        wanted = {(*matrix, candidate) for matrix in self.matrices for candidate in self.patterns}
+        return len(wanted - {(made.layer, made.key, made.pattern) for made in self.measurements})
 
     def find(self, layer: str, key: Key) -> dict[Pattern, Measurement]:
         """Measurements of one matrix, by pattern."""
@@ -290,16 +293,16 @@ def _resumed(fresh: Scan, path: Path) -> Scan:
 
 def _measured(score: Score, network: Network, what: str) -> float:
     value = float(score(network))
-    if not math.isfinite(value):
-        raise SparseGateError(f"the score of {what} is {value}, expected a finite number")
+    if not abs(value) < LARGEST:
+        raise SparseGateError(f"the score of {what} is {value}, expected a finite number below {LARGEST:g}")
     return value
 
 
 def _finite(value: Any) -> float:
     """A number of a file; JSON as Python reads it has NaN and infinities, too."""
     number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{number} where a finite number is expected")
+    if not abs(number) < LARGEST:
+        raise ValueError(f"{number} where a finite number below {LARGEST:g} is expected")
     return number
 
 

@@ -351,3 +351,12 @@ def test_json_round_trip(net, made, tmp_path):
         (tmp_path / "other.json").write_text(json.dumps(found.as_json() | change))
         with pytest.raises(SparseGateError, match=sentence):
             Allocation.load(tmp_path / "other.json")
+
+
+def test_an_allocation_names_every_matrix_and_no_other():
+    net = network(4, [Shape("lstm", 8), Shape("linear", 3)], 1)
+    made = allocate(net, drawn_scan(net, 1), Budget("us", 1e300), mhz=1e300)
+    made.check(net)
+    for patterns, found in (({"h": NM(1, 4)}, "Wh"), ({}, "no matrix"), (dict.fromkeys(KEYS, DENSE), "Wx, Wh, Wp")):
+        with pytest.raises(SparseGateError, match=f"patterns for {found} of layer 'lstm0', expected Wx, Wh"):
+            replace(made, patterns={**made.patterns, "lstm0": patterns}).check(net)

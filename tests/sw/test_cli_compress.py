@@ -291,8 +291,20 @@ def test_what_would_be_taken_for_something_else_is_refused(files):
 @pytest.mark.parametrize("seed", [-1, 10**22])
 def test_seeds_that_no_generator_takes(files, command, seed):
     source = () if command == "train" else (files / "network.safetensors",)
-    result = sparsegate(command, *source, "--data", files / "data.npz", "--seed", seed, status=2)
-    assert "--seed" in result.stderr
+    said = failure(command, *source, "--data", files / "data.npz", "--seed", seed)
+    assert said == f"a seed is 0 or more and below 2**63, not {seed}"
+
+
+@pytest.mark.parametrize("command", ["train", "prune", "quantize"])
+def test_what_cannot_be_written_is_refused_before_training(files, command):
+    network, *data = options(files)
+    source = () if command == "train" else (network,)
+    words = (command, *source, *data, "--epochs", 10**6, "--out")
+    assert failure(*words, files) == f"cannot write {files}: it is a folder"
+    assert failure(*words, network / "x") == f"cannot write {network / 'x'}: {network} is no folder"
+    if command == "prune":
+        assert "cannot be both" in failure(*words, files / "x", "--checkpoint", files / "x")
+        assert "it is a folder" in failure(*words, files / "x", "--checkpoint", files)
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", '{"rows": 3}', '{"rows": [{"accuracy": 1}]}', '{"format": "other"}'])

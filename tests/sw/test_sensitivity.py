@@ -200,7 +200,8 @@ def test_damaged_files(net, tmp_path):
         ({"patterns": ["none"]}, "a pattern is written like"),
         ({"matrices": [{"layer": "a", "key": "q"}]}, "damaged"),
         ({"measurements": [{}]}, "damaged"),
-        ({"score": float("nan")}, "nan where a finite number is expected"),
+        ({"score": float("nan")}, "nan where a finite number below"),
+        ({"score": 1e308}, "1e[+]308 where a finite number below"),
     ):
         path.write_text(json.dumps(made.as_json() | change))
         with pytest.raises(SparseGateError, match=sentence):
@@ -213,3 +214,11 @@ def test_damaged_files(net, tmp_path):
 def test_patterns_are_tried_once(net):
     assert scan(net, nonzero, ["1:4", parse("1:4")]).patterns == (NM(1, 4),)
     assert sensitivity.KEYS == ("x", "h", "p")
+
+
+def test_a_measurement_that_stands_there_twice_counts_once(net):
+    made = scan(net, nonzero, PATTERNS)
+    assert made.missing == 0
+    assert (
+        replace(made, measurements=made.measurements[:1] * len(made.measurements)).missing == len(made.measurements) - 1
+    )

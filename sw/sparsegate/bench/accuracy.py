@@ -79,7 +79,7 @@ class Case:
             "annealed" if self.schedule == "annealed" else "",
             "G2 gates" if self.gates == "g2" else "",
             "units permuted" if self.permuted else "",
-            f"rank {self.rank}" if self.rank else "",
+            f"rank {self.rank}, projection dense" if self.rank else "",
             f"trained at Θ = {self.theta}" if self.theta else "",
             f"penalty {self.quiet:g}" if self.quiet else "",
             f"{self.levels} levels" if self.levels else "",
@@ -272,7 +272,7 @@ class Bench:
         if path.exists():
             found = artefact.read_json(path)
             if found.get("key") == key:
-                return found["row"]
+                return found["row"] | {"method": case.method}
         row = self._measure(case)
         artefact.write_json(path, {"key": key, "row": row})
         return row

@@ -38,11 +38,20 @@ OptionalData = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def _seed(value: int) -> int:
+    """NumPy's generators take no negative seeds, torch's none of more bits."""
+    from sparsegate.errors import SparseGateError
+
+    if not 0 <= value < 1 << 63:
+        raise SparseGateError(f"a seed is 0 or more and below 2**63, not {value}")
+    return value
+
+
 Seed = Annotated[
     int,
-    typer.Option(
-        "--seed", min=0, max=(1 << 63) - 1, help="Seed of everything random; the same seed gives the same files."
-    ),
+    typer.Option("--seed", callback=_seed, help="Seed of everything random; the same seed gives the same files."),
 ]
 Rows = Annotated[
     int | None,
@@ -125,6 +134,17 @@ def one_thread() -> None:
 def default_rows(program: Program) -> int:
     """Two clusters: 8 PE rows for an LSTM, 6 for a GRU."""
     return 2 * max(phase.gates for phase in program.phases)
+
+
+def check_out(path: Path) -> None:
+    """Refuse a file that could not be written before hours go into it."""
+    from sparsegate.errors import SparseGateError
+
+    if path.is_dir():
+        raise SparseGateError(f"cannot write {path}: it is a folder")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SparseGateError(f"cannot write {path}: {folder} is {'not writable' if folder.is_dir() else 'no folder'}")
 
 
 def open_data(source: str, inputs: int | None = None) -> Dataset:

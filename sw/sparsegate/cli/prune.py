@@ -17,6 +17,7 @@ from sparsegate.cli.options import (
     NetworkFile,
     Seed,
     check_classes,
+    check_out,
     epochs_of,
     one_thread,
     open_data,
@@ -77,8 +78,14 @@ def prune(
     """
     one_thread()
     from sparsegate import train as training
+    from sparsegate.errors import SparseGateError
     from sparsegate.network import Network
 
+    kept = checkpoint or out.with_suffix(".checkpoint")
+    check_out(out)
+    check_out(kept)
+    if kept.absolute() == out.absolute():
+        raise SparseGateError(f"{out} cannot be both the Network file and the checkpoint")
     model = Network.load(network)
     if allocation is not None:
         given = pattern_h if pattern is None else pattern
@@ -88,7 +95,6 @@ def prune(
     dataset = open_data(data, model.inputs)
     check_classes(dataset, model.outputs)
     before = training.accuracy(model, dataset.x_test, dataset.length_test, dataset.y_test)
-    kept = checkpoint or out.with_suffix(".checkpoint")
     with console.task(f"prune {what} and fine-tune") as task:
         if kept.exists():
             task.say(f"going on from {kept}")

@@ -16,6 +16,7 @@ from sparsegate.cli.options import (
     Seed,
     Thresholds,
     check_classes,
+    check_out,
     epochs_of,
     one_thread,
     open_data,
@@ -80,6 +81,7 @@ def quantize(
     from sparsegate.quantize import QuantizeConfig
     from sparsegate.report import formats as formats_of
 
+    check_out(out)
     model = Network.load(network)
     dataset = open_data(data, model.inputs)
     if epochs:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Data, Json, Seed, epochs_of, one_thread, open_data, percent
+from sparsegate.cli.options import Data, Json, Seed, check_out, epochs_of, one_thread, open_data, percent
 
 
 def train(
@@ -30,6 +30,7 @@ def train(
     one_thread()
     from sparsegate import train as training
 
+    check_out(out)
     dataset = open_data(data)
     with console.task("train the float LSTM") as task:
         network = training.train_float(
