@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -99,9 +100,11 @@ def prune(
         if kept.exists():
             task.say(f"going on from {kept}")
         try:
-            pruned = training.prune_and_finetune(
-                model, dataset, patterns, epochs, seed, epochs_of(task), schedule=schedule, checkpoint=kept
-            )
+            with warnings.catch_warnings():  # PyTorch says that it has no fast kernel for projections
+                warnings.filterwarnings("ignore", message="LSTM with projections")
+                pruned = training.prune_and_finetune(
+                    model, dataset, patterns, epochs, seed, epochs_of(task), schedule=schedule, checkpoint=kept
+                )
         except KeyboardInterrupt:
             if kept.exists():
                 console.note(f"{kept} keeps the epochs that are done; the same command goes on from there")
