@@ -134,6 +134,8 @@ def npz(path: str | Path) -> Dataset:
     labels = np.concatenate([np.ravel(parts[2]), np.ravel(parts[5])])
     if not np.issubdtype(labels.dtype, np.integer):
         raise SparseGateError(f"{path}: y holds values of type {labels.dtype}, expected integers 0, 1, 2, ...")
+    if labels.size and labels.min() < 0:
+        raise SparseGateError(f"{path}: y starts at {labels.min()}, expected classes 0, 1, 2, ...")
     classes = 1 + int(labels.max(initial=0))
     return Dataset(path.stem, *parts, classes)  # type: ignore[arg-type, call-arg]
 
@@ -161,6 +163,8 @@ def _read_npz(path: Path) -> dict[str, NDArray]:
     except (
         Exception
     ) as error:  # numpy, zipfile and zlib raise a different type for each way in which a file can be damaged
+        if "pickle" in str(error):  # numpy would advise to load it unsafely
+            raise SparseGateError(f"{path} holds pickled Python objects, expected arrays of numbers") from error
         raise SparseGateError(f"{path} is not a readable .npz archive: {error}") from error
     for key, value in arrays.items():
         if not isinstance(value, np.ndarray):  # numpy gives the bytes of what has not the magic of an .npy file

@@ -73,7 +73,7 @@ BAD = [
     ({"length": np.full(10, 0)}, r"lengths lie in 0\.\.0"),
     ({"length": np.full(10, 2.0)}, "float64"),
     ({"y": GOOD["y"][:5]}, r"have shapes \(10, 6, 3\), \(10,\) and \(5,\), expected the same N"),
-    ({"y": GOOD["y"] - 1}, r"y_t\w+ lies in -1\.\.1, expected 0\.\.1"),
+    ({"y": GOOD["y"] - 1}, "y starts at -1, expected classes 0, 1, 2"),
     ({"y": GOOD["y"] * 1.0}, "y holds values of type float64, expected integers"),
     ({"y": GOOD["y"] * 0}, "1 classes found, expected at least 2"),
     ({"x_test": GOOD["x"]}, "has x_test; a test part needs all of x_test, length_test and y_test"),
@@ -115,7 +115,7 @@ def test_bad_files(tmp_path):
 
 def test_no_pickle_is_read(tmp_path):
     np.savez(tmp_path / "own.npz", **(GOOD | {"y": np.array([{}] * 10, object)}))
-    with pytest.raises(SparseGateError, match=r"is not a readable \.npz archive: Object arrays cannot be loaded"):
+    with pytest.raises(SparseGateError, match="holds pickled Python objects, expected arrays of numbers"):
         datasets.load(tmp_path / "own.npz")
 
 

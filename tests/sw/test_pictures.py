@@ -370,7 +370,9 @@ def test_command_with_measurements(tmp_path):
     command(tmp_path / "scan.json", "-o", out)
     assert (out / "sensitivity.png").exists()
     artefact.write_json(tmp_path / "bad.json", {"columns": []})
-    assert "bad.json has a damaged header" in command(tmp_path / "bad.json", "-o", out, status=1).output
+    assert (
+        "bad.json is neither a sensitivity scan nor rows" in command(tmp_path / "bad.json", "-o", out, status=1).output
+    )
 
 
 def test_command_on_something_else(tmp_path):

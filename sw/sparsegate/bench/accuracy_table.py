@@ -31,9 +31,10 @@ this page. One part in minutes: `make bench-accuracy TASK=vowels SEEDS=1`.
 - **kept**: nonzero weights in the matrices of the recurrent layers.
 - **smaller**: 32-bit float weights of the dense network over what is stored, indices counted in the encoding that was published
   with the pattern; of the recurrent matrices, and of the whole model with head and biases.
-- **skipped**: columns that the delta engine does not compute at Θ = 0, on 100 test sequences. **Θ** is the largest threshold, in
-  LSBs and common to all vectors, that costs at most 0.3 (points or per cent) on validation data; its cost on the test part is in
-  the last column. Mean over seeds. Rows trained at a Θ have that Θ in the columns *golden* and *skipped*.
+- **skipped**: columns that the delta engine does not compute at Θ = 0, each counted by its stored weights, on 100 test sequences.
+  **Θ** is the largest threshold, in LSBs and common to all vectors, that costs at most 0.3 (points or per cent) on validation
+  data; its cost on the test part is in the last column. Mean over seeds. Rows trained at a Θ have that Θ in
+  the columns *golden* and *skipped*.
 """
 
 
@@ -98,7 +99,7 @@ def _gates(rows: list[Mapping[str, Any]]) -> str:
     chosen = [row for row in rows if row["case"]["gates"] == "g2"]
     pairs = [(_twin(row, rows), row) for row in chosen]
     lines = [
-        "Gates within 0.1 of 0 or 1 on test data, and what it does to the columns that are skipped:",
+        "Gates within 0.1 of 0 or 1 on test data, and the columns that are skipped:",
         "",
         "| | gates i, f, o | skipped at Θ = 0 | Θ | skipped at Θ |",
         "|---|---|---|---|---|",
