@@ -125,13 +125,7 @@ class Allocation:
     @classmethod
     def load(cls, path: str | Path) -> Allocation:
         """Read what :meth:`save` wrote."""
-        values = artefact.read_json(path)
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise SparseGateError(f"{path} is no allocation; 'sparsegate allocate' writes one")
-        if values.get("version") != VERSION:
-            raise SparseGateError(
-                f"{path} has version {values.get('version')} of {FORMAT}, this SparseGate reads version {VERSION}"
-            )
+        values = artefact.read_record(path, FORMAT, VERSION, "allocation; 'sparsegate allocate' writes one")
         with artefact.reading(path):
             return cls(
                 network=str(values["network"]),

@@ -89,6 +89,18 @@ def read_json(path: str | Path) -> Any:
         raise SparseGateError(f"{path} is not valid JSON: {error}") from error
 
 
+def read_record(path: str | Path, form: str, version: int, what: str) -> dict[str, Any]:
+    """Read a JSON object that names its ``format`` and ``version``; ``what`` it is not, in a sentence, where it is another."""
+    values = read_json(path)
+    if not isinstance(values, dict) or values.get("format") != form:
+        raise SparseGateError(f"{path} is no {what}")
+    if values.get("version") != version:
+        raise SparseGateError(
+            f"{path} has version {values.get('version')} of {form}, this SparseGate reads version {version}"
+        )
+    return values
+
+
 def save(path: str | Path, form: str, version: int, tensors: Mapping[str, NDArray], header: Mapping[str, Any]) -> str:
     """Write tensors and header; returns the content digest, which is stored beside them."""
     body = {**header, "format": form, "version": version}

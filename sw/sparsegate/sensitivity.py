@@ -113,13 +113,7 @@ class Scan:
     @classmethod
     def load(cls, path: str | Path) -> Scan:
         """Read what :meth:`save` wrote."""
-        values = artefact.read_json(path)
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise SparseGateError(f"{path} is no sensitivity scan; 'sparsegate sensitivity' writes one")
-        if values.get("version") != VERSION:
-            raise SparseGateError(
-                f"{path} has version {values.get('version')} of {FORMAT}, this SparseGate reads version {VERSION}"
-            )
+        values = artefact.read_record(path, FORMAT, VERSION, "sensitivity scan; 'sparsegate sensitivity' writes one")
         with artefact.reading(path):
             return cls(
                 network=str(values["network"]),
