@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, settings
 os.environ["OMP_NUM_THREADS"] = "1"
 # Amaranth's own Yosys, whatever the machine has
 os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
+# a shell ignores SIGINT in what it starts in the background, and so would every command that a test interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # seeded: a failure on one machine is a failure on every other, and shrinking starts from the same example
 settings.register_profile("sparsegate", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
