@@ -161,7 +161,7 @@ class Dispatcher(wiring.Component):
             return total
 
         bases = of_matrices(lambda x: 0 if x.source == INPUT else self._bases[x.source], "list_base")
-        input_base = Signal(range(max(2, *self._input_bases, 1)))
+        input_base = Signal(depth_bits(max(self._input_bases) + 1))
         m.d.sync += input_base.eq(Array(self._input_bases)[self.bank])
         walk_valid, walk_final, walk_second = Signal(), Signal(), Signal()
         walk_list = Signal(range(len(lists)))
