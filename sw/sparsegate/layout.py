@@ -221,7 +221,7 @@ class Layout:
                 fill[bank] += shape.slots * shape.phase.block
             banks, depth = max(banks, len(fill)), max(depth, *fill)
         if banks > 1:
-            depth = 1 << _bits(depth)
+            depth = 1 << max(1, _bits(depth))  # at least a bit of address inside a bank
         return banks, depth, [bank * depth + place for bank, place in found]
 
     def acc_bank(self, phase: int) -> int:
