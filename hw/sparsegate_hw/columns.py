@@ -10,6 +10,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from sparsegate.layout import Layout
 from sparsegate_hw.pe import depth_bits
 
 
@@ -18,35 +19,49 @@ def entry_layout(places: int, delta_width: int) -> data.StructLayout:
     return data.StructLayout({"place": depth_bits(places), "delta": signed(delta_width)})
 
 
+class ColumnReads(wiring.Signature):
+    """How a dispatcher reads a list of sections: ``counts`` entries of each and ``some``, whether there are any, both registered;
+    ``entry`` at ``address`` of the whole memory, a cycle after a cycle with ``enable`` and held until the next one.
+    """
+
+    def __init__(self, columns: ColumnList) -> None:
+        super().__init__(
+            {
+                "counts": In(columns.count).array(len(columns.bases)),
+                "some": In(1).array(len(columns.bases)),
+                "address": Out(depth_bits(columns.depth)),
+                "enable": Out(1),
+                "entry": In(columns.entry),
+            }
+        )
+
+
 class ColumnList(wiring.Component):
     """A memory in sections, each filled from its start and emptied at once.
 
     A section is written once and may be read several times (a layer's moved outputs drive the next layer in the same step and
     the layer itself in the next one).
 
-    Members: ``push`` (valid, section, entry) appends; ``clear`` (valid, section) empties a section; ``counts`` entries of
-    each section; ``read`` (address in the whole memory, entry) is combinational. ``bases`` are the sections' first
-    addresses.
+    Members: ``push`` (valid, section, entry) appends; ``clear`` (valid, section) empties a section; ``read``
+    (:class:`ColumnReads`). ``bases`` are the sections' first addresses.
 
-    Timing: a push is visible in ``counts`` and ``read`` one cycle later. A clear wins over a push to the same section in
-    the same cycle.
+    Timing: a push is visible in ``counts`` and ``some`` one cycle later, and from then on it may be read. A clear wins over a
+    push to the same section in the same cycle.
     """
 
     latency = 1
 
     def __init__(self, depths: Sequence[int], places: int, delta_width: int) -> None:
         self.bases = [sum(depths[:section]) for section in range(len(depths))]
-        self._depths = list(depths)
         self.depth = max(1, sum(depths))
         self.entry = entry_layout(places, delta_width)
+        self.count = max(depths).bit_length() or 1
         section = depth_bits(len(depths))
-        count = max(depths).bit_length() or 1
         super().__init__(
             {
                 "push": In(wiring.Signature({"valid": Out(1), "section": Out(section), "entry": Out(self.entry)})),
                 "clear": In(wiring.Signature({"valid": Out(1), "section": Out(section)})),
-                "counts": Out(count).array(len(depths)),
-                "read": In(wiring.Signature({"address": Out(depth_bits(self.depth)), "entry": In(self.entry)})),
+                "read": In(ColumnReads(self)),
             }
         )
 
@@ -58,22 +73,34 @@ class ColumnList(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.memory = memory = Memory(shape=self.entry, depth=self.depth, init=[])
-        write = memory.write_port()
-        read = memory.read_port(domain="comb")
-        bases = Array(self.bases)
-        counts = Array(self.counts[section] for section in range(len(self._depths)))
-        fill = Signal.like(self.counts[0])
+        write, read = memory.write_port(), memory.read_port()
+        counts = self.read.counts
         m.d.comb += [
             read.addr.eq(self.read.address),
+            read.en.eq(self.read.enable),
             self.read.entry.eq(read.data),
-            fill.eq(counts[self.push.section]),
             write.en.eq(self.push.valid),
-            write.addr.eq(bases[self.push.section] + fill),
+            write.addr.eq(Array(self.bases)[self.push.section] + Array(counts)[self.push.section]),
             write.data.eq(self.push.entry),
         ]
-        for section in range(len(self._depths)):
+        for section in range(len(self.bases)):
             with m.If(self.clear.valid & (self.clear.section == section)):
-                m.d.sync += self.counts[section].eq(0)
+                m.d.sync += [counts[section].eq(0), self.read.some[section].eq(0)]
             with m.Elif(self.push.valid & (self.push.section == section)):
-                m.d.sync += self.counts[section].eq(fill + 1)
+                m.d.sync += [counts[section].eq(counts[section] + 1), self.read.some[section].eq(1)]
         return m
+
+
+def input_list(layout: Layout, group: int) -> ColumnList:
+    """The list of the input's columns in a group: two banks."""
+    depth = max(1, layout.input_depth(group))
+    return ColumnList([depth, depth], depth, layout.delta_width)
+
+
+def lane_lists(layout: Layout, group: int) -> list[ColumnList]:
+    """The lists of the lanes' columns in a group: a section for each phase's output, at the same place in all of them."""
+    depths = [
+        max(layout.bank_depth(phase, group, lane) for lane in range(layout.lanes))
+        for phase in range(len(layout.phases))
+    ]
+    return [ColumnList(depths, max(1, *depths), layout.delta_width) for _ in range(layout.lanes)]

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from sparsegate.layout import Layout
 from sparsegate.program import Program
 from sparsegate_hw.cluster import Cluster
-from sparsegate_hw.columns import ColumnList
+from sparsegate_hw.columns import input_list, lane_lists
 from sparsegate_hw.delta import THRESHOLD_BITS, InputEncoder, input_payload
 from sparsegate_hw.dispatcher import Dispatcher
 from sparsegate_hw.lane import Lane, LaneBus, LaneControl, pipelines, result_width, state_count
@@ -31,7 +31,8 @@ def saturation_sites(program: Program) -> list[tuple[str, str]]:
 class Counters(wiring.Signature):
     """What the host may read; every counter is 32 bits and wraps.
 
-    ``cycles`` with a frame in work, ``steps`` done, ``columns_seen`` (that a dense engine would have processed),
+    ``cycles`` with a frame in work (from the one in which it is taken to the one before its last result; of two at once they count
+    once), ``steps`` done, ``columns_seen`` (that a dense engine would have processed),
     ``columns_sent`` (processed), ``saturations`` for each of :func:`saturation_sites`.
     """
 
@@ -222,11 +223,10 @@ class Core(wiring.Component):
         self, m: Module, encoder: InputEncoder, sequencer: Sequencer, control: LaneControl, lanes: list[Lane]
     ) -> list[Value]:
         """Column lists, dispatchers and clusters; returns each group's ``issued``."""
-        layout, phases = self.layout, self.layout.phases
+        layout = self.layout
         dispatchers = []
         for group in range(layout.groups):
-            depth = max(1, layout.input_depth(group))
-            inputs = ColumnList([depth, depth], depth, layout.delta_width)
+            inputs = input_list(layout, group)
             m.submodules[f"input_list_{group}"] = inputs
             m.d.comb += [
                 inputs.push.valid.eq(encoder.push.valid & (encoder.push.group == group)),
@@ -236,10 +236,8 @@ class Core(wiring.Component):
                 inputs.clear.valid.eq(encoder.open.valid),
                 inputs.clear.section.eq(encoder.open.bank),
             ]
-            lists = []
-            for number, lane in enumerate(lanes):
-                depths = [layout.bank_depth(phase, group, number) for phase in range(len(phases))]
-                columns = ColumnList(depths, max(1, *depths), layout.delta_width)
+            lists = lane_lists(layout, group)
+            for number, (lane, columns) in enumerate(zip(lanes, lists, strict=True)):
                 m.submodules[f"list_{group}_{number}"] = columns
                 turn = (group - number) % layout.groups
                 m.d.comb += [
@@ -250,17 +248,18 @@ class Core(wiring.Component):
                     columns.clear.valid.eq(sequencer.begin),
                     columns.clear.section.eq(sequencer.phase),
                 ]
-                lists.append(columns)
             m.submodules[f"dispatcher_{group}"] = dispatcher = Dispatcher(layout, group, inputs, lists)
             sides = [(dispatcher.input, inputs)]
             sides += [(getattr(dispatcher, f"lane_{number}"), columns) for number, columns in enumerate(lists)]
             for side, columns in sides:
-                m.d.comb += [columns.read.address.eq(side.address), side.entry.eq(columns.read.entry)]
-                m.d.comb += [into.eq(value) for into, value in zip(side.counts, columns.counts, strict=True)]
+                connect(m, side, columns.read)
             m.d.comb += [
-                dispatcher.run.eq(sequencer.run),
-                dispatcher.phase.eq(sequencer.phase),
-                dispatcher.first.eq(sequencer.first),
+                dispatcher.start.eq(sequencer.start),
+                dispatcher.phase.eq(sequencer.ahead),
+                dispatcher.first.eq(sequencer.ahead_first),
+                dispatcher.late.eq(sequencer.late),
+                dispatcher.known.eq(sequencer.known),
+                dispatcher.open.eq(sequencer.open),
                 dispatcher.bank.eq(encoder.bank),
             ]
             if layout.states:
@@ -287,8 +286,8 @@ class Core(wiring.Component):
     def _count(self, m: Module, sequencer: Sequencer, lanes: list[Lane], issued: list[Value]) -> None:
         """Counters; each input is registered once, so that counting is never on a critical path."""
         layout, counters = self.layout, self.counters
-        busy = Signal()
-        m.d.sync += busy.eq((busy | sequencer.step_start) & ~sequencer.step_done)
+        working = Signal(2)  # frames in work: one is dispatched while another is read out
+        m.d.sync += working.eq(working + sequencer.step_start - sequencer.step_done)
         columns = [sum(matrix.term.matrix.columns for matrix in phase.matrices) for phase in layout.phases]
         sent = Signal(range(len(issued) + 1))
         seen = Signal(range(max(columns) + 1))
@@ -303,7 +302,7 @@ class Core(wiring.Component):
             sent.eq(sum(issued, Const(0, 1))),
             seen.eq(Mux(begins & ~begun, Array(columns)[sequencer.phase], 0)),
             done.eq(sequencer.step_done),
-            counters.cycles.eq(counters.cycles + busy),
+            counters.cycles.eq(counters.cycles + working.any()),
             counters.steps.eq(counters.steps + done),
             counters.columns_sent.eq(counters.columns_sent + sent),
             counters.columns_seen.eq(counters.columns_seen + seen),
@@ -313,8 +312,8 @@ class Core(wiring.Component):
                 sum(matrix.term.matrix.columns for matrix in phase.matrices if matrix.carried)
                 for phase in layout.phases
             ]
-            with m.If(sequencer.prime & sequencer.idle):
-                m.d.sync += seen.eq(Array(primed)[sequencer.phase])
+            with m.If(sequencer.prime & sequencer.start):
+                m.d.sync += seen.eq(Array(primed)[sequencer.ahead])
         shared = {number: pipeline for pipeline in pipelines(layout) for number in pipeline.phases}
         sites = [(n, site) for n, phase in enumerate(layout.phases) for site in phase.phase.spec.sites]
         for number, (phase, site) in enumerate(sites):

@@ -122,9 +122,12 @@ class InputEncoder(wiring.Component):
         width = source_width(layout)
         m.submodules.sent = sent = Memory(shape=signed(width), depth=max(inputs), init=[])
         m.submodules.compare = compare = DeltaCompare(width)
-        write, read = sent.write_port(), sent.read_port(domain="comb")
+        write = sent.write_port()
+        # read a cycle ahead of the column: one that comes again after another meets its own update on the way
+        read = sent.read_port(transparent_for=[write] if min(inputs) <= 2 else [])
 
         column = Signal(range(max(2, max(inputs))))
+        following = Signal.like(column, name="following")
         run = Signal(range(max(2, len(inputs))))
         group = Signal.like(self.push.group, name="group")
         place = Signal.like(self.push.place, name="place")
@@ -143,7 +146,8 @@ class InputEncoder(wiring.Component):
             self.i.ready.eq(~taken_banks.bit_select(filling, 1)),
             take.eq(self.i.valid & self.i.ready),
             final.eq(column == constant(m, run, [count - 1 for count in inputs], "final_column")),
-            read.addr.eq(column),
+            following.eq(Mux(take, Mux(final, 0, column + 1), column)),
+            read.addr.eq(following),
             reference.eq(read.data),
             compare.value.eq(self.i.payload.data),
             compare.reference.eq(Mux(first, 0, reference)),
@@ -183,8 +187,8 @@ class InputEncoder(wiring.Component):
                 full.bit_select(self.push.bank, 1).eq(1),
                 ends.bit_select(self.push.bank, 1).eq(complete.last),
             ]
+        m.d.sync += column.eq(following)
         with m.If(take):
-            m.d.sync += column.eq(column + 1)
             with m.If(group == groups - 1):
                 m.d.sync += [group.eq(0), place.eq(place + 1)]
             with m.Else():
@@ -192,7 +196,6 @@ class InputEncoder(wiring.Component):
             with m.If(final):
                 m.d.sync += taken_banks.bit_select(filling, 1).eq(1)
                 m.d.sync += [
-                    column.eq(0),
                     group.eq(0),
                     place.eq(0),
                     filling.eq(~filling),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
-from sparsegate.layout import INPUT, Layout, MatrixLayout, PhaseLayout
-from sparsegate_hw.columns import ColumnList
+from sparsegate.layout import INPUT, Layout, MatrixLayout
+from sparsegate_hw.columns import ColumnList, ColumnReads
 from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import Beat, depth_bits
 
@@ -18,207 +18,255 @@ from sparsegate_hw.pe import Beat, depth_bits
 class Dispatcher(wiring.Component):
     """Runs through the moved columns of a phase in fixed order and issues their entries without a bubble.
 
-    The order is: the columns of the phase's first matrix bank by bank, then those of its second, if it has one. While
-    ``run`` is 0 the pointers rest at the lists' starts.
+    The order: list by list (the input's, or one of each lane), first the columns of the matrix that is *early*, then those of the
+    other. Early is the phase's first matrix, or its second where the first is ``late``.
 
-    Members: ``run``, ``phase``, ``first`` (the sequence's first step: there is no earlier output), ``prime`` (with state ports:
-    only the columns of carried vectors, which a loaded state sends), ``bank`` (of the input's two); ``input`` and
-    ``lanes`` the read sides of the group's lists (counts of each section, address, entry); ``beat``
-    (:class:`Beat`); ``issued`` pulses for each column; ``idle`` when nothing is left.
+    Members: ``start`` pulses with a new dispatch of ``phase``, which stays until ``idle``; ``first`` (the sequence's first step:
+    there is no earlier output), ``prime`` (with state ports: only the columns of carried vectors, which a loaded state sends)
+    and ``bank`` (of the input's two) hold from ``start`` on. ``late`` (at ``start``): the first matrix's columns are still being
+    made. ``known``: so are none of the other, late, matrix; its lists are read from the first cycle on in which this holds.
+    ``open``: beats may be issued. ``input`` and ``lanes`` the read sides of the group's lists; ``beat`` (:class:`Beat`);
+    ``issued`` pulses for each column; ``idle`` when nothing is left.
 
-    Timing: the first beat comes ``DISPATCH`` = 4 cycles after ``run``; a column takes its burst of slots * N beats;
-    ``idle`` holds from the cycle after the last beat, and at once where no column is listed.
+    Timing: the first beat comes ``DISPATCH`` cycles after ``start``, the first one of late columns as many after ``known``, and no
+    beat before the cycle after ``open``; a column takes its burst of slots * N beats, and another follows at once, be bursts
+    of a single beat. ``idle`` holds from the cycle after the last beat, and ``NOTHING`` after ``start`` and ``known`` where no column
+    is listed.
+
+    A column passes the stages *list* (which one), *walk* (address), *fetch* (the lists' memories), *column*, *place* (in the weight
+    memory) and *burst*. A stage moves when some stage behind it is free or the burst ends: no longer chain, and no counter
+    feeds a choice in the same cycle.
     """
 
     latency = timing.DISPATCH
 
     def __init__(self, layout: Layout, group: int, input_list: ColumnList, lane_lists: list[ColumnList]) -> None:
         self._layout, self._group = layout, group
-        self._input_bases, self._lane_bases = input_list.bases, [columns.bases for columns in lane_lists]
-
-        def side(columns: ColumnList) -> wiring.Signature:
-            return wiring.Signature(
-                {
-                    "counts": In(columns.counts[0].shape()).array(len(columns.bases)),
-                    "address": Out(depth_bits(columns.depth)),
-                    "entry": In(columns.entry),
-                }
-            )
-
-        self._sides = [side(columns) for columns in lane_lists]
+        self._input_bases, self._bases = input_list.bases, lane_lists[0].bases
+        # one address serves the lists of all lanes
+        assert all(columns.bases == self._bases for columns in lane_lists), "lists of one group lie alike"
         super().__init__(
             {
-                "run": In(1),
+                "start": In(1),
                 "phase": In(depth_bits(len(layout.phases))),
                 "first": In(1),
                 "bank": In(1),
-                "input": Out(side(input_list)),
-                **{f"lane_{lane}": Out(signature) for lane, signature in enumerate(self._sides)},
+                "late": In(1),
+                "known": In(1),
+                "open": In(1),
+                "input": Out(ColumnReads(input_list)),
+                **{f"lane_{lane}": Out(ColumnReads(columns)) for lane, columns in enumerate(lane_lists)},
                 "beat": Out(Beat(layout)),
                 "issued": Out(1),
-                "idle": Out(1),
+                "idle": Out(1, init=1),
                 **({"prime": In(1)} if layout.states else {}),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        layout, beat = self._layout, self.beat
+        layout, beat, group = self._layout, self.beat, self._group
         phases, lanes = layout.phases, layout.lanes
         sides = [getattr(self, f"lane_{lane}") for lane in range(lanes)]
-
-        # -- select: the first bank with a column left -----------------------------------------------------------------
-        def table(values: list[bool]) -> Value:
-            return Array([int(value) for value in values])[self.phase].bool()
-
-        prime = self.prime if layout.states else Const(0)
-        pairs: dict[str, list[MatrixLayout | None]] = {
-            "x": [phase.matrices[0] for phase in phases],
-            "h": [phase.matrices[1] if len(phase.matrices) > 1 else None for phase in phases],
-        }
-        from_input = Signal()
-        enables = {key: Signal(name=f"{key}_enable") for key in pairs}
-        m.d.comb += from_input.eq(table([phase.matrices[0].source == INPUT for phase in phases]) & ~prime)
-        for key, matrices in pairs.items():
-            listed = [matrix is not None and matrix.source != INPUT for matrix in matrices]
-            now = [bool(matrix and matrix.now) for matrix in matrices]
-            enable = table(listed) & (table(now) | ~self.first)
-            if layout.states:
-                enable = Mux(prime, table([bool(matrix and matrix.carried) for matrix in matrices]), enable)
-            m.d.comb += enables[key].eq(enable)
-
-        def pointer(name: str, like: Value) -> Signal:
-            return Signal.like(like, name=name)
-
-        input_pointer = pointer("input_pointer", self.input.counts[0])
-        input_left = Signal()
-        m.d.comb += input_left.eq(
-            from_input & (input_pointer != Mux(self.bank, self.input.counts[1], self.input.counts[0]))
+        lists = [self.input, *sides]  # in this order, everywhere
+        pairs: tuple[list[MatrixLayout | None], ...] = (
+            [phase.matrices[0] for phase in phases],
+            [phase.matrices[1] if len(phase.matrices) > 1 else None for phase in phases],
         )
-        x_pointers, h_pointers, x_left, h_left = [], [], [], []
-        for lane, side in enumerate(sides):
-            for pointers, left, key in ((x_pointers, x_left, "x"), (h_pointers, h_left, "h")):
-                at = pointer(f"{key}_pointer_{lane}", side.counts[0])
-                some = Signal(name=f"{key}_left_{lane}")
-                counts = Array(
-                    Const(0) if matrix is None or matrix.source == INPUT else side.counts[matrix.source]
-                    for matrix in pairs[key]
+
+        def table(values: list[int] | list[bool], name: str) -> Signal:
+            """A constant of the phase, registered: it is used from two cycles after the phase's start on."""
+            register = Signal(range(max(2, max(values) + 1)), name=name)
+            m.d.sync += register.eq(constant(m, self.phase, [int(value) for value in values], f"{name}_now"))
+            return register
+
+        def of_matrices(of: Any, name: str) -> list[Signal]:
+            """The same for the first and the second matrix; a phase without one has any value."""
+            return [
+                table([0 if matrix is None else of(matrix) for matrix in pair], f"{name}_{at}")
+                for at, pair in enumerate(pairs)
+            ]
+
+        # -- which lists have columns of either matrix ---------------------------------------------------------------------
+        some: list[Value] = []
+        counts: list[list[Signal]] = []
+        single: list[list[Signal]] = []
+        for at, pair in enumerate(pairs):
+
+            def phased(values: list[bool], name: str, at: int = at) -> Value:
+                return constant(m, self.phase, [int(value) for value in values], f"{name}_{at}").bool()
+
+            inputs = phased([matrix is not None and matrix.source == INPUT for matrix in pair], "of_input")
+            listed = phased([matrix is not None and matrix.source != INPUT for matrix in pair], "of_lanes")
+            now = phased([bool(matrix and matrix.now) for matrix in pair], "now")
+            enable = listed & (now | ~self.first)
+            if layout.states:
+                carried = phased([bool(matrix and matrix.carried) for matrix in pair], "carried")
+                inputs, enable = inputs & ~self.prime, Mux(self.prime, carried, enable)
+            sections = [matrix.source if matrix and matrix.source != INPUT else 0 for matrix in pair]
+            found = [inputs & Array(self.input.some)[self.bank]]
+            mine, ones = [], []
+            for number, side in enumerate(lists):
+                count = Signal.like(side.counts[0], name=f"count_{at}_{number}")
+                one = Signal(name=f"single_{at}_{number}")
+                of = (
+                    Array(self.input.counts)[self.bank]
+                    if number == 0
+                    else Array(side.counts[section] for section in sections)[self.phase]
                 )
-                m.d.comb += some.eq(enables[key] & (counts[self.phase] != at))
-                pointers.append(at)
-                left.append(some)
-        from_x = Signal()
-        m.d.comb += from_x.eq(input_left | Cat(*x_left).any())
-        some_left = Signal()
-        m.d.comb += some_left.eq(from_x | Cat(*h_left).any())
-        lane_left = [Signal(name=f"lane_left_{lane}") for lane in range(lanes)]
-        for lane in range(lanes):
-            m.d.comb += lane_left[lane].eq(Mux(from_x, x_left[lane], h_left[lane]))
+                m.d.sync += [count.eq(of), one.eq(count == 1)]
+                mine.append(count)
+                ones.append(one)
+                if number:
+                    found.append(enable & Array(side.some[section] for section in sections)[self.phase])
+            some.append(Cat(*found))
+            counts.append(mine)
+            single.append(ones)
 
-        # -- S: where the column is listed -----------------------------------------------------------------------------
-        s_valid = Signal()
-        s_h = Signal()
-        s_input = Signal()
-        s_bank = Signal(depth_bits(lanes))
-        s_address = Signal(max(len(side.address) for side in (self.input, *sides)))
-        a_valid = Signal()
-        b_valid = Signal()
-        s_move = Signal()
-        a_move = Signal()
-        b_move = Signal()
-        m.d.comb += [s_move.eq(~s_valid | a_move), self.issued.eq(self.run & some_left & s_move)]
-        with m.If(s_move):
-            m.d.sync += [s_valid.eq(self.run & some_left), s_h.eq(~from_x), s_input.eq(input_left)]
-        with m.If(~self.run):
-            m.d.sync += [at.eq(0) for at in (input_pointer, *x_pointers, *h_pointers)]
-        with m.Elif(s_move):
-            with m.If(input_left):
-                base = Mux(self.bank, self._input_bases[1], self._input_bases[0])
-                m.d.sync += [s_bank.eq(0), s_address.eq(base + input_pointer), input_pointer.eq(input_pointer + 1)]
-            for lane in range(lanes):
-                bases = self._lane_bases[lane]
-                x_base, h_base = (
-                    Array([bases[matrix.source] if matrix and matrix.source != INPUT else 0 for matrix in matrices])[
-                        self.phase
-                    ]
-                    for matrices in pairs.values()
-                )
-                before = Cat(input_left, *lane_left[:lane]).any()
-                with m.If(lane_left[lane] & ~before):
-                    m.d.sync += s_bank.eq(lane)
-                    with m.If(from_x):
-                        m.d.sync += [s_address.eq(x_base + x_pointers[lane]), x_pointers[lane].eq(x_pointers[lane] + 1)]
-                    with m.Else():
-                        m.d.sync += [s_address.eq(h_base + h_pointers[lane]), h_pointers[lane].eq(h_pointers[lane] + 1)]
-        m.d.comb += [side.address.eq(s_address) for side in (self.input, *sides)]
+        # -- list: the next one with columns, as one bit of a mask -----------------------------------------------------------
+        early, late = (Signal(len(lists), name=name) for name in ("early_lists", "late_lists"))
+        swapped, pending = Signal(), Signal()
+        list_valid, list_second = Signal(), Signal()
+        chosen = Signal(len(lists))
+        walk_take = Signal()
+        list_take = Signal()
+        m.d.comb += list_take.eq(~list_valid | walk_take)
+        with m.If(list_take):
+            m.d.sync += [
+                list_valid.eq(early.any() | late.any()),
+                list_second.eq(Mux(early.any(), swapped, ~swapped)),
+                chosen.eq(Mux(early.any(), _lowest(early), _lowest(late))),
+                early.eq(early & (early - 1)),
+            ]
+            with m.If(~early.any()):
+                m.d.sync += late.eq(late & (late - 1))
+        with m.If(self.start):
+            m.d.sync += [early.eq(Mux(self.late, some[1], some[0])), swapped.eq(self.late), pending.eq(~self.known)]
+            with m.If(self.known):
+                m.d.sync += late.eq(Mux(self.late, some[0], some[1]))
+        with m.Elif(pending & self.known):
+            m.d.sync += [late.eq(Mux(swapped, some[0], some[1])), pending.eq(0)]
 
-        # -- A: the column ---------------------------------------------------------------------------------------------
-        places = max(len(side.entry.place) for side in (self.input, *sides))
-        a_h = Signal()
-        a_place = Signal(places)
-        a_delta = Signal(signed(layout.delta_width))
-        a_bank = Signal.like(s_bank, name="a_bank")
-        m.d.comb += a_move.eq(~a_valid | b_move)
-        with m.If(a_move):
-            m.d.sync += [a_valid.eq(s_valid), a_h.eq(s_h), a_bank.eq(s_bank)]
-            with m.If(s_input):
-                m.d.sync += [a_place.eq(self.input.entry.place), a_delta.eq(self.input.entry.delta)]
-            with m.Else():
-                m.d.sync += [
-                    a_place.eq(Array(side.entry.place for side in sides)[s_bank]),
-                    a_delta.eq(Array(side.entry.delta for side in sides)[s_bank]),
-                ]
+        # -- walk: through a list's columns ----------------------------------------------------------------------------------
+        def picked(values: list[list[Signal]]) -> Value:
+            """Of the chosen list and matrix: an OR over one-hot choices."""
+            terms = [
+                Mux(chosen[number] & (list_second == at), value, 0)
+                for at, mine in enumerate(values)
+                for number, value in enumerate(mine)
+            ]
+            total = terms[0]
+            for term in terms[1:]:
+                total = total | term
+            return total
 
-        # -- B: its place in the weight memory, its delta at the matrix's scale -----------------------------------------
-        def both(phase: PhaseLayout) -> list[MatrixLayout]:
-            return [phase.matrices[0], phase.matrices[-1]]
+        bases = of_matrices(lambda x: 0 if x.source == INPUT else self._bases[x.source], "list_base")
+        input_base = Signal(depth_bits(max(self._input_bases) + 1))
+        m.d.sync += input_base.eq(Array(self._input_bases)[self.bank])
+        walk_valid, walk_final, walk_second = Signal(), Signal(), Signal()
+        walk_list = Signal(range(len(lists)))
+        walk_left = Signal(max(len(side.counts[0]) for side in lists))
+        address = Signal(max(len(side.address) for side in lists))
+        fetch_valid, fetch_second = Signal(), Signal()
+        fetch_list = Signal.like(walk_list, name="fetch_list")
+        fetch_move = Signal()
+        m.d.comb += [
+            walk_take.eq(~walk_valid | (walk_final & fetch_move)),
+            self.issued.eq(walk_valid & fetch_move),
+        ]
+        with m.If(walk_take):
+            m.d.sync += [
+                walk_valid.eq(list_valid),
+                walk_second.eq(list_second),
+                walk_list.eq(_position(chosen)),
+                walk_left.eq(picked(counts)),
+                walk_final.eq(picked(single)),
+                address.eq(Mux(chosen[0], input_base, Mux(list_second, bases[1], bases[0]))),
+            ]
+        with m.Elif(fetch_move):
+            m.d.sync += [walk_left.eq(walk_left - 1), walk_final.eq(walk_left == 2), address.eq(address + 1)]
 
-        def of_matrix(values: list[list[int]], name: str, h: Value) -> Signal:
-            return constant(m, Cat(h, self.phase), [value for pair in values for value in pair], name)
+        # -- fetch: the lists' own read registers ------------------------------------------------------------------------------
+        column_valid, column_second = Signal(), Signal()
+        column_move = Signal()
+        m.d.comb += fetch_move.eq(~fetch_valid | column_move)
+        m.d.comb += [part for side in lists for part in (side.address.eq(address), side.enable.eq(fetch_move))]
+        with m.If(fetch_move):
+            m.d.sync += [fetch_valid.eq(walk_valid), fetch_second.eq(walk_second), fetch_list.eq(walk_list)]
 
-        burst = of_matrix([[x.burst for x in both(phase)] for phase in phases], "burst", a_h)
-        b_product = Signal(places + burst.shape().width)
-        b_base = Signal(depth_bits(layout.weight_depth))
-        b_delta = Signal(signed(layout.operand_width))
-        b_h = Signal()
-        q_load = Signal()
-        m.d.comb += b_move.eq(~b_valid | q_load)
-        with m.If(b_move):
-            m.d.sync += [b_valid.eq(a_valid), b_h.eq(a_h), b_product.eq(a_place * burst)]
-            with m.Switch(Cat(a_h, self.phase)):
-                for number, phase in enumerate(phases):
-                    for h, matrix in enumerate(phase.matrices):
-                        with m.Case(2 * number + h):
-                            bases = list(matrix.bases[self._group])
-                            bases += [0] * (lanes - len(bases))
-                            m.d.sync += [
-                                b_base.eq(Array(bases)[a_bank]),
-                                b_delta.eq(a_delta.shift_left(matrix.term.shift)),
-                            ]
+        # -- column: what the list says, and where the bank of its columns begins in the weight memory ---------------------------
+        starts = []
+        for number in range(len(phases)):
+            for pair in pairs:
+                matrix = pair[number]
+                banks = [0] * (1 << len(walk_list))
+                if matrix is not None:
+                    first = int(matrix.source != INPUT)
+                    banks[first : first + len(matrix.bases[group])] = matrix.bases[group]
+                starts += banks
+        column_base = Signal(depth_bits(layout.weight_depth))
+        place = Signal(max(len(side.entry.place) for side in lists))
+        delta = Signal(signed(layout.delta_width))
+        place_valid, place_second = Signal(), Signal()
+        place_move = Signal()
+        m.d.comb += column_move.eq(~column_valid | place_move)
+        with m.If(column_move):
+            m.d.sync += [
+                column_valid.eq(fetch_valid),
+                column_second.eq(fetch_second),
+                column_base.eq(Array(starts)[Cat(fetch_list, fetch_second, self.phase)]),
+                place.eq(Array(side.entry.place for side in lists)[fetch_list]),
+                delta.eq(Array(side.entry.delta for side in lists)[fetch_list]),
+            ]
 
-        # -- Q: the burst ----------------------------------------------------------------------------------------------
-        entries = of_matrix([[x.term.matrix.entries - 1 for x in both(phase)] for phase in phases], "entries", b_h)
-        slots = constant(m, self.phase, [phase.slots - 1 for phase in phases], "slots")
-        acc_base = constant(m, self.phase, [phase.acc_base for phase in phases], "acc_base")
-        block = constant(m, self.phase, [phase.phase.block for phase in phases], "block")
-        entry_left = Signal.like(entries, name="entry_left")
-        entry_reload = Signal.like(entries, name="entry_reload")
+        # -- place: in the weight memory; the delta at the matrix's scale -------------------------------------------------------
+        burst = of_matrices(lambda x: x.burst, "burst")
+        shifts = sorted({matrix.term.shift for pair in pairs for matrix in pair if matrix is not None})
+        shift = of_matrices(lambda x: shifts.index(x.term.shift), "shift")
+        product = Signal(len(place) + max(len(each) for each in burst))
+        base = Signal.like(column_base, name="base")
+        scaled = Signal(signed(layout.operand_width))
+        take = Signal()
+        m.d.comb += place_move.eq(~place_valid | take)
+        with m.If(place_move):
+            m.d.sync += [
+                place_valid.eq(column_valid),
+                place_second.eq(column_second),
+                product.eq(place * Mux(column_second, burst[1], burst[0])),
+                base.eq(column_base),
+                scaled.eq(
+                    Array(delta.shift_left(by) for by in shifts)[Mux(column_second, shift[1], shift[0])]
+                    if len(shifts) > 1
+                    else delta.shift_left(shifts[0])
+                ),
+            ]
+
+        # -- burst -------------------------------------------------------------------------------------------------------------
+        entries = of_matrices(lambda x: x.term.matrix.entries - 1, "entries")
+        lone = of_matrices(lambda x: int(x.burst == 1), "lone")
+        slots = table([phase.slots - 1 for phase in phases], "slots")
+        acc_base = table([phase.acc_base for phase in phases], "acc_base")
+        block = table([phase.phase.block for phase in phases], "block")
+        entry_reload = Signal(max(len(each) for each in entries))
+        entry_left = Signal.like(entry_reload, name="entry_left")
         slot_left = Signal.like(slots, name="slot_left")
         # whether this beat is its burst's last: known a cycle ahead, as the whole pipeline waits for it
-        final = Signal()
-        m.d.comb += q_load.eq(~beat.valid | final)
-        with m.If(q_load):
+        final, free = Signal(), Signal()
+        m.d.comb += [free.eq(~beat.valid | final), take.eq(free & self.open)]
+        with m.If(free):
+            fresh = Mux(place_second, entries[1], entries[0])
             m.d.sync += [
-                beat.valid.eq(b_valid),
-                beat.address.eq(b_product + b_base),
-                beat.delta.eq(b_delta),
+                beat.valid.eq(place_valid & self.open),
+                beat.address.eq(product + base),
+                beat.delta.eq(scaled),
                 beat.slot.eq(acc_base),
-                *([beat.apart.eq(b_h & table([bool(p.phase.apart) for p in phases]))] if layout.apart_rows else []),
-                entry_left.eq(entries),
-                entry_reload.eq(entries),
+                entry_left.eq(fresh),
+                entry_reload.eq(fresh),
                 slot_left.eq(slots),
-                final.eq((entries == 0) & (slots == 0)),
+                final.eq(Mux(place_second, lone[1], lone[0])),
             ]
+            if layout.apart_rows:
+                m.d.sync += beat.apart.eq(place_second & table([bool(p.phase.apart) for p in phases], "apart"))
         with m.Else():
             m.d.sync += beat.address.eq(beat.address + 1)
             with m.If(entry_left == 0):
@@ -231,5 +279,25 @@ class Dispatcher(wiring.Component):
             with m.Else():
                 m.d.sync += [entry_left.eq(entry_left - 1), final.eq((entry_left == 1) & (slot_left == 0))]
 
-        m.d.comb += self.idle.eq(~(self.run & some_left) & ~s_valid & ~a_valid & ~b_valid & ~beat.valid)
+        # nothing in front of the fetch stage: known a cycle late, which the stages behind make up for
+        walked = Signal()
+        m.d.sync += [
+            walked.eq(~(self.start | pending | early.any() | late.any() | list_valid | walk_valid)),
+            self.idle.eq(
+                ~self.start & walked & ~(fetch_valid | column_valid | place_valid | (beat.valid & ~final)),
+            ),
+        ]
         return m
+
+
+def _lowest(mask: Value) -> Value:
+    """The lowest set bit alone."""
+    return Cat(*(bit & ~mask[:number].any() if number else bit for number, bit in enumerate(mask)))
+
+
+def _position(one_hot: Value) -> Value:
+    """The number of the only bit that is set."""
+    bits = (len(one_hot) - 1).bit_length()
+    numbers = [[bit for number, bit in enumerate(one_hot) if number >> place & 1] for place in range(bits)]
+    return Cat(*(Cat(*mine).any() for mine in numbers))
+

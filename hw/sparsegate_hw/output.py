@@ -9,6 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from sparsegate import timing
 from sparsegate.layout import Layout
 from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import depth_bits
@@ -36,11 +37,11 @@ class OutputBuffer(wiring.Component):
     ``last`` begin a
     frame; ``busy`` until its last value is out of the memories; ``o`` stream of :func:`output_payload`.
 
-    Timing: the first value is valid two cycles after ``start``, then one a cycle; ``busy`` lasts as many cycles as the frame
-    has values, without stalls.
+    Timing: the first value is valid ``timing.OUTPUT`` cycles after ``start``, then one a cycle; ``busy`` lasts as many cycles as the
+    frame has values, without stalls.
     """
 
-    latency = 2
+    latency = timing.OUTPUT
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -75,16 +76,18 @@ class OutputBuffer(wiring.Component):
         turns = layout.lane_clusters
         width = output_width(layout)
         address = Signal(depth_bits(self._depth))
+        move = Signal()
         values = []
         for lane in range(layout.lanes):
             memory = Memory(shape=signed(width), depth=self._depth, init=[])
             m.submodules[f"lane_{lane}"] = memory
-            write, read = memory.write_port(), memory.read_port(domain="comb")
+            write, read = memory.write_port(), memory.read_port()
             m.d.comb += [
                 write.en.eq(self.write.valid),
                 write.addr.eq(self.write.position),
                 write.data.eq(self.h[lane]),
                 read.addr.eq(address),
+                read.en.eq(move),
             ]
             values.append(read.data)
 
@@ -101,17 +104,20 @@ class OutputBuffer(wiring.Component):
         index = Signal.like(blocks, name="index")
         left = Signal.like(outputs, name="left")
         last = Signal()
-        load = Signal()
-        m.d.comb += [address.eq(base + offset + turn), load.eq(self.busy & (~self.o.valid | self.o.ready))]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(load):
+        fetched, fetched_last = Signal(), Signal()
+        fetched_lane = Signal.like(lane, name="fetched_lane")
+        m.d.comb += [address.eq(base + offset + turn), move.eq(~self.o.valid | self.o.ready)]
+        with m.If(move):
             m.d.sync += [
-                self.o.valid.eq(1),
-                self.o.payload.data.eq(Array(values)[lane]),
-                self.o.payload.last.eq(last & (left == 0)),
-                left.eq(left - 1),
+                fetched.eq(self.busy),
+                fetched_lane.eq(lane),
+                fetched_last.eq(last & (left == 0)),
+                self.o.valid.eq(fetched),
+                self.o.payload.data.eq(Array(values)[fetched_lane]),
+                self.o.payload.last.eq(fetched_last),
             ]
+        with m.If(move & self.busy):
+            m.d.sync += left.eq(left - 1)
             with m.If(index != blocks):
                 m.d.sync += [index.eq(index + 1), offset.eq(offset + turns)]
             with m.Else():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -106,7 +106,7 @@ class ProcessingElement(wiring.Component):
 
         # operands
         weight_2 = Signal(signed(layout.weight_width))
-        address_2, address_3, address = (Signal(depth_bits(layout.acc_depth), name=f"address_{s}") for s in (2, 3, 4))
+        address_2, address_3 = (Signal(depth_bits(layout.acc_depth), name=f"address_{s}") for s in (2, 3))
         m.d.sync += [weight_2.eq(entry.weight), address_2.eq(slot_1 + entry.index)]
 
         # multiply, two registers for the multiplier's own
@@ -115,21 +115,42 @@ class ProcessingElement(wiring.Component):
         )
         m.d.sync += [product_3.eq(weight_2 * delta_2), product.eq(product_3), address_3.eq(address_2)]
 
-        # accumulate; read-out shares the address register, so that the loop has no multiplexer in it
-        clear = Signal()
-        m.d.sync += [address.eq(Mux(read.valid, read.address, address_3)), clear.eq(read.valid & read.clear)]
+        # accumulate; in a bank read-out shares the address register, so that the loop has no multiplexer in it
+        banks, low = layout.acc_banks, depth_bits(layout.acc_bank_depth)
+
+        def in_bank(address: Value, bank: int) -> Value:
+            return (address >> low) == bank if banks > 1 else Const(1)
+
+        addresses, clears, hits = [], [], []
+        for bank in range(banks):
+            address = Signal(low, name=f"address_4_{bank}")
+            clear, hit = Signal(name=f"clear_{bank}"), Signal(name=f"hit_{bank}")
+            reads = read.valid & in_bank(read.address, bank)
+            m.d.sync += [
+                address.eq(Mux(reads, read.address, address_3)),
+                clear.eq(reads & read.clear),
+                hit.eq(in_bank(address_3, bank)),
+            ]
+            addresses.append(address)
+            clears.append(clear)
+            hits.append(hit)
+        from_bank = Signal(range(max(2, banks)))
+        m.d.sync += from_bank.eq(read.address >> low if banks > 1 else 0)
 
         def accumulate(name: str, enable: Value, value: Signal) -> None:
-            memory = Memory(shape=signed(layout.acc_width), depth=layout.acc_depth, init=[])
-            m.submodules[name] = memory
-            current, update = memory.read_port(domain="comb"), memory.write_port()
-            m.d.comb += [
-                current.addr.eq(address),
-                update.addr.eq(address),
-                update.data.eq(Mux(clear, 0, current.data + product)),
-                update.en.eq(enable | clear),
-            ]
-            m.d.sync += value.eq(current.data)
+            currents = []
+            for bank in range(banks):
+                memory = Memory(shape=signed(layout.acc_width), depth=layout.acc_bank_depth, init=[])
+                m.submodules[f"{name}_{bank}"] = memory
+                current, update = memory.read_port(domain="comb"), memory.write_port()
+                m.d.comb += [
+                    current.addr.eq(addresses[bank]),
+                    update.addr.eq(addresses[bank]),
+                    update.data.eq(Mux(clears[bank], 0, current.data + product)),
+                    update.en.eq(enable & hits[bank] | clears[bank]),
+                ]
+                currents.append(current.data)
+            m.d.sync += value.eq(Array(currents)[from_bank])
 
         if self._apart:
             apart = after(beat.apart, self.latency, "apart")

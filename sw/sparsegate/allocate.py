@@ -225,22 +225,40 @@ def default_rows(network: Network) -> int:
 def step_cycles(layout: Layout) -> int:
     """Cycles of a step in which every column is sent and every phase runs, from its frame to its last result.
 
-    What ``cycles.predict`` gives for such a step after a sequence's first, where no output frame of an earlier step still
-    leaves; of a Program in several passes their sum.
+    What ``cycles.predict`` gives for such a step after a sequence's first if no other step is in work; of a Program in several
+    passes their sum.
     """
     total = 0
-    for phase in layout.phases:
-        beats = np.zeros(layout.groups, np.int64)
-        for matrix in phase.matrices:
-            beats += np.bincount(matrix.group, minlength=layout.groups) * matrix.burst
-        total += _phase_cycles(phase.phase, phase.positions, beats)
+    for run in layout.passes:
+        before = 0
+        for number in run.phases:
+            phase = layout.phases[number]
+            early, late = np.zeros((2, layout.groups), np.int64)
+            for matrix in phase.matrices:
+                beats = np.bincount(matrix.group, minlength=layout.groups) * matrix.burst
+                early, late = (early, late + beats) if _is_late(matrix, number, run.phases) else (early + beats, late)
+            total += _dispatch_cycles(before, early, late)
+            before = _read_out_cycles(phase.phase, phase.positions, layout.groups)
+        total += before
     return total
 
 
-def _phase_cycles(phase: Phase, positions: int, beats: NDArray[np.int64]) -> int:
-    """Cycles of one phase whose groups take so many beats."""
-    latency = timing.result_latency(phase.spec, phase.step_bits, len(beats))
-    return timing.DISPATCH + 1 + int(beats.max()) + timing.DRAIN + positions + latency
+def _is_late(matrix: MatrixLayout, number: int, phases: range) -> bool:
+    """Whether a matrix multiplies what the phase just before gives, of the same step."""
+    return number > phases.start and matrix.source == number - 1
+
+
+def _dispatch_cycles(before: int, early: NDArray[np.int64], late: NDArray[np.int64]) -> int:
+    """Cycles from the end of one dispatch to that of the next, whose groups take so many beats; meanwhile the read-out of the phase
+    before takes ``before`` (0: there is none, and the step begins).
+    """
+    longest = int((np.maximum(early, before) + late).max())
+    return timing.DISPATCH + longest + (1 if before else 0)
+
+
+def _read_out_cycles(phase: Phase, positions: int, groups: int) -> int:
+    """Cycles from the end of a phase's dispatch to its last result."""
+    return timing.DRAIN + positions + timing.result_latency(phase.spec, phase.step_bits, groups)
 
 
 def stored_entries(program: Program) -> int:
@@ -433,26 +451,37 @@ class _Costs:
     def layer(self, number: int, choice: _Choice, before: int) -> dict[Kind, tuple[int, ...]]:
         """Costs of one layer, where the layer before gives its output in blocks of ``before``.
 
-        By kind: cycles; entries; words of weight memory in each group, and positions.
+        By kind: cycles, with the last phase's read-out where its pass ends; entries; words of weight memory in each group, and
+        positions.
         """
         first, stop = self._first[number : number + 2]
         cycles = entries = positions = 0
+        phases = self.layout.passes[self._runs[first]].phases
+        read_out = self._read_out(first - 1, before) if first > phases.start else 0
         fill = np.zeros(self.groups, np.int64)
         for at in range(first, stop):
             block = choice.blocks(self.layout.phases[at].phase)
             shape = self._shapes[block][at]
-            beats = np.zeros(self.groups, np.int64)
+            early, late = np.zeros((2, self.groups), np.int64)
             for matrix in shape.matrices:
                 source = matrix.source
                 length = before if source < first else choice.blocks(self.layout.phases[source].phase)
                 columns = self._columns[length if source != INPUT else block, source, self._runs[at]]
                 each = choice.patterns[MATRICES[matrix.term.column]].stored(block)
-                beats += columns.count * shape.slots * each
+                beats = columns.count * shape.slots * each
+                early, late = (early, late + beats) if _is_late(matrix, at, phases) else (early + beats, late)
                 fill += columns.places * shape.slots * each
                 entries += shape.phase.blocks * matrix.term.matrix.columns * each
-            cycles += _phase_cycles(shape.phase, shape.positions, beats)
+            cycles += _dispatch_cycles(read_out, early, late)
+            read_out = self._read_out(at, block)
             positions += shape.positions
+        if stop == phases.stop:
+            cycles += read_out
         return {"us": (cycles,), "nonzeros": (entries,), "block_rams": (*fill.tolist(), positions)}
+
+    def _read_out(self, phase: int, block: int) -> int:
+        shape = self._shapes[block][phase]
+        return _read_out_cycles(shape.phase, shape.positions, self.groups)
 
     def out(self, number: int, choice: _Choice) -> int:
         """Block length of what a layer gives."""

@@ -1,20 +1,30 @@
 """The exact cycle model: when every step starts and ends, from which columns moved.
 
-For one step the engine takes a frame, then runs the phases (layers) in turn. A phase
+The engine does two things at once: it *dispatches* the columns of a phase, and it *reads out* the phase before. All cycles are
+counted from the first one after reset; for phase i in order of execution:
 
-- dispatches its columns: ``DISPATCH + 1 + max over groups of the sum of bursts`` cycles (1 where no column moved),
-- drains for ``DRAIN`` cycles, longer only while the output frame of an earlier step still leaves,
-- reads out ``positions`` cycles, and
-- waits ``result_latency`` cycles for the last result.
+- T, its dispatch starts: the cycle after H of phase i - 1. A step's first phase also waits for its frame, listed ``ENCODE``
+  cycles after its last value was taken, and after a reset for the accumulators to be cleared, an address a cycle. That T is the
+  step's ``start``.
+- Of its matrices at most one is *late*: the one that multiplies what phase i - 1 gives. Its columns are known at
+  K = F of phase i - 1 plus one; where none is late, or nothing was sent yet in its sequence, K = T.
+- W, beats may be issued: the cycle after the last read-out address of phase i - 1 if both use one bank of accumulators.
+- A group whose early columns take a beats and whose late ones take b issues the early ones from ``max(T + DISPATCH, W + 1)`` on and
+  the late ones from ``max(K + DISPATCH, W + 1)`` on, but after the early ones. A column takes slots * N beats, an unchanged one none.
+- E, its dispatch ends: the cycle after the last beat of the group that is last, and not before ``max(T, K) + NOTHING``.
+- H, it is handed over to the read-out: ``max(E, F of phase i - 1 plus one)``. The input's buffer is free in the next cycle if this was the
+  last phase that takes it.
+- Read-out of ``positions`` cycles begins at R = H + 1 + ``DRAIN``, if this is a pass's last phase not before the output frame of
+  the step before has left the output buffer, ``outputs`` + 2 cycles after its F.
+- F, its last result: R + ``positions`` - 1 + ``result_latency``. F of a step's last phase is the step's ``end``.
 
-Encoding of the next frame overlaps: there are two input buffers, each free again when the first phase has dispatched it.
-After reset the accumulators are cleared, an address a cycle, before the first frame is taken.
+So while nothing else is slower, a step of a single phase follows another after its beats, its read-out, and ``DRAIN`` + 2 cycles;
+the cells of one step are hidden behind the input's columns of the next. Where phases alternate between banks, read-out is hidden too.
 
-A sequence that starts from a given state first takes its frame of words, then dispatches the columns that this state
-sends, phase by
-phase; one whose state is asked for gives it after its last step. A Program that does not stream runs its passes in turn over a
-sequence in a buffer: what reaches the encoder, and when, is then the buffer's doing (``timing.BUFFER_FEED``,
-``timing.BUFFER_RETURN``).
+With state ports a sequence begins when the one before is over. One that starts from a given state first takes its frame of
+words, then dispatches the columns that this state sends, phase by phase; one whose state is asked for gives it after its last step. A
+Program that does not stream runs its passes in turn over a sequence in a buffer: what reaches the encoder, and when, is then the
+buffer's doing (``timing.BUFFER_FEED``, ``timing.BUFFER_RETURN``).
 """
 
 from __future__ import annotations
@@ -31,11 +41,12 @@ from sparsegate.layout import INPUT, Layout, MatrixLayout, PhaseLayout
 
 @dataclass(frozen=True)
 class Cycles:
-    """Predicted clock cycles of a batch streamed back to back, source always valid, sink always ready.
+    """Predicted clock cycles of a batch, source and sink always ready.
 
     ``start`` and ``end`` (N, S), arranged like ``Trace.ran``: the cycles in which a step takes its frame and delivers its last
-    result, counted from the first cycle after reset; -1 where no step runs. ``matvec`` (N, S): cycles of a step's
-    matrix-vector phases.
+    result, counted from the first cycle after reset; -1 where no step runs. A step may start before the one before has ended.
+    ``matvec`` (N, S): cycles that a step's dispatches take where they wait for nothing, ``beats`` (N, S) those of them in which the
+    longest group issues, ``mean_beats`` (N, S) the mean over groups: what would be left without imbalance.
     ``useful_macs``: entries of real blocks in issued columns. ``columns_seen`` and ``columns_sent``: columns a dense engine
     would process, and those processed.
     """
@@ -43,6 +54,8 @@ class Cycles:
     start: NDArray[np.int64]
     end: NDArray[np.int64]
     matvec: NDArray[np.int64]
+    beats: NDArray[np.int64]
+    mean_beats: NDArray[np.float64]
     useful_macs: int
     columns_seen: int
     columns_sent: int
@@ -50,7 +63,7 @@ class Cycles:
 
     @property
     def busy(self) -> NDArray[np.int64]:
-        """(N, S) cycles of each step."""
+        """(N, S) cycles from each step's start to its end: its latency, of which a part may overlap with other steps."""
         return self.end - self.start
 
     @property
@@ -64,8 +77,13 @@ class Cycles:
 
     @property
     def occupancy_matvec(self) -> float:
-        """Useful MACs / (PEs * cycles of the matrix-vector phases)."""
+        """Useful MACs / (PEs * cycles of the dispatches)."""
         return self.useful_macs / max(1, self.pes * int(self.matvec.sum()))
+
+    @property
+    def imbalance(self) -> float:
+        """Beats of the longest group over the mean of all: 1 if columns are spread evenly over the groups at every step."""
+        return float(self.beats.sum() / max(1.0, self.mean_beats.sum()))
 
     @property
     def occupancy_total(self) -> float:
@@ -74,20 +92,32 @@ class Cycles:
 
 
 @dataclass(frozen=True)
-class _PassCycles:
-    """Cycles of one pass over a batch: of every phase and step (N, T), 0 where it does not run, and of what comes before and after.
-
-    ``matvec`` the matrix-vector part, ``rest`` what follows DRAIN; ``opening`` (N,) of loading a state and sending it,
-    ``closing`` of
-    giving one.
+class _PhaseCycles:
+    """What a phase takes: ``early`` and ``late`` (N, T, G) beats of its first and second matrix by group, of which the one whose source
+    was the phase just before is dispatched last; ``runs`` (N, T) whether it does; ``given`` cycles from its first read-out address
+    to its last result, of which ``positions`` are read-out.
     """
 
-    matvec: list[NDArray[np.int64]]
-    rest: list[NDArray[np.int64]]
+    number: int
+    runs: NDArray[np.bool_]
+    beats: tuple[NDArray[np.int64], ...]
+    positions: int
+    given: int
+
+    def total(self) -> NDArray[np.int64]:
+        """(N, T, G) beats."""
+        return np.sum(self.beats, axis=0)
+
+
+@dataclass(frozen=True)
+class _PassCycles:
+    """What one pass takes over a batch: its phases, and the cycles of loading a state and sending it (N,), and of giving one."""
+
+    phases: list[_PhaseCycles]
     opening: NDArray[np.int64]
     closing: int
     releases: int
-    """Phase, counted from the pass's first, after whose dispatch the input's bank is free again."""
+    """Phase after whose dispatch the input's bank is free again."""
     outputs: int
     inputs: int
 
@@ -103,61 +133,110 @@ class _Counts:
         self.macs += issued * _macs_per_column(phase, matrix.term.matrix.entries)
 
 
-def predict(trace: Trace, layout: Layout, final: bool = False) -> Cycles:
-    """Cycles of a golden run on an array; ``final``: every sequence's final state is asked for."""
+class _Timeline:
+    """The engine's own state between phases: the laws above, one phase at a time."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.free = layout.acc_depth  # T of the next phase at the earliest; the read-out first clears the accumulators
+        self.over = 0  # F of the phase before, plus one
+        self.sent_out = 0  # from when on a pass's last phase may be read out
+        self._unread = 0  # cycle after the phase before's last read-out address
+        self._before = -1
+
+    def dispatch(self, phase: _PhaseCycles, n: int, t: int, start: int) -> int:
+        """Dispatch a phase from ``start`` on; returns H."""
+        layout = self._layout
+        of = layout.phases[phase.number]
+        early, late = np.zeros((2, layout.groups), np.int64)
+        known = start
+        for matrix, beats in zip(of.matrices, phase.beats, strict=True):
+            # the columns of the step before are none in a sequence's first
+            if matrix.source == self._before and (matrix.now or t > 0) and self.over > start:
+                late, known = beats[n, t], self.over
+            else:
+                early = early + beats[n, t]
+        same = self._before >= 0 and layout.acc_bank(self._before) == layout.acc_bank(phase.number)
+        unread = self._unread if same else 0
+        ends = np.where(early > 0, max(start + timing.DISPATCH, unread + 1) + early, 0)
+        ends = np.where(late > 0, np.maximum(ends, max(known + timing.DISPATCH, unread + 1)) + late, ends)
+        handed = max(int(ends.max()), max(start, known) + timing.NOTHING, self.over)
+        self.free = handed + 1
+        return handed
+
+    def read(self, phase: _PhaseCycles, handed: int, last: bool) -> int:
+        """Read out what was handed over; ``last`` of its pass. Returns F."""
+        first = handed + 1 + timing.DRAIN
+        if last:
+            first = max(first, self.sent_out)
+        self._unread = first + phase.positions
+        self.over = first + phase.given
+        self._before = phase.number
+        return self.over - 1
+
+
+def predict(trace: Trace, layout: Layout, final: bool = False, apart: bool = False) -> Cycles:
+    """Cycles of a golden run on an array; ``final``: every sequence's final state is asked for.
+
+    Frames are streamed back to back, or with ``apart`` a frame's first value comes only when the step before has ended, so that
+    ``busy`` is the latency of a step by itself (Programs that stream only).
+    """
     counts = _Counts()
     passes = [_pass(run, number, layout, final and layout.states, counts) for number, run in enumerate(trace.passes)]
     ran = trace.ran
-    start, end, matvec = (
-        np.full(ran.shape, -1, np.int64),
-        np.full(ran.shape, -1, np.int64),
-        np.zeros(ran.shape, np.int64),
-    )
+    start, end = np.full(ran.shape, -1, np.int64), np.full(ran.shape, -1, np.int64)
+    matvec, beats = np.zeros(ran.shape, np.int64), np.zeros(ran.shape, np.int64)
+    mean = np.zeros(ran.shape)
     offsets = np.cumsum([0, *(int(run.lengths.max()) for run in trace.passes)])
     for offset, stop, this in zip(offsets, offsets[1:], passes, strict=False):
-        matvec[:, offset:stop] = np.sum(this.matvec, axis=0)[:, : stop - offset]
+        for phase in this.phases:
+            total = phase.total()[:, : stop - offset]
+            here = np.s_[:, offset:stop]
+            matvec[here] += np.where(phase.runs, _dispatch(total.max(axis=2)), 0)[:, : stop - offset]
+            beats[here] += total.max(axis=2)
+            mean[here] += total.mean(axis=2)
     streams = layout.program.streams
-    # first free cycles of the encoder, the sequencer (which clears the accumulators after reset) and the output
-    encoded, idle, sent_out = 0, layout.acc_depth, 0
+    engine = _Timeline(layout)
+    encoded = 0  # first free cycle of the encoder
     released = [0, 0]
     frame = 0
+    over = 0  # of the sequence, with state ports
     buffered = 0  # when the buffer is ready for the next sequence
+    taken = 0  # when the buffer took the last value of a sequence or pass
     for n in range(len(trace.lengths)):
         if not streams:
-            taken = buffered + int(trace.lengths[n]) * layout.program.inputs - 1  # the last value's cycle
+            taken = buffered + int(trace.lengths[n]) * layout.program.inputs - 1
         for number, this in enumerate(passes):
             if not streams:
-                encoded = (taken if number == 0 else sent_out) + timing.BUFFER_FEED
+                encoded = taken + timing.BUFFER_FEED
             steps = int(trace.passes[number].lengths[n])
             for t in range(steps):
-                encoded = max(encoded, released[frame % 2]) + this.inputs
-                now = max(idle, encoded + timing.ENCODE)
+                encoded = max(encoded, released[frame % 2], engine.over if apart else 0) + this.inputs
+                now = max(engine.free, encoded + timing.ENCODE)
+                if layout.states and t == 0:
+                    now = max(now, over)
                 at = offsets[number] + t
                 start[n, at] = now
                 if t == 0:
                     now += int(this.opening[n])
-                for k, (of_phase, rest) in enumerate(zip(this.matvec, this.rest, strict=True)):
-                    dispatch = int(of_phase[n, t])
-                    if not dispatch:
+                for phase in this.phases:
+                    if not phase.runs[n, t]:
                         continue
-                    now += dispatch
-                    if k == this.releases:
-                        released[frame % 2] = now + 1
-                    now += timing.DRAIN
-                    if k == len(this.rest) - 1:
-                        now = max(now, sent_out)
-                    now += int(rest[n, t])
-                    if k == len(this.rest) - 1:
-                        sent_out = now + 1 + this.outputs
-                end[n, at] = now
-                idle = now + 1
-                if t == steps - 1:
-                    idle += this.closing
+                    handed = engine.dispatch(phase, n, t, now)
+                    now = handed + 1
+                    if phase.number == this.releases:
+                        released[frame % 2] = now
+                    last = phase is this.phases[-1]
+                    end[n, at] = engine.read(phase, handed, last)
+                    if last:
+                        engine.sent_out = int(end[n, at]) + this.outputs + 2
+                        taken = int(end[n, at]) + timing.OUTPUT + this.outputs - 1
                 frame += 1
+            over = engine.over + this.closing
         if not streams:
             length = 1 if layout.program.layers[-1].when != "step" else int(trace.lengths[n])
-            buffered = sent_out + timing.BUFFER_FEED + length * layout.program.outputs - 1 + timing.BUFFER_RETURN
-    return Cycles(start, end, matvec, counts.macs, counts.seen, counts.sent, layout.config.pes)
+            buffered = taken + timing.BUFFER_FEED + length * layout.program.outputs - 1 + timing.BUFFER_RETURN
+    return Cycles(start, end, matvec, beats, mean, counts.macs, counts.seen, counts.sent, layout.config.pes)
 
 
 def _pass(run: PassTrace, number: int, layout: Layout, final: bool, counts: _Counts) -> _PassCycles:
@@ -165,42 +244,43 @@ def _pass(run: PassTrace, number: int, layout: Layout, final: bool, counts: _Cou
     count, steps, _ = run.streams[0].values.shape
     valid = np.arange(steps)[None, :] < run.lengths[:, None]
     ending = np.arange(steps)[None, :] == run.lengths[:, None] - 1
-    matvecs, rests = [], []
+    phases = []
     opening, closing = np.zeros(count, np.int64), 0
     releases = 0
-    for k, at in enumerate(this.phases):
+    for at in this.phases:
         phase = layout.phases[at]
         ends = not layout.every_step(at)
         runs = ending if ends else valid
-        bursts = np.zeros((count, steps, layout.groups), np.int64)
+        beats = []
         primes = np.zeros((count, layout.groups), np.int64)
         for matrix in phase.matrices:
             stream = run.streams[0 if matrix.source == INPUT else matrix.source - this.phases.start + 1]
             moved = _moved(stream, matrix, ends, run.lengths) & runs[:, :, None]
             in_group = np.eye(layout.groups)[matrix.group]
-            bursts += (moved.astype(np.float64) @ in_group).astype(np.int64) * matrix.burst
+            beats.append((moved.astype(np.float64) @ in_group).astype(np.int64) * matrix.burst)
             counts.add(phase, matrix, int(runs.sum()), int(moved.sum()))
             if matrix.source == INPUT:
-                releases = k
+                releases = at
             if run.loaded and matrix.carried:
                 primes += (stream.primed.astype(np.float64) @ in_group).astype(np.int64) * matrix.burst
                 counts.add(phase, matrix, count, int(stream.primed.sum()))
-        matvecs.append(np.where(runs, _dispatch(bursts.max(axis=2)), 0))
         latency = timing.result_latency(phase.phase.spec, phase.phase.step_bits, layout.groups)
-        rests.append(np.where(runs, phase.positions + latency, 0))
+        phases.append(_PhaseCycles(at, runs, tuple(beats), phase.positions, phase.positions + latency))
         words = layout.lanes * len(phase.loads)
         if run.loaded:
-            # the state's words, then its columns and a cycle in which the dispatchers' pointers go back
-            opening += timing.load_cycles(phase.positions, words) + _dispatch(primes.max(axis=1)) + 1
+            # the state's words, then its columns
+            opening += timing.load_cycles(phase.positions, words) + _dispatch(primes.max(axis=1))
         if final:
             closing += timing.dump_cycles(phase.positions, words)
+    # a dispatch of its own starts in the cycle after the last one of the state's columns
+    opening += int(run.loaded)
     last = layout.phases[this.phases[-1]].phase
-    return _PassCycles(matvecs, rests, opening, closing, releases, last.units, this.inputs)
+    return _PassCycles(phases, opening, closing, releases, last.units, this.inputs)
 
 
 def _dispatch(longest: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Cycles of a dispatch whose longest group takes so many beats."""
-    return np.where(longest > 0, timing.DISPATCH + 1 + longest, 1)
+    """Cycles of a dispatch whose longest group takes so many beats, where it waits for nothing, with the one that hands it over."""
+    return np.where(longest > 0, timing.DISPATCH + longest, timing.NOTHING) + 1
 
 
 def _moved(stream: Stream, matrix: MatrixLayout, ends: bool, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:

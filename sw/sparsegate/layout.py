@@ -125,8 +125,7 @@ class PhaseLayout(Geometry):
     """One phase on the array: its pass ``run``, geometry, matrices, and first addresses.
 
     ``acc_base`` is its first address in the accumulator memories, ``position_base`` in the lanes' memories, ``state_base``
-    that of its
-    layer's states there. ``loads`` names the carried values that its units hold.
+    that of its layer's states there. ``loads`` names the carried values that its units hold.
     """
 
     run: int
@@ -186,7 +185,9 @@ class Layout:
         self._fill = [0] * self.groups  # words of weight memory in use, by group
         self.phases: list[PhaseLayout] = []
         self.passes: list[PassLayout] = []
-        self.acc_depth = self.position_depth = 0
+        self.position_depth = 0
+        self.acc_banks, self.acc_bank_depth, self._acc_bases = self._banks()
+        self.acc_depth = self.acc_banks * self.acc_bank_depth
         for run, this in enumerate(program.passes):
             self._lay(run, this)
         self.weight_depth = max(self._fill)
@@ -200,10 +201,37 @@ class Layout:
         positions = unit_blocks * phase.block * self.lane_clusters
         return Geometry(phase, -(-unit_blocks // packed), packed, unit_blocks, positions)
 
+    def _banks(self) -> tuple[int, int, list[int]]:
+        """Banks of accumulators, the depth of one, and every phase's first address.
+
+        A phase is dispatched while the one before is read out, so phases that follow one another lie in banks of their own: two
+        in turn, and a third for the last of an odd number, which the first one follows. A bank is the high bits of an address.
+        Passes never run at the same time, so they share the banks.
+        """
+        found: list[tuple[int, int]] = []  # bank and place in it
+        depth = banks = 1
+        for this in self.program.passes:
+            first = len(found)
+            count = sum(len(self.program.layers[number].phases) for number in this.layers)
+            fill = [0] * min(count, 2 + count % 2)
+            for at in range(count):
+                shape = self._geometry[first + at]
+                bank = 2 if count > 1 and count % 2 and at == count - 1 else at % 2
+                found.append((bank, fill[bank]))
+                fill[bank] += shape.slots * shape.phase.block
+            banks, depth = max(banks, len(fill)), max(depth, *fill)
+        if banks > 1:
+            depth = 1 << max(1, _bits(depth))  # at least a bit of address inside a bank
+        return banks, depth, [bank * depth + place for bank, place in found]
+
+    def acc_bank(self, phase: int) -> int:
+        """Bank of a phase's accumulators."""
+        return self.phases[phase].acc_base // self.acc_bank_depth
+
     def _lay(self, run: int, this: Pass) -> None:
-        """Place the phases of a pass. Passes never run at the same time, so they share the accumulators."""
+        """Place the phases of a pass."""
         program = self.program
-        first, acc_base = len(self.phases), 0
+        first = len(self.phases)
         inputs = program.layers[this.layers.start].inputs
         before = INPUT  # what the layer's x is
         for layer in (program.layers[number] for number in this.layers):
@@ -218,7 +246,7 @@ class Layout:
                     PhaseLayout(
                         **vars(geometry),
                         run=run,
-                        acc_base=acc_base,
+                        acc_base=self._acc_bases[start + k],
                         position_base=self.position_depth,
                         state_base=state_base,
                         matrices=tuple(
@@ -228,10 +256,8 @@ class Layout:
                         loads=(*carried, *(layer.cell.states if k == 0 else ())),
                     )
                 )
-                acc_base += geometry.slots * phase.block
                 self.position_depth += geometry.positions
             before = len(self.phases) - 1
-        self.acc_depth = max(self.acc_depth, acc_base)
         self.passes.append(PassLayout(this, range(first, len(self.phases)), inputs))
 
     def every_step(self, phase: int) -> bool:

@@ -12,8 +12,10 @@ from sparsegate.cells import Phase
 
 ENCODE = 2
 """From a frame's last value to the completed list of its columns."""
-DISPATCH = 4
-"""From the start of a matrix-vector phase to the first entry at the weight memories."""
+DISPATCH = 7
+"""From the start of a dispatch, or from the cycle in which its last columns are known, to the first entry at the weight memories."""
+NOTHING = 3
+"""From the same to the end of a dispatch of no columns."""
 MAC = 4
 """From an entry at the weight memories to its product at the accumulator, which is written in that cycle."""
 DRAIN = 1
@@ -27,6 +29,9 @@ BIAS = 1
 
 DELTA = 3
 """From a cell's output to the decision whether its column moved."""
+
+OUTPUT = 3
+"""From a step's last result to its output frame's first value."""
 
 MUL = 1
 ADD = 1

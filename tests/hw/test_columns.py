@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import random
 
-from sparsegate_hw.columns import ColumnList
-from tests.hw.blocks import simulate
+from sparsegate.pattern import NM
+from sparsegate.synthetic import Shape
+from sparsegate_hw.columns import ColumnList, lane_lists
+from tests.hw.blocks import simulate, small_layout
 
 
 def test_sections_fill_empty_and_read_independently() -> None:
@@ -14,7 +16,7 @@ def test_sections_fill_empty_and_read_independently() -> None:
     model: list[list[tuple[int, int]]] = [[] for _ in depths]
 
     async def testbench(ctx):
-        for _ in range(400):
+        for _ in range(200):
             section = rng.choice([0, 2])
             push = rng.random() < 0.7 and len(model[section]) < depths[section]
             clear = rng.random() < 0.1
@@ -32,10 +34,31 @@ def test_sections_fill_empty_and_read_independently() -> None:
                 model[section] = dut.model(model[section], place, delta)
             if clear:
                 model[victim] = []
-            assert [ctx.get(count) for count in dut.counts] == [len(entries) for entries in model]
+            assert [ctx.get(count) for count in dut.read.counts] == [len(entries) for entries in model]
+            assert [ctx.get(some) for some in dut.read.some] == [int(bool(entries)) for entries in model]
             for section, entries in enumerate(model):
-                for offset, (place, delta) in enumerate(entries):
+                for offset, entry in enumerate(entries):
                     ctx.set(dut.read.address, dut.bases[section] + offset)
-                    assert (ctx.get(dut.read.entry.place), ctx.get(dut.read.entry.delta)) == (place, delta)
+                    ctx.set(dut.read.enable, 1)
+                    await ctx.tick()
+                    assert (ctx.get(dut.read.entry.place), ctx.get(dut.read.entry.delta)) == entry
+                    # held while nothing is asked for
+                    ctx.set(dut.read.enable, 0)
+                    ctx.set(dut.read.address, 0)
+                    await ctx.tick()
+                    assert (ctx.get(dut.read.entry.place), ctx.get(dut.read.entry.delta)) == entry
 
     simulate(dut, testbench)
+
+
+def test_the_lists_of_a_group_lie_alike() -> None:
+    """One address reads the lists of all lanes, though some lanes have fewer columns."""
+    layout = small_layout(16, 2, 4, (Shape("lstm", 10, NM(1, 4), NM(1, 4)), Shape("gru", 3)), {"cluster": 4})
+    for group in range(2):
+        lists = lane_lists(layout, group)
+        assert len(lists) == 4
+        assert {tuple(columns.bases) for columns in lists} == {tuple(lists[0].bases)}
+        for lane, columns in enumerate(lists):
+            ends = [*columns.bases[1:], columns.depth]
+            for phase, (base, end) in enumerate(zip(columns.bases, ends, strict=True)):
+                assert end - base >= layout.bank_depth(phase, group, lane)

@@ -11,7 +11,7 @@ from sparsegate import timing
 from sparsegate.layout import INPUT, Layout
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape
-from sparsegate_hw.columns import ColumnList
+from sparsegate_hw.columns import input_list, lane_lists
 from sparsegate_hw.dispatcher import Dispatcher
 from tests.hw.blocks import both_ways, simulate, small_layout
 
@@ -20,12 +20,7 @@ class Bench(wiring.Component):
     """A dispatcher with its lists, as the engine wires them."""
 
     def __init__(self, layout: Layout, group: int) -> None:
-        depth = max(1, layout.input_depth(group))
-        self.input = ColumnList([depth, depth], depth, layout.delta_width)
-        self.lists = []
-        for lane in range(layout.lanes):
-            depths = [layout.bank_depth(phase, group, lane) for phase in range(len(layout.phases))]
-            self.lists.append(ColumnList(depths, max(1, *depths), layout.delta_width))
+        self.input, self.lists = input_list(layout, group), lane_lists(layout, group)
         self.dut = Dispatcher(layout, group, self.input, self.lists)
         super().__init__({"i": In(1), "o": Out(1)})
 
@@ -37,8 +32,7 @@ class Bench(wiring.Component):
             m.submodules[f"list_{lane}"] = columns
             sides.append((getattr(self.dut, f"lane_{lane}"), columns))
         for side, columns in sides:
-            m.d.comb += [columns.read.address.eq(side.address), side.entry.eq(columns.read.entry)]
-            m.d.comb += [into.eq(value) for into, value in zip(side.counts, columns.counts, strict=True)]
+            wiring.connect(m, side, columns.read)
         return m
 
 
@@ -73,30 +67,41 @@ def test_beats_of_every_listed_column_without_a_bubble(
             await ctx.tick()
             ctx.set(columns.push.valid, 0)
 
-        async def run(ctx, expected, dut=dut):
-            """Dispatch once; ``expected`` are (address, delta, slot, apart) of every beat, column by column."""
-            await ctx.tick()
-            ctx.set(dut.run, 1)
-            beats, columns, cycle, when = [], 0, 0, []
+        async def run(ctx, early, late, swapped, dut=dut):
+            """Dispatch once, with beats (address, delta, slot, apart) of the early columns and the late ones.
+
+            The late ones are known, and beats are let through, at once or at some cycle.
+            """
+            known, opened = (rng.choice([0, 0, 1, 2, 3, rng.randint(4, 40)]) for _ in range(2))
+            cycle = 0
+            ctx.set(dut.start, 1)
+            ctx.set(dut.late, int(swapped))
+            beats, columns, when = [], 0, []
             while True:
-                idle = ctx.get(dut.idle)
+                ctx.set(dut.known, int(cycle >= known))
+                ctx.set(dut.open, int(cycle >= opened))
                 columns += ctx.get(dut.issued)
                 if ctx.get(dut.beat.valid):
                     when.append(cycle)
                     beat = dut.beat
                     apart = ctx.get(beat.apart) if layout.apart_rows else 0
                     beats.append((ctx.get(beat.address), ctx.get(beat.delta), ctx.get(beat.slot), apart))
-                if idle:
+                if cycle and ctx.get(dut.idle):
                     break
                 await ctx.tick()
+                # only ``start`` counts
+                ctx.set(dut.start, 0)
+                ctx.set(dut.late, rng.randrange(2))
                 cycle += 1
-            ctx.set(dut.run, 0)
-            await ctx.tick()
-            flat = [beat for column in expected for beat in column]
-            assert beats == flat
-            assert columns == len(expected)
-            assert when == list(range(timing.DISPATCH, timing.DISPATCH + len(flat)))
-            assert cycle == (timing.DISPATCH + len(flat) if flat else 0)
+            flat = [[beat for column in part for beat in column] for part in (early, late)]
+            assert beats == flat[0] + flat[1]
+            assert columns == len(early) + len(late)
+            begin = max(timing.DISPATCH, opened + 1)
+            expected = list(range(begin, begin + len(flat[0])))
+            begin = max(known + timing.DISPATCH, opened + 1, *(last + 1 for last in expected[-1:]))
+            expected += range(begin, begin + len(flat[1]))
+            assert when == expected
+            assert cycle == max(known + timing.NOTHING, *(last + 1 for last in expected[-1:]), 0)
 
         def column_beats(phase, matrix, group=group, listed=listed):
             entries = matrix.term.matrix.entries
@@ -114,7 +119,17 @@ def test_beats_of_every_listed_column_without_a_bubble(
                         for beat in range(matrix.burst)
                     ]
 
-        async def testbench(ctx, bench=bench, dut=dut, group=group, push=push, run=run, listed=listed):
+        async def dispatch(ctx, number, taken, dut=dut, run=run, column_beats=column_beats):
+            """A phase whose first matrix is the late one, or not."""
+            phase, swapped = layout.phases[number], rng.random() < 0.5
+            ctx.set(dut.phase, number)
+            parts = [
+                [beats for matrix in pair if matrix in taken for beats in column_beats(phase, matrix)]
+                for pair in (phase.matrices[:1], phase.matrices[1:])
+            ]
+            await run(ctx, *(parts[::-1] if swapped else parts), swapped)
+
+        async def testbench(ctx, bench=bench, dut=dut, group=group, push=push, dispatch=dispatch, listed=listed):
             for source in range(INPUT, len(layout.phases)):
                 for bank in range(1 if source == INPUT else layout.lanes):
                     depth = layout.input_depth(group) if source == INPUT else layout.bank_depth(source, group, bank)
@@ -130,16 +145,12 @@ def test_beats_of_every_listed_column_without_a_bubble(
                 ctx.set(dut.first, first)
                 for number, phase in enumerate(layout.phases):
                     # a vector of the step before does not exist in the first one
-                    taken = [matrix for matrix in phase.matrices if matrix.source < number or not first]
-                    ctx.set(dut.phase, number)
-                    await run(ctx, [beats for matrix in taken for beats in column_beats(phase, matrix)])
+                    await dispatch(ctx, number, [x for x in phase.matrices if x.source < number or not first])
             if states:
                 ctx.set(dut.prime, 1)
                 for number, phase in enumerate(layout.phases):
-                    taken = [matrix for matrix in phase.matrices if matrix.carried]
-                    ctx.set(dut.phase, number)
                     ctx.set(dut.first, 1)
-                    await run(ctx, [beats for matrix in taken for beats in column_beats(phase, matrix)])
+                    await dispatch(ctx, number, [matrix for matrix in phase.matrices if matrix.carried])
 
         simulate(bench, testbench)
 

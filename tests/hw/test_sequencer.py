@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,8 +13,6 @@ from sparsegate.synthetic import Shape
 from sparsegate_hw.sequencer import Sequencer
 from tests.hw.blocks import both_ways, simulate, small_layout
 
-BUSY = 5
-"""Cycles that every dispatch takes here."""
 MOVE = 7
 """Cycles that the state port takes here."""
 
@@ -42,84 +41,111 @@ def runs(layout: Layout, run: int, last: bool) -> list[int]:
     return [number for number in layout.passes[run].phases if layout.phases[number].phase.when == "step" or last]
 
 
-class Watch:
-    """Drives the sequencer's surroundings and writes down what it does, one entry a step."""
+@dataclass
+class Seen:
+    """A phase of a step on its way: when it is dispatched, read out and done."""
 
-    def __init__(self, layout: Layout, initial: bool = False, final: bool = False) -> None:
+    phase: int
+    first: int
+    prime: int
+    start: int
+    late: int
+    work: list[int]  # cycles of early and of late columns that are left
+    wanted: list[int]
+    known: int = -1  # cycle in which the late ones were let through
+    opened: int = -1
+    idle: int = -1
+    reads: list[tuple[int, ...]] = field(default_factory=list)
+    when: list[int] = field(default_factory=list)
+    released: bool = False
+
+
+class Watch:
+    """Drives the sequencer's surroundings and writes down what it does."""
+
+    def __init__(self, layout: Layout, seed: int, initial: bool = False, final: bool = False) -> None:
         self.layout, self.dut = layout, Sequencer(layout)
+        self.rng = random.Random(seed)
         self.given = {"initial": initial, "final": final}
         self.cleared: list[tuple[int, int]] = []
-        self.steps: list[dict[str, Any]] = []
+        self.seen: list[Seen] = []
+        self.starts: list[int] = []
+        self.done: list[tuple[int, int, int]] = []  # cycle, whether an output leaves, whether of a sequence's last step
+        self.loads: list[tuple[int, int]] = []
+        self.dumps: list[tuple[int, int]] = []
 
-    async def dispatchers(self, ctx: Any) -> None:
-        since = 0
-        while True:
-            _, _, run = await ctx.tick().sample(self.dut.run)
-            since = since + 1 if run else 0
-            ctx.set(self.dut.idle, int(since == BUSY - 1))
+    def run(self, lasts: list[int], gap: int = 0) -> None:
+        """Run steps; frames come at once, or up to ``gap`` cycles after the one before was taken."""
 
-    async def state_port(self, ctx: Any) -> None:
-        since = 0
-        while True:
-            _, _, load, dump = await ctx.tick().sample(self.dut.load, self.dut.dump)
-            since = 1 if load or dump else (since + 1 if since else 0)
-            ctx.set(self.dut.moved, int(since == MOVE))
-            since = 0 if since == MOVE else since
-
-    def run(self, lasts: list[int]) -> None:
         async def testbench(ctx: Any) -> None:
-            dut = self.dut
-            states = self.layout.config.states
-            ctx.set(dut.frame_ready, 1)
-            for name, value in self.given.items() if states else ():
-                ctx.set(getattr(dut, name), int(value))
-            for last in lasts:
-                ctx.set(dut.frame_last, last)
-                step: dict[str, Any] = {"reads": [], "cycles": 0, "releases": [], "primes": [], "begins": []}
-                step |= {"loads": [], "loading": 0}
-                await self._step(ctx, step, dut.step_done)
-                self.steps.append(step)
-                if states and last:
-                    step |= {"dumps": [], "after": 0}
-                    ctx.set(dut.frame_ready, 0)
-                    for _ in range(2 + (MOVE + 2) * len(self.layout.phases)):
-                        if ctx.get(dut.dump):
-                            step["dumps"].append(ctx.get(dut.phase))
-                        step["after"] += ctx.get(dut.dumping)
-                        await ctx.tick()
-                    ctx.set(dut.frame_ready, 1)
+            await self._watch(ctx, lasts, gap)
 
-        benches = [self.dispatchers, *([self.state_port] if self.layout.config.states else []), testbench]
-        simulate(self.dut, *benches)
+        simulate(self.dut, testbench)
 
-    async def _step(self, ctx: Any, step: dict[str, Any], done: Any) -> None:
-        dut = self.dut
-        prime = 0
-        while True:
-            phase, running = ctx.get(dut.phase), ctx.get(dut.run)
+    async def _watch(self, ctx: Any, lasts: list[int], gap: int) -> None:
+        dut, rng, states = self.dut, self.rng, self.layout.config.states
+        for name, value in self.given.items() if states else ():
+            ctx.set(getattr(dut, name), int(value))
+        cycle = moving = quiet = 0
+        waits = 0
+        while len(self.done) < len(lasts) or quiet < 200:
+            quiet = 0 if len(self.done) < len(lasts) else quiet + 1
+            more = len(self.starts) < len(lasts)
+            ctx.set(dut.frame_ready, int(more and not waits))
+            ctx.set(dut.frame_last, lasts[len(self.starts)] if more else 0)
+            now = next((one for one in self.seen if one.idle < 0), None)
+            ctx.set(dut.idle, int(now is None and not ctx.get(dut.start)))
+            waits = max(0, waits - 1)
             if ctx.get(dut.step_start):
-                step["cycles"] = 0
+                self.starts.append(cycle)
+                waits = rng.randint(0, gap)
+            if ctx.get(dut.start):
+                assert now is None, "two dispatches at once"
+                prime = ctx.get(dut.prime) if states else 0
+                work = [rng.choice([0, 0, 3, rng.randint(1, 60)]) for _ in range(2)]
+                late = ctx.get(dut.late)
+                now = Seen(ctx.get(dut.ahead), ctx.get(dut.ahead_first), prime, cycle, late, work, list(work))
+                self.seen.append(now)
+            elif now is not None and now.idle < 0:
+                assert ctx.get(dut.ahead) == now.phase
+            if now is not None:
+                if now.known < 0 and ctx.get(dut.known):
+                    now.known = cycle
+                if now.opened < 0 and ctx.get(dut.open):
+                    now.opened = cycle
+                if now.opened >= 0 and cycle > now.start:
+                    if now.work[0]:
+                        now.work[0] -= 1
+                    elif now.known >= 0 and now.work[1]:
+                        now.work[1] -= 1
+                if now.known >= 0 and not any(now.work):
+                    now.idle = cycle + 1
+            if ctx.get(dut.release):
+                before = [one for one in self.seen if not one.prime][-1]
+                assert not before.released
+                before.released = True
             if ctx.get(dut.read.valid):
                 row = [ctx.get(signal) for signal in (dut.read.address, dut.turn, dut.sub, dut.position)]
                 if ctx.get(dut.clearing):
                     self.cleared.append((row[0], ctx.get(dut.read.clear)))
                 else:
-                    step["reads"].append((phase, *row, ctx.get(dut.read.clear)))
-            if ctx.get(dut.release):
-                step["releases"].append(phase)
-            if self.layout.config.states:
-                if ctx.get(dut.prime) and running and not prime:
-                    step["primes"].append(phase)
-                prime = ctx.get(dut.prime)
-                if ctx.get(dut.load):
-                    step["loads"].append(phase)
-                step["loading"] += ctx.get(dut.loading)
-            if ctx.get(done):
-                step |= {"first": ctx.get(dut.first), "last": ctx.get(dut.last), "output": ctx.get(dut.output)}
-                await ctx.tick()
-                return
+                    into = next(one for one in self.seen if not one.prime and len(one.reads) < self._positions(one))
+                    into.reads.append((ctx.get(dut.phase), *row, ctx.get(dut.read.clear)))
+                    into.when.append(cycle - 1)  # of the decision
+            if ctx.get(dut.step_done):
+                self.done.append((cycle, ctx.get(dut.output), ctx.get(dut.last)))
+            if states:
+                for pulse, found in ((dut.load, self.loads), (dut.dump, self.dumps)):
+                    if ctx.get(pulse):
+                        found.append((cycle, ctx.get(dut.phase)))
+                        moving = MOVE
+                ctx.set(dut.moved, int(moving == 1))
+                moving = max(0, moving - 1)
             await ctx.tick()
-            step["cycles"] += 1
+            cycle += 1
+
+    def _positions(self, one: Seen) -> int:
+        return self.layout.phases[one.phase].positions
 
 
 SHAPES = {
@@ -133,35 +159,80 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
-@pytest.mark.parametrize(("rows", "lanes"), [(4, 1), (8, 1), (8, 2), (24, 2)])
-def test_phases_addresses_and_cycles_of_every_step(shapes: tuple[Shape, ...], rows: int, lanes: int) -> None:
-    layout = small_layout(rows, 1, lanes, shapes, {"cluster": 4})
-    rng = random.Random(rows)
-    plan = []  # (pass, last) of every step; passes take turns, a sequence each
-    for _ in range(2):
+def plan_of(layout: Layout, rng: random.Random, rounds: int = 2) -> list[tuple[int, int]]:
+    """(pass, last) of every step; passes take turns, a sequence each."""
+    plan = []
+    for _ in range(rounds):
         for run in range(len(layout.passes)):
             single = layout.passes[run].of.when != "step"
-            plan += [(run, 0)] * (0 if single else rng.randint(0, 2)) + [(run, 1)]
-    watch = Watch(layout)
-    watch.run([last for _, last in plan])
+            plan += [(run, 0)] * (0 if single else rng.randint(0, 3)) + [(run, 1)]
+    return plan
+
+
+def check(watch: Watch, plan: list[tuple[int, int]]) -> None:
+    """Order, addresses, and every cycle against the laws; and that no one ran ahead of what it needs."""
+    layout = watch.layout
     assert watch.cleared == [(address, 1) for address in range(layout.acc_depth)]
-    first = 1
-    for (run, last), step in zip(plan, watch.steps, strict=True):
+    expected, first = [], 1
+    for step, (run, last) in enumerate(plan):
         numbers = runs(layout, run, bool(last))
-        assert (step["first"], step["last"]) == (first, last)
+        expected += [(step, number, first, last, number == numbers[-1]) for number in numbers]
         first = last
-        assert step["output"] == (layout.passes[run].phases[-1] in numbers)
-        assert step["reads"] == [row for number in numbers for row in walk(layout, number, bool(last))]
-        cycles = 0
-        for number in numbers:
-            phase = layout.phases[number]
-            cycles += BUSY + timing.DRAIN + phase.positions
-            cycles += timing.result_latency(phase.phase.spec, phase.phase.step_bits, 1)
-        assert step["cycles"] == cycles
-        # the input's bank is given back once, after the last phase that multiplies it
-        takers = [n for n in numbers if any(matrix.source == INPUT for matrix in layout.phases[n].matrices)]
-        assert step["releases"] == [max(takers)]
+    seen = [one for one in watch.seen if not one.prime]
+    assert [one.phase for one in seen] == [number for _, number, *_ in expected]
+    over, unread, before = 0, 0, -1  # of the phase before: F + 1, the cycle after its last read-out address, its number
+    free = layout.acc_depth
+    for one, (step, number, first, last, ends) in zip(seen, expected, strict=True):
+        phase = layout.phases[number]
+        assert one.first == first
+        assert one.reads == [row for row in walk(layout, number, bool(last))]
+        # -- what the dispatch waits for
+        making = [at for at, x in enumerate(phase.matrices) if x.source == before and (x.now or not first)]
+        busy = one.start < over
+        assert one.late == int(busy and making == [0])
+        assert one.known == (over if busy and making else one.start)
+        same = before >= 0 and layout.acc_bank(before) == layout.acc_bank(number)
+        if any(one.wanted):
+            assert one.opened == (max(one.start, unread) if same else one.start)
+        takes_frame = number == runs(layout, layout.phases[number].run, True)[0]
+        if takes_frame:
+            assert one.start >= max(free, watch.starts[step])
+        else:
+            assert one.start == free
+        # -- the read-out
+        handed = max(one.idle, over)
+        assert one.when == list(range(handed + 1 + timing.DRAIN, handed + 1 + timing.DRAIN + phase.positions))
+        unread, before, free = one.when[-1] + 1, number, handed + 1
+        over = unread + timing.result_latency(phase.phase.spec, phase.phase.step_bits, 1)
+        takers = [n for n in runs(layout, phase.run, bool(last)) if any(x.source == INPUT for x in layout.phases[n].matrices)]
+        assert one.released == (number == max(takers))
+        if ends:
+            outputs = number == layout.passes[phase.run].phases[-1]
+            assert watch.done[step] == (over - 1, int(outputs), last)
+
+
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
+@pytest.mark.parametrize(("rows", "lanes", "gap"), [(4, 1, 0), (8, 1, 60), (8, 2, 0), (24, 2, 0)])
+def test_phases_addresses_and_cycles_of_every_step(
+    shapes: tuple[Shape, ...], rows: int, lanes: int, gap: int
+) -> None:
+    layout = small_layout(rows, 1, lanes, shapes, {"cluster": 4})
+    plan = plan_of(layout, random.Random(rows + lanes), 3)
+    watch = Watch(layout, rows)
+    watch.run([last for _, last in plan], gap)
+    check(watch, plan)
+
+
+def test_a_pass_of_three_phases_has_three_banks() -> None:
+    shapes = (Shape("lstm", 5), Shape("gru", 3), Shape("linear", 4))
+    layout = small_layout(4, 1, 1, shapes)
+    assert [layout.acc_bank(number) for number in range(3)] == [0, 1, 2]
+    plan = [(0, int(at % 4 == 3)) for at in range(8)]
+    watch = Watch(layout, 5)
+    watch.run([last for _, last in plan])
+    check(watch, plan)
+    # no dispatch ever waited for a bank
+    assert all(one.opened == one.start for one in watch.seen if any(one.wanted))
 
 
 @pytest.mark.parametrize("initial", [False, True])
@@ -180,21 +251,24 @@ def test_states_are_taken_primed_and_given_phase_by_phase(
     shapes: tuple[Shape, ...], initial: bool, final: bool
 ) -> None:
     layout = small_layout(8, 1, 2, shapes, {"cluster": 4, "states": True})
-    plan = [(run, last) for run in range(len(layout.passes)) for last in (0, 1)] * 2
-    plan = [(run, last) for run, last in plan if last or layout.passes[run].of.when == "step"]
-    watch = Watch(layout, initial, final)
+    plan = plan_of(layout, random.Random(3))
+    watch = Watch(layout, 4, initial, final)
     watch.run([last for _, last in plan])
-    for (run, last), step in zip(plan, watch.steps, strict=True):
-        phases = list(layout.passes[run].phases)
-        holders = [number for number in phases if layout.phases[number].loads]
-        opens = initial and step["first"] == 1
-        assert step["loads"] == (holders if opens else [])
-        assert step["primes"] == (phases if opens else [])
-        if opens:  # a cycle of every phase, and the port's time where there is something to take
-            assert step["loading"] == len(phases) + MOVE * len(holders)
-        assert step["reads"] == [
-            row for number in runs(layout, run, bool(last)) for row in walk(layout, number, bool(last))
-        ]
-        if last:
-            assert step["dumps"] == (holders if final else [])
-            assert step["after"] == (len(phases) + MOVE * len(holders) if final else 0)
+    check(watch, plan)
+    holders = {n for n, phase in enumerate(layout.phases) if phase.loads}
+    loads, dumps, primes, first = [], [], [], 1
+    for run, last in plan:
+        phases = layout.passes[run].phases
+        loads += [n for n in phases if n in holders and first and initial]
+        primes += [n for n in phases if first and initial]
+        dumps += [n for n in phases if n in holders and last and final]
+        first = last
+    assert [phase for _, phase in watch.loads] == loads
+    assert [phase for _, phase in watch.dumps] == dumps
+    assert [one.phase for one in watch.seen if one.prime] == primes
+    # a sequence begins when the one before is over, and its state given
+    ends = [(cycle, step) for step, (cycle, _, last) in enumerate(watch.done) if last]
+    for cycle, step in ends[:-1]:
+        given = [at for at, _ in watch.dumps if cycle < at < watch.starts[step + 1]]
+        assert watch.starts[step + 1] >= max([cycle + 1, *(at + MOVE for at in given)])
+        assert len(given) == (sum(n in holders for n in layout.passes[plan[step][0]].phases) if final else 0)

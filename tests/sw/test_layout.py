@@ -227,7 +227,7 @@ def test_passes_share_accumulators_but_not_states() -> None:
     assert layout.acc_depth == 6
     # phases of one pass do not share them
     stacked = Layout(program(3, Shape("lstm", 6), Shape("linear", 2)), HardwareConfig(4))
-    assert [phase.acc_base for phase in stacked.phases] == [0, 6]
+    assert [phase.acc_base for phase in stacked.phases] == [0, 8]
 
 
 @pytest.mark.parametrize(
