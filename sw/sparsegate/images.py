@@ -74,8 +74,8 @@ def images(layout: Layout) -> list[Image]:
     for row in range(layout.rows):
         for group in range(layout.groups):
             out.append(Image(f"weights_{row}_{group}", width, tuple(words[row, group].tolist())))
-    for lane, words in enumerate(zip(*layout.biases(), layout.constants(), strict=True)):
-        out.append(Image(f"biases_{lane}", bias_width(layout), tuple(bias_words(layout, *words))))
+    for lane, contents in enumerate(zip(*layout.biases(), layout.constants(), strict=True)):
+        out.append(Image(f"biases_{lane}", bias_width(layout), tuple(bias_words(layout, *contents))))
     tables = {}
     for layer in layout.program.layers:
         for function in layer.cell.functions:
