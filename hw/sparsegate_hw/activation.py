@@ -6,12 +6,12 @@ from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from sparsegate import timing
+from sparsegate import images, timing
 from sparsegate.activation import ActivationTable
 from sparsegate_hw.fixed import round_shift
+from sparsegate_hw.primitives import Multiplier, ReadOnlyMemory
 
 
 class ActivationLookup(wiring.Component):
@@ -19,7 +19,7 @@ class ActivationLookup(wiring.Component):
 
     Members: ``i`` signed(source.width), must lie in -source.max..source.max; ``o`` signed(target.width).
 
-    Timing: latency ``timing.lookup(step_bits)`` (4 cycles, 6 with interpolation), one item per cycle, no back-pressure.
+    Timing: latency ``timing.lookup(step_bits)`` (4 cycles, 8 with interpolation), one item per cycle, no back-pressure.
     Arithmetic: as the table's ``lookup``, to the integer.
     """
 
@@ -41,34 +41,36 @@ class ActivationLookup(wiring.Component):
         if step:
             fields["slope"] = unsigned(max(1, int(table.slope.max()).bit_length()))
         entry = data.StructLayout(fields)
-        rows = [
-            {"base": int(base), **({"slope": int(slope)} if step else {})}
-            for base, slope in zip(table.base, table.slope, strict=True)
-        ]
-        m.submodules.rom = rom = Memory(shape=entry, depth=table.depth, init=rows)
-        port = rom.read_port()
+        m.submodules.rom = rom = ReadOnlyMemory(entry.size, images.table_image(table).words)
 
-        magnitude = Signal(table.source.width - 1)
-        negative = [Signal(name=f"negative_{stage}") for stage in range(self.latency - 1)]
+        magnitude = Signal(table.source.width - 1, reset_less=True)
         m.d.sync += magnitude.eq(Mux(self.i < 0, -self.i, self.i))
-        m.d.sync += negative[0].eq(self.i < 0)
-        for before, after in zip(negative, negative[1:], strict=False):
-            m.d.sync += after.eq(before)
-        m.d.comb += port.addr.eq(magnitude[step:])
-
-        # the memory's output register, then a second one, which the block RAM of most devices has inside
-        word = Signal(entry)
-        m.d.sync += word.eq(port.data)
+        negative: Value = self.i < 0
+        for stage in range(self.latency - 1):
+            negative = _later(m, negative, f"negative_{stage}")
+        m.d.comb += rom.address.eq(magnitude[step:])
+        word = data.View(entry, rom.o)
         positive: Value = word.base
         if step:
-            fractions = [Signal(step, name=f"within_{stage}") for stage in (1, 2)]
-            base = Signal(value)
-            rise = Signal(len(word.slope) + step)
-            sum_ = Signal(value.width + 1)
-            m.d.sync += [fractions[0].eq(magnitude[:step]), fractions[1].eq(fractions[0])]
-            m.d.sync += [base.eq(word.base), rise.eq(word.slope * fractions[1])]
-            m.d.sync += sum_.eq(base + round_shift(rise, step))
+            m.submodules.rise = rise = Multiplier(len(word.slope) + 1, step + 1)
+            within: Value = magnitude[:step]
+            base: Value = word.base
+            for stage in range(timing.MEMORY):
+                within = _later(m, within, f"within_{stage}")
+            for stage in range(timing.MUL):
+                base = _later(m, base, f"base_{stage}")
+            sum_ = Signal(value.width + 1, reset_less=True)
+            m.d.comb += [rise.a.eq(word.slope), rise.b.eq(within)]
+            m.d.sync += sum_.eq(base + round_shift(rise.o, step))
             positive = sum_
         mirrored = (table.one - positive) if table.function == "sigmoid" else -positive
-        m.d.sync += self.o.eq(Mux(negative[-1], mirrored, positive))
+        out = Signal.like(self.o, name="out", reset_less=True)
+        m.d.sync += out.eq(Mux(negative, mirrored, positive))
+        m.d.comb += self.o.eq(out)
         return m
+
+
+def _later(m: Module, value: Value, name: str) -> Signal:
+    register = Signal.like(value, name=name, reset_less=True)
+    m.d.sync += register.eq(value)
+    return register

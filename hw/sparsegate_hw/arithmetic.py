@@ -11,6 +11,7 @@ from sparsegate import activation, timing
 from sparsegate.fixed import QFormat
 from sparsegate_hw.activation import ActivationLookup
 from sparsegate_hw.fixed import round_shift, saturate
+from sparsegate_hw.primitives import Multiplier
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class PipelineArithmetic:
     """Builds the pipeline of a cell into a module (``cells.Arithmetic`` over :class:`Node`).
 
     Each operation takes the number of cycles that ``sparsegate.timing`` gives it; operands that are early wait in delay lines.
+    Reset does not reach the registers: what is valid is known elsewhere.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class PipelineArithmetic:
 
     def _register(self, value: Value, frac: int, stage: int, stem: str) -> Node:
         name = self._name(stem)
-        register = Signal(signed(value.shape().width), name=name)
+        register = Signal(signed(value.shape().width), name=name, reset_less=True)
         self._m.d.sync += register.eq(value)
         return Node(register, frac, stage + 1, name)
 
@@ -71,7 +73,7 @@ class PipelineArithmetic:
             return node.signal
         key = (node.name, stage)
         if key not in self._delays:
-            register = Signal(node.signal.shape(), name=f"{node.name}_at{stage}")
+            register = Signal(node.signal.shape(), name=f"{node.name}_at{stage}", reset_less=True)
             self._m.d.sync += register.eq(self.at(node, stage - 1))
             self._delays[key] = register
         return self._delays[key]
@@ -91,7 +93,11 @@ class PipelineArithmetic:
 
     def mul(self, a: Node, b: Node) -> Node:
         stage = max(a.stage, b.stage)
-        return self._register(self.at(a, stage) * self.at(b, stage), a.frac + b.frac, stage, f"mul_{a.name}")
+        left, right = self.at(a, stage), self.at(b, stage)
+        name = self._name(f"mul_{a.name}")
+        self._m.submodules[name] = unit = Multiplier(len(left), len(right))
+        self._m.d.comb += [unit.a.eq(left), unit.b.eq(right)]
+        return Node(unit.o, a.frac + b.frac, stage + unit.latency, name)
 
     def add(self, a: Node, b: Node) -> Node:
         left, right, frac, stage = self._aligned(a, b)

@@ -9,6 +9,7 @@ from typing import Any
 from amaranth.build import ResourceError
 
 from sparsegate.errors import SparseGateError, ToolError
+from sparsegate_hw.primitives import Fabric
 
 DEFAULT = "ulx3s-85f"
 
@@ -42,6 +43,9 @@ DEVICES = {
 }
 """Device -> its option of nextpnr-ecp5."""
 
+MULTIPLIERS = {"12F": 28, "25F": 28, "45F": 72, "85F": 156}
+"""Size of a device -> its 18 x 18 multipliers (Lattice FPGA-DS-02012)."""
+
 PACKAGES = {"BG256": "CABGA256", "MG285": "CSFBGA285", "BG381": "CABGA381", "BG554": "CABGA554", "BG756": "CABGA756"}
 """Lattice's package code -> nextpnr's name."""
 
@@ -62,10 +66,16 @@ class Target:
     def name(self) -> str:
         return self.board or self.device
 
+    def fabric(self) -> Fabric:
+        """What primitives may take of the device; one serves one design."""
+        return Fabric("ecp5", MULTIPLIERS[self.device.rpartition("-")[2]])
+
     def platform(self) -> Any:
-        """A new amaranth-boards platform; one serves one design."""
+        """A new amaranth-boards platform with a ``fabric``; one serves one design."""
         assert self.board is not None
-        return _platform(self.board)
+        platform = _platform(self.board)
+        platform.fabric = self.fabric()
+        return platform
 
 
 def target(board: str | None = None, device: str | None = None) -> Target:

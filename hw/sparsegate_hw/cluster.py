@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.layout import Layout
 from sparsegate_hw.pe import Beat, ProcessingElement, Read
+from sparsegate_hw.primitives import Register
+
+
+def _fields(port: Any, signature: wiring.Signature) -> Value:
+    return Cat(getattr(port, name) for name in signature.members)
 
 
 class Cluster(wiring.Component):
@@ -19,8 +24,8 @@ class Cluster(wiring.Component):
     Members: ``beat`` of every group (:class:`Beat`), ``read`` (:class:`Read`), ``value`` of every row, summed over the groups;
     ``apart`` the same of the second accumulators of ``layout.apart_rows``.
 
-    Timing: ``value`` is ``READOUT - 1 + group_sum(groups)`` cycles behind ``read``: two for the PE, one for each level of
-    the adder tree.
+    Timing: ``value`` is ``READOUT - 1 + group_sum(groups)`` cycles behind ``read``: one for the cluster's own register of beats
+    and reads, three for the PE, one for each level of the adder tree.
     """
 
     def __init__(self, layout: Layout, index: Any, weight: Any) -> None:
@@ -51,18 +56,25 @@ class Cluster(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout = self._layout
+        beats = [self._near(m, f"beat_{group}", self.beat[group], Beat(layout)) for group in range(layout.groups)]
+        read = self._near(m, "read", self.read, Read(layout))
         for row, pes in enumerate(self._pes):
             for group, pe in enumerate(pes):
                 m.submodules[f"pe_{row}_{group}"] = pe
-                for name in Beat(layout).members:
-                    m.d.comb += getattr(pe.beat, name).eq(getattr(self.beat[group], name))
-                for name in ("valid", "address", "clear"):
-                    m.d.comb += getattr(pe.read, name).eq(getattr(self.read, name))
+                m.d.comb += [_fields(pe.beat, Beat(layout)).eq(beats[group]), _fields(pe.read, Read(layout)).eq(read)]
             m.d.comb += self.value[row].eq(self._total(m, [pe.value for pe in pes], f"sum_{row}"))
         for at, row in enumerate(layout.apart_rows):
             values = [pe.value_apart for pe in self._pes[row]]
             m.d.comb += self.apart[at].eq(self._total(m, values, f"sum_apart_{row}"))
         return m
+
+    @staticmethod
+    def _near(m: Module, name: str, port: Any, signature: wiring.Signature) -> Value:
+        """A register of the cluster's own for what comes from afar."""
+        fields = _fields(port, signature)
+        m.submodules[name] = register = Register(len(fields))
+        m.d.comb += register.i.eq(fields)
+        return register.o
 
     def _total(self, m: Module, level: list[Value], name: str) -> Value:
         """Sum of the groups' values, a register for each level of the tree."""
@@ -72,7 +84,7 @@ class Cluster(wiring.Component):
             sums = []
             for at in range(0, len(level), 2):
                 # the total fits acc_width by the Program's bound, and so does every partial sum
-                register = Signal(signed(self._layout.acc_width), name=f"{name}_{depth}_{at // 2}")
+                register = Signal(signed(self._layout.acc_width), name=f"{name}_{depth}_{at // 2}", reset_less=True)
                 m.d.sync += register.eq(sum(level[at : at + 2][1:], level[at]))
                 sums.append(register)
             level = sums

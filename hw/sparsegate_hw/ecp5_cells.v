@@ -1,4 +1,5 @@
-// Behaviour of the two ECP5 primitives that Yosys ships as black boxes only, in the modes that synth_ecp5 infers.
+// Behaviour of the two ECP5 primitives that Yosys ships as black boxes only, in the modes that synth_ecp5 infers and that
+// primitives.py asks for.
 // Block RAM: Lattice FPGA-TN-02204, "ECP5 and ECP5-5G Memory Usage Guide"; multiplier: FPGA-TN-02205, "sysDSP Usage Guide".
 // Used to simulate synthesized netlists; never synthesized.
 
@@ -240,16 +241,46 @@ module DP16KD(
     always @(negedge clock_b) if (pending_b) store(DATA_WIDTH_B, where_b, what_b);
 endmodule
 
-// 18 x 18 multiplier without its registers, as synth_ecp5 infers it.
+// 18 x 18 multiplier, and its registers where they are clocked by CLK0, always enabled and never reset.
 module MULT18X18D(
     input A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0,
     input B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0,
     input C17, C16, C15, C14, C13, C12, C11, C10, C9, C8, C7, C6, C5, C4, C3, C2, C1, C0,
     input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
+    input CLK0, CE0, RST0,
     output P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18, P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0
 );
-    wire signed [18:0] a = {SIGNEDA & A17, A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0};
-    wire signed [18:0] b = {SIGNEDB & B17, B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0};
-    wire signed [37:0] product = a * b;
-    assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18, P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = product[35:0];
+    parameter REG_INPUTA_CLK = "NONE";
+    parameter REG_INPUTA_CE = "CE0";
+    parameter REG_INPUTA_RST = "RST0";
+    parameter REG_INPUTB_CLK = "NONE";
+    parameter REG_INPUTB_CE = "CE0";
+    parameter REG_INPUTB_RST = "RST0";
+    parameter REG_INPUTC_CLK = "NONE";
+    parameter REG_PIPELINE_CLK = "NONE";
+    parameter REG_PIPELINE_CE = "CE0";
+    parameter REG_PIPELINE_RST = "RST0";
+    parameter REG_OUTPUT_CLK = "NONE";
+    parameter REG_OUTPUT_CE = "CE0";
+    parameter REG_OUTPUT_RST = "RST0";
+    parameter CLK0_DIV = "ENABLED";
+    parameter SOURCEB_MODE = "B_SHIFT";
+    parameter MULT_BYPASS = "DISABLED";
+    parameter RESETMODE = "SYNC";
+    parameter GSR = "ENABLED";
+    wire signed [18:0] pins_a = {SIGNEDA & A17, A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0};
+    wire signed [18:0] pins_b = {SIGNEDB & B17, B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0};
+    reg signed [18:0] input_a = 0, input_b = 0;
+    reg signed [37:0] pipeline = 0, out = 0;
+    wire signed [18:0] a = REG_INPUTA_CLK == "NONE" ? pins_a : input_a;
+    wire signed [18:0] b = REG_INPUTB_CLK == "NONE" ? pins_b : input_b;
+    wire signed [37:0] product = REG_PIPELINE_CLK == "NONE" ? a * b : pipeline;
+    always @(posedge CLK0) begin
+        input_a <= pins_a;
+        input_b <= pins_b;
+        pipeline <= a * b;
+        out <= product;
+    end
+    wire signed [37:0] o = REG_OUTPUT_CLK == "NONE" ? product : out;
+    assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18, P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} = o[35:0];
 endmodule

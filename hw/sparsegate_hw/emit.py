@@ -86,6 +86,7 @@ def describe(layout: Layout) -> dict[str, Any]:
         "cluster": layout.cluster,
         "lanes": layout.lanes,
         "weight_depth": layout.weight_depth,
+        "weight_words": layout.weight_words,
         "entry_bits": layout.entry_width,
         "accumulator_depth": layout.acc_depth,
         "accumulator_bits": layout.acc_width,

@@ -11,7 +11,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from sparsegate import timing
+from sparsegate import images, timing
 from sparsegate.cells import Fixed, IntegerArithmetic
 from sparsegate.layout import Layout, PhaseLayout
 from sparsegate.program import Phase
@@ -19,6 +19,7 @@ from sparsegate_hw.arithmetic import PipelineArithmetic
 from sparsegate_hw.constant import constant
 from sparsegate_hw.delta import THRESHOLD_BITS, DeltaCompare
 from sparsegate_hw.pe import depth_bits
+from sparsegate_hw.primitives import ReadOnlyMemory
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,8 @@ def _apart_stores(phases: list[PhaseLayout]) -> bool:
 class LaneBus(wiring.Signature):
     """What every lane must know, from the one :class:`LaneControl`; signals are aligned with the lanes' stages.
 
-    ``turn``, ``sub`` choose rows for the select stage; ``bias`` and ``state`` are addresses, a cycle ahead of use;
+    ``turn``, ``sub`` choose rows for the select stage; ``bias`` and ``state`` are addresses, ``timing.MEMORY`` cycles and one
+    ahead of use;
     ``valid_<s>``: an item is in stage s of the cell; ``position`` and ``store`` are the addresses, at that stage, of what
     is kept for its
     position and of its states; ``result_*`` go with a finished item: its memory address, and whether it is valid;
@@ -169,22 +171,20 @@ class LaneControl(wiring.Component):
             return value
 
         ahead = timing.READOUT - 1 + timing.group_sum(layout.groups)
-        valid, turn, sub, address = (
+        valid, turn, sub = (
             delayed(value, ahead, name)
-            for value, name in (
-                (self.valid, "valid"),
-                (self.turn, "turn"),
-                (self.sub, "sub"),
-                (self.address, "address"),
-            )
+            for value, name in ((self.valid, "valid"), (self.turn, "turn"), (self.sub, "sub"))
         )
+        # the biases are added to what the select stage gives
+        biased = delayed(self.address, ahead + timing.SELECT - timing.MEMORY, "address")
+        address = delayed(biased, timing.MEMORY - timing.SELECT, "address_read")
         m.d.comb += [
             bus.phase.eq(self.phase),
             bus.first.eq(self.first),
             bus.fresh.eq(self.fresh),
             bus.turn.eq(turn),
             bus.sub.eq(sub),
-            bus.bias.eq(address),
+            bus.bias.eq(biased),
         ]
         store = address
         if _apart_stores(layout.phases):
@@ -365,22 +365,19 @@ class Lane(wiring.Component):
                 "constants": data.ArrayLayout(signed(width), constants),
             }
         )
-        init = [
-            {"real": int(real), "bias": [int(v) for v in bias], "constants": [int(v) for v in values]}
-            for real, bias, values in zip(self._real, self._bias, self._constants, strict=True)
-        ]
-        m.submodules.biases = biases = Memory(shape=word, depth=layout.position_depth, init=init)
-        bias = biases.read_port()
-        # while a state comes in, the position's word tells whether it holds a unit
-        m.d.comb += bias.addr.eq(Mux(bus.loading, bus.dump, bus.bias) if layout.states else bus.bias)
+        m.submodules.biases = biases = ReadOnlyMemory(
+            images.bias_width(layout), images.bias_words(layout, self._bias, self._real, self._constants)
+        )
+        m.d.comb += biases.address.eq(bus.bias)
+        bias = data.View(word, biases.o)
         pre = [Signal(signed(layout.acc_width), name=f"pre_{gate}") for gate in range(layout.sums)]
         for gate in range(layout.sums):
-            m.d.sync += pre[gate].eq(chosen[gate] + bias.data.bias[gate])
+            m.d.sync += pre[gate].eq(chosen[gate] + bias.bias[gate])
         parameters = [Signal(signed(width), name=f"parameter_{at}") for at in range(constants)]
         for at, register in enumerate(parameters):
-            m.d.sync += register.eq(bias.data.constants[at])
+            m.d.sync += register.eq(bias.constants[at])
         real = [Signal(name=f"real_{stage}") for stage in range(len(bus.valid))]
-        m.d.sync += real[0].eq(bias.data.real)
+        m.d.sync += real[0].eq(bias.real)
         for before, after in zip(real, real[1:], strict=False):
             m.d.sync += after.eq(before)
 
@@ -417,8 +414,14 @@ class Lane(wiring.Component):
                                 writes[number].en.eq(bus.valid[stage]),
                             ]
         if layout.states:
+            # while a state comes in, no bias is read to tell whether the position holds a unit
+            m.submodules.real = memory = Memory(
+                shape=1, depth=layout.position_depth, init=[int(value) for value in self._real]
+            )
+            here = memory.read_port()
+            m.d.comb += here.addr.eq(bus.dump)
             with m.If(bus.loading):
-                m.d.comb += [h.eq(self.words[0]), result_real.eq(bias.data.real)]
+                m.d.comb += [h.eq(self.words[0]), result_real.eq(here.data)]
                 for word, write in zip(list(self.words)[1:], writes, strict=True):
                     m.d.comb += [write.addr.eq(bus.dump), write.data.eq(word), write.en.eq(bus.load)]
             self._keep(m, h)

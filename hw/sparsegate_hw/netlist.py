@@ -15,7 +15,8 @@ from amaranth.back import rtlil
 
 from sparsegate import artefact
 from sparsegate.errors import ToolError
-from sparsegate_hw import synth
+from sparsegate_hw import boards, synth
+from sparsegate_hw.primitives import Fabric
 from sparsegate_hw.verilog import quick_memories
 
 MODELS = ("common_sim.vh", "ccu2c_sim.vh")
@@ -39,10 +40,17 @@ class Netlist:
         return self.design, self.cells
 
 
-def write(component: Any, folder: str | Path, name: str, progress: Callable[[str], None] | None = None) -> Netlist:
+def write(
+    component: Any,
+    folder: str | Path,
+    name: str,
+    progress: Callable[[str], None] | None = None,
+    fabric: Fabric | None = None,
+) -> Netlist:
     """Synthesize ``component`` for ECP5 and write ``<name>_netlist.v``, ``ecp5_cells.v`` and ``<name>_netlist.txt`` (cell counts).
 
-    Block RAM and multipliers are kept, so the netlist is the one that place-and-route gets.
+    Block RAM and multipliers are kept, so the netlist is the one that place-and-route gets for a device with this ``fabric``, by
+    default the default board's.
 
     Raises
     ------
@@ -53,7 +61,9 @@ def write(component: Any, folder: str | Path, name: str, progress: Callable[[str
     folder = Path(folder)
     say = progress or (lambda line: None)
     with quick_memories():
-        design = rtlil.convert(component, name="top", emit_src=False)
+        design = rtlil.convert(
+            component, name="top", platform=fabric or boards.target(boards.DEFAULT).fabric(), emit_src=False
+        )
     lines = [line for line in synth.yosys_script() if not line.startswith(("# writing", "write_json"))]
     lines += [
         "# writing the netlist",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from amaranth.hdl import Array, Const, Module, Mux, Signal, Value, signed
+import numpy as np
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.layout import Layout
+from sparsegate_hw.primitives import Multiplier, ReadOnlyMemory, accumulator_style, choose
 
 
 def depth_bits(depth: int) -> int:
@@ -48,13 +50,14 @@ class Read(wiring.Signature):
 class ProcessingElement(wiring.Component):
     """acc[slot + index] += weight * delta, one entry a cycle.
 
-    Members: ``beat`` (:class:`Beat`), ``read`` (:class:`Read`), ``value`` signed(acc_width). ``weights`` are the contents
-    of the weight memory. With ``apart``, products of such beats go to a second accumulator, read at ``value_apart`` at the
-    same time.
+    Members: ``beat`` (:class:`Beat`), ``read`` (:class:`Read`), ``value`` signed(acc_width). ``index`` and ``weight`` are the
+    entries of the weight memory. With ``apart``, products of such beats go to a second accumulator, read at ``value_apart``
+    at the same time.
 
-    Timing: an entry's product is added, and written, ``MAC`` = 4 cycles after its beat; the accumulator read by ``read`` is
-    at ``value`` 2 cycles later. The same accumulator may be hit in consecutive cycles. A read must not come while a product
-    is at the accumulator.
+    Timing: an entry's sum is written ``MAC`` = 6 cycles after its beat; the accumulator read by ``read`` is at ``value`` 3
+    cycles later. One accumulator is hit no sooner than ``layout.loop_distance`` cycles after it was. A read must come no sooner
+    than ``MAC`` cycles after the last beat for its bank (``layout.acc_banks`` of them, the high bits of an accumulator's
+    address), and no product may be at that bank while it is read; other banks are free.
     Arithmetic: exact; the Program proves that ``acc_width`` bits suffice.
     """
 
@@ -62,10 +65,7 @@ class ProcessingElement(wiring.Component):
 
     def __init__(self, layout: Layout, index: Sequence[int], weight: Sequence[int], apart: bool = False) -> None:
         self._layout, self._apart = layout, apart
-        self._entry = data.StructLayout({"index": layout.index_width, "weight": signed(layout.weight_width)})
-        # packed here: Amaranth converts fields one by one, too slow for a million of them
-        low = (1 << layout.weight_width) - 1
-        self._init = [int(i) | (int(w) & low) << layout.index_width for i, w in zip(index, weight, strict=True)]
+        self._words = layout.pack(np.asarray(index, np.int64), np.asarray(weight, np.int64)).tolist()
         super().__init__(
             {
                 "beat": In(Beat(layout)),
@@ -83,79 +83,118 @@ class ProcessingElement(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout, beat, read = self._layout, self.beat, self.read
-        m.submodules.weights = weights = Memory(shape=layout.entry_width, depth=len(self._init), init=[])
-        # Amaranth would look at every word by itself, half a minute for a million of them
-        assert min(self._init) >= 0, "a weight memory's words are unsigned"
-        assert max(self._init) < 1 << layout.entry_width, "an entry is wider than a weight memory's word"
-        weights.init._elems[:] = self._init
-        fetch = weights.read_port()
-        entry = data.View(self._entry, fetch.data)
+        planes = layout.weight_planes
+        m.submodules.weights = weights = ReadOnlyMemory(planes * layout.entry_width, self._words)
+        m.submodules.multiplier = multiplier = Multiplier(layout.weight_width, layout.operand_width)
 
-        def after(value: Value, stages: int, name: str) -> Signal:
-            """The value so many cycles later."""
+        def after(value: Value, stages: int, name: str, reset_less: bool = True) -> Value:
+            """The value so many cycles later. Data needs no reset, which would be one more net to every corner."""
             for stage in range(1, stages + 1):
-                register = Signal.like(value, name=f"{name}_{stage}")
+                register = Signal.like(value, name=f"{name}_{stage}", reset_less=reset_less)
                 m.d.sync += register.eq(value)
                 value = register
             return value
 
-        # fetch: the memory's own output register is stage 1
-        valid = after(beat.valid, self.latency, "valid")
-        delta_2, slot_1 = after(beat.delta, 2, "delta"), after(beat.slot, 1, "slot")
-        m.d.comb += fetch.addr.eq(beat.address)
-
-        # operands
-        weight_2 = Signal(signed(layout.weight_width))
-        address_2, address_3 = (Signal(depth_bits(layout.acc_depth), name=f"address_{s}") for s in (2, 3))
-        m.d.sync += [weight_2.eq(entry.weight), address_2.eq(slot_1 + entry.index)]
-
-        # multiply, two registers for the multiplier's own
-        product_3, product = (
-            Signal(signed(layout.weight_width + layout.operand_width), name=f"product_{s}") for s in (3, 4)
+        # -- fetch -----------------------------------------------------------------------------------------------------
+        m.d.comb += weights.address.eq(beat.address)
+        entries = data.ArrayLayout(
+            data.StructLayout({"index": layout.index_width, "weight": signed(layout.weight_width)}), planes
         )
-        m.d.sync += [product_3.eq(weight_2 * delta_2), product.eq(product_3), address_3.eq(address_2)]
+        word = data.View(entries, weights.o)
+        at = after(beat.address[weights.address.shape().width :], timing.MEMORY, "plane") if planes > 1 else Const(0)
+        slot = after(beat.slot, timing.MEMORY, "slot")
+        address = Signal(depth_bits(layout.acc_depth), name="address", reset_less=True)
+        m.d.comb += [
+            multiplier.a.eq(choose([word[plane].weight for plane in range(planes)], at)),
+            multiplier.b.eq(after(beat.delta, timing.MEMORY, "delta")),
+        ]
+        m.d.sync += address.eq(slot + choose([word[plane].index for plane in range(planes)], at))
 
-        # accumulate; in a bank read-out shares the address register, so that the loop has no multiplexer in it
-        banks, low = layout.acc_banks, depth_bits(layout.acc_bank_depth)
-
-        def in_bank(address: Value, bank: int) -> Value:
-            return (address >> low) == bank if banks > 1 else Const(1)
-
-        addresses, clears, hits = [], [], []
-        for bank in range(banks):
-            address = Signal(low, name=f"address_4_{bank}")
-            clear, hit = Signal(name=f"clear_{bank}"), Signal(name=f"hit_{bank}")
-            reads = read.valid & in_bank(read.address, bank)
-            m.d.sync += [
-                address.eq(Mux(reads, read.address, address_3)),
-                clear.eq(reads & read.clear),
-                hit.eq(in_bank(address_3, bank)),
-            ]
-            addresses.append(address)
-            clears.append(clear)
-            hits.append(hit)
-        from_bank = Signal(range(max(2, banks)))
-        m.d.sync += from_bank.eq(read.address >> low if banks > 1 else 0)
-
-        def accumulate(name: str, enable: Value, value: Signal) -> None:
-            currents = []
-            for bank in range(banks):
-                memory = Memory(shape=signed(layout.acc_width), depth=layout.acc_bank_depth, init=[])
-                m.submodules[f"{name}_{bank}"] = memory
-                current, update = memory.read_port(domain="comb"), memory.write_port()
-                m.d.comb += [
-                    current.addr.eq(addresses[bank]),
-                    update.addr.eq(addresses[bank]),
-                    update.data.eq(Mux(clears[bank], 0, current.data + product)),
-                    update.en.eq(enable & hits[bank] | clears[bank]),
-                ]
-                currents.append(current.data)
-            m.d.sync += value.eq(Array(currents)[from_bank])
-
+        # -- accumulate ------------------------------------------------------------------------------------------------
+        valid = after(beat.valid, timing.MEMORY + 1, "valid", reset_less=False)
+        wanted = {"": valid}
         if self._apart:
-            apart = after(beat.apart, self.latency, "apart")
-            accumulate("accumulators", valid & ~apart, self.value)
-            accumulate("accumulators_apart", valid & apart, self.value_apart)
-        else:
-            accumulate("accumulators", valid, self.value)
+            apart = after(beat.apart, timing.MEMORY + 1, "apart")
+            wanted = {"": valid & ~apart, "_apart": valid & apart}
+        low = depth_bits(layout.acc_bank_depth)
+        banks = range(layout.acc_banks)
+        values = {name: [_Accumulators(layout) for _ in banks] for name in wanted}
+        for bank in banks:
+            chosen, reading = (
+                ((value[low:] == bank) if len(banks) > 1 else Const(1, 1)) for value in (address, read.address)
+            )
+            for name, enable in wanted.items():
+                unit = values[name][bank]
+                m.submodules[f"accumulators{name}_{bank}" if len(banks) > 1 else f"accumulators{name}"] = unit
+                m.d.comb += [
+                    unit.hit.eq(enable & chosen),
+                    unit.address.eq(Mux(read.valid & reading, read.address[:low], address[:low])),
+                    unit.clear.eq(read.valid & reading & read.clear),
+                    unit.product.eq(multiplier.o),
+                ]
+        asked = after(read.address[low:], 2, "asked") if len(banks) > 1 else Const(0)
+        for name, units in values.items():
+            value = choose([unit.value for unit in units], asked)
+            m.d.comb += getattr(self, f"value{name}").eq(after(value, 1, f"read{name}"))
+        return m
+
+
+class _Accumulators(wiring.Component):
+    """A bank of accumulators: memory[address] += product.
+
+    Members: ``hit`` with ``address``, and two cycles later ``product``; ``clear`` with ``address`` in place of a hit writes zero;
+    ``value`` is what the memory held at ``address``, two cycles later.
+
+    Timing: the sum of a hit is written ``MUL`` cycles after it. One accumulator is hit no sooner than ``layout.loop_distance``
+    cycles after it was: of the two sums on their way to the memory, those that may be asked for again are forwarded.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        super().__init__(
+            {
+                "hit": In(1),
+                "clear": In(1),
+                "address": In(depth_bits(layout.acc_bank_depth)),
+                "product": In(signed(layout.weight_width + layout.operand_width)),
+                "value": Out(signed(layout.acc_width)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        layout = self._layout
+        shape = signed(layout.acc_width)
+        m.submodules.memory = memory = Memory(
+            shape=shape, depth=layout.acc_bank_depth, init=[], attrs=accumulator_style(platform)
+        )
+        current, update = memory.read_port(), memory.write_port()
+        address = [Signal.like(self.address, name=f"address_{stage}", reset_less=True) for stage in range(3)]
+        write = [Signal(name=f"write_{stage}") for stage in range(3)]
+        clear = [Signal(name=f"clear_{stage}") for stage in range(2)]
+        total, earlier = (Signal(shape, name=name, reset_less=True) for name in ("total", "earlier"))
+        m.d.sync += [
+            *(after.eq(before) for before, after in zip([self.address, *address], address, strict=False)),
+            *(after.eq(before) for before, after in zip([self.hit | self.clear, *write], write, strict=False)),
+            *(after.eq(before) for before, after in zip([self.clear, *clear], clear, strict=False)),
+        ]
+        held: Value = current.data
+        if layout.loop_distance <= 2:
+            again = Signal(name="again_2")
+            m.d.sync += [earlier.eq(total), again.eq((address[0] == address[2]) & write[2])]
+            held = Mux(again, earlier, held).as_signed()
+        if layout.loop_distance <= 1:
+            again = Signal(name="again_1")
+            m.d.sync += again.eq((address[0] == address[1]) & write[1])
+            held = Mux(again, total, held).as_signed()
+        m.d.comb += [
+            current.addr.eq(address[0]),
+            self.value.eq(current.data),
+            update.addr.eq(address[2]),
+            update.data.eq(total),
+            update.en.eq(write[2]),
+        ]
+        m.d.sync += total.eq(held + self.product)
+        with m.If(clear[1]):
+            m.d.sync += total.eq(0)
         return m

@@ -210,7 +210,7 @@ def elaborate(
     board = Board(Engine(program, config), program, frequency_hz, baud)
     with quick_memories():
         if chosen.board is None:
-            design = rtlil.convert(Bare(board), name="top", emit_src=False)
+            design = rtlil.convert(Bare(board), name="top", platform=chosen.fabric(), emit_src=False)
             return design, f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n'
         plan = chosen.platform().prepare(Top(board), "top", emit_src=False)
     return plan.files["top.il"], plan.files["top.lpf"]

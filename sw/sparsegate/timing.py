@@ -16,12 +16,19 @@ DISPATCH = 7
 """From the start of a dispatch, or from the cycle in which its last columns are known, to the first entry at the weight memories."""
 NOTHING = 3
 """From the same to the end of a dispatch of no columns."""
-MAC = 4
-"""From an entry at the weight memories to its product at the accumulator, which is written in that cycle."""
-DRAIN = 1
+MEMORY = 2
+"""A read-only memory: its own register, and the one at its output."""
+MUL = 3
+"""A multiplier: registers at the inputs, within, and at the output."""
+BROADCAST = 1
+"""From dispatchers and sequencer to a register of every cluster's own."""
+MAC = MEMORY + MUL + 1
+"""From an entry at the weight memories to its sum, which is written to the accumulator in that cycle."""
+DRAIN = MAC - 3
 """Between a dispatcher's last entry and the first read-out address: covers MAC beyond the read-out's own path."""
-READOUT = 3
-"""From a read-out address at the sequencer to the accumulator value at the PE's output register."""
+READOUT = 4 + BROADCAST
+"""From a read-out address at the sequencer to the accumulator value at the PE's output register: the sequencer's own register, the
+address, the accumulator, the output."""
 SELECT = 1
 """Choice of a cluster and of the rows in it."""
 BIAS = 1
@@ -33,12 +40,12 @@ DELTA = 3
 OUTPUT = 3
 """From a step's last result to its output frame's first value."""
 
-MUL = 1
 ADD = 1
 RELU = 1
 NARROW = 1
-LOOKUP = 4
-INTERPOLATE = 2
+LOOKUP = MEMORY + 2
+"""Magnitude, table, sign."""
+INTERPOLATE = MUL + 1
 """Of a table with ``step_bits > 0``, beside LOOKUP."""
 
 

@@ -40,9 +40,11 @@ def test_partial_sums_meet_after_exactly_the_latency(
                 if rows_apart:
                     ctx.set(beat.apart, later)
             await ctx.tick()
-        for group in range(groups):
-            ctx.set(dut.beat[group].valid, 0)
-        await ctx.tick().repeat(timing.MAC)
+            for group in range(groups):
+                ctx.set(dut.beat[group].valid, 0)
+            for _ in range(layout.loop_distance - 1):
+                await ctx.tick()
+        await ctx.tick().repeat(timing.MAC - 1)
         ctx.set(dut.read.valid, 1)
         ctx.set(dut.read.address, 0)
         await ctx.tick().repeat(8)

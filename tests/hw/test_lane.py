@@ -147,7 +147,8 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
                 bus = dut.bus
                 history.append(
                     {
-                        "select": (ctx.get(bus.turn), ctx.get(bus.sub), ctx.get(bus.bias)),
+                        "select": (ctx.get(bus.turn), ctx.get(bus.sub)),
+                        "bias": ctx.get(bus.bias),
                         "state": ctx.get(bus.state),
                         "valid": [ctx.get(value) for value in bus.valid],
                         "position": [ctx.get(value) for value in bus.position],
@@ -168,7 +169,8 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
                     assert history[done]["result"][0] == 0
                     continue
                 address = phase.position_base + item
-                assert history[cycle + ahead]["select"] == (*turns[cycle], address)
+                assert history[cycle + ahead]["select"] == turns[cycle]
+                assert history[cell - timing.BIAS - timing.MEMORY]["bias"] == address
                 assert history[cycle + ahead + timing.SELECT]["state"] == address - (offset if apart else 0)
                 for stage in range(latency + 1):
                     row = history[cell + stage]

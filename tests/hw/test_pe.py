@@ -1,79 +1,148 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from sparsegate import timing
+from sparsegate.layout import Layout
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape
 from sparsegate_hw.pe import ProcessingElement
 from tests.hw.blocks import simulate, small_layout
 
+GRU = [Shape("gru", 10, NM(1, 4), NM(2, 4))]
+READ = timing.READOUT - timing.BROADCAST - 1
+"""From a read to its value."""
 
-@pytest.mark.parametrize("seed", range(3))
+
+def shaped(apart: bool = False, **changes: int) -> Layout:
+    """A small layout with some of its numbers replaced."""
+    layout = small_layout(6, shapes=GRU) if apart else small_layout()
+    vars(layout).update(changes)
+    return layout
+
+
+class Reference:
+    """Accumulators of a PE, and the beats that may come next."""
+
+    def __init__(self, layout: Layout, rng: random.Random, apart: bool) -> None:
+        self.layout, self.rng, self.apart = layout, rng, apart
+        self.block = 1 << layout.index_width
+        self.index = [rng.randrange(self.block) for _ in range(layout.weight_depth)]
+        self.weight = [rng.randint(-128, 127) for _ in range(layout.weight_depth)]
+        self.dut = ProcessingElement(layout, self.index, self.weight, apart)
+        self.values = [self.dut.value, self.dut.value_apart] if apart else [self.dut.value]
+        self.acc: list[dict[int, int]] = [{} for _ in self.values]
+        self.recent: list[int | None] = []
+
+    def drive(self, ctx: Any, slots: range, entries: int) -> None:
+        """Set a beat, or none, for an accumulator that was not hit in the last ``loop_distance - 1`` cycles."""
+        rng, beat = self.rng, self.dut.beat
+        address, slot = rng.randrange(entries) * (self.layout.weight_depth // entries), rng.choice(slots)
+        delta, which = rng.randint(-200, 200), rng.randrange(len(self.acc))
+        at = slot + self.index[address]
+        distance = self.layout.loop_distance
+        valid = rng.random() < 0.9 and at not in self.recent[-(distance - 1) or len(self.recent) :]
+        self.recent.append(at if valid else None)
+        ctx.set(beat.valid, int(valid))
+        ctx.set(beat.address, address)
+        ctx.set(beat.slot, slot)
+        ctx.set(beat.delta, delta)
+        if self.apart:
+            ctx.set(beat.apart, which)
+        if valid:
+            self.acc[which] = self.dut.model(self.acc[which], slot, self.index[address], self.weight[address], delta)
+
+    async def quiet(self, ctx: Any) -> None:
+        """No beat any more; return when the first read may come."""
+        ctx.set(self.dut.beat.valid, 0)
+        await ctx.tick().repeat(timing.MAC - 1)
+
+    async def read(self, ctx: Any, addresses: range, clear: bool, meanwhile: Any = lambda: None) -> None:
+        """Read an address a cycle and compare each value, exactly READ cycles later."""
+        wanted = []
+        for cycle in range(len(addresses) + READ):
+            if cycle >= READ:
+                assert [ctx.get(value) for value in self.values] == wanted[cycle - READ], f"address {cycle - READ}"
+            ctx.set(self.dut.read.valid, int(cycle < len(addresses)))
+            if cycle < len(addresses):
+                address = addresses[cycle]
+                ctx.set(self.dut.read.address, address)
+                ctx.set(self.dut.read.clear, int(clear))
+                wanted.append([acc.get(address, 0) for acc in self.acc])
+                for acc in self.acc if clear else ():
+                    acc[address] = 0
+            meanwhile()
+            await ctx.tick()
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3])
 @pytest.mark.parametrize("apart", [False, True])
-def test_accumulates_and_reads_out(seed: int, apart: bool) -> None:
-    layout = small_layout(6, shapes=[Shape("gru", 10, NM(1, 4), NM(2, 4))]) if apart else small_layout()
-    rng = random.Random(seed)
-    depth = layout.weight_depth
-    block = 1 << layout.index_width
-    slots = range(layout.acc_depth - block + 1)
-    index = [rng.randrange(block) for _ in range(depth)]
-    weight = [rng.randint(-128, 127) for _ in range(depth)]
-    dut = ProcessingElement(layout, index, weight, apart)
-    values = (dut.value, dut.value_apart) if apart else (dut.value,)
-    models = [dict.fromkeys(range(layout.acc_depth), 0) for _ in values]
+@pytest.mark.parametrize("words", [None, 2, 4])
+def test_accumulates_and_reads_out(distance: int, apart: bool, words: int | None) -> None:
+    changes = {"loop_distance": distance, **({"weight_words": words} if words else {})}
+    layout = shaped(apart, **changes)
+    assert layout.weight_planes == (1 if words is None else -(-layout.weight_depth // words))
+    model = Reference(layout, random.Random(distance), apart)
 
-    async def testbench(ctx):
-        for _ in range(300):
-            valid = rng.random() < 0.8
-            which = rng.randrange(len(models))
-            # few addresses, so that one accumulator is hit in consecutive cycles
-            address, slot, delta = rng.randrange(min(depth, 4)), rng.choice(slots[:2]), rng.randint(-200, 200)
-            ctx.set(dut.beat.valid, int(valid))
-            ctx.set(dut.beat.address, address)
-            ctx.set(dut.beat.slot, slot)
-            ctx.set(dut.beat.delta, delta)
-            if apart:
-                ctx.set(dut.beat.apart, which)
-            if valid:
-                models[which] = dut.model(models[which], slot, index[address], weight[address], delta)
-            await ctx.tick()
-        ctx.set(dut.beat.valid, 0)
-        # the last beat was set one tick ago; its write ends MAC cycles after it was visible
-        for _ in range(timing.MAC):
-            await ctx.tick()
-        assert all(any(model.values()) for model in models)
-        for clear in (0, 1, 0):
-            for address in range(layout.acc_depth):
-                ctx.set(dut.read.valid, 1)
-                ctx.set(dut.read.clear, clear)
-                ctx.set(dut.read.address, address)
-                await ctx.tick().repeat(timing.READOUT - 1)
-                assert [ctx.get(value) for value in values] == [model[address] for model in models]
-            if clear:
-                models[:] = [dict.fromkeys(model, 0) for model in models]
+    async def testbench(ctx: Any) -> None:
+        for clear in (False, True, False):
+            for _ in range(200):
+                # few accumulators, so that most are hit again as soon as they may
+                model.drive(ctx, range(2), min(4, layout.weight_depth))
+                await ctx.tick()
+            await model.quiet(ctx)
+            assert all(any(acc.values()) for acc in model.acc)
+            await model.read(ctx, range(layout.acc_depth), clear)
 
-    simulate(dut, testbench)
+    simulate(model.dut, testbench)
+
+
+@pytest.mark.parametrize("distance", [1, 3])
+@pytest.mark.parametrize("apart", [False, True])
+def test_one_bank_is_read_while_another_accumulates(apart: bool, distance: int) -> None:
+    depth = 8
+    layout = shaped(apart, acc_banks=3, acc_bank_depth=depth, acc_depth=3 * depth, loop_distance=distance)
+    model = Reference(layout, random.Random(distance), apart)
+
+    async def testbench(ctx: Any) -> None:
+        for turn in range(7):
+            bank, other = turn % 3, (turn + 1) % 3
+            for _ in range(60):
+                model.drive(ctx, range(bank * depth, bank * depth + 3), 8)
+                await ctx.tick()
+            await model.quiet(ctx)
+            await model.read(
+                ctx,
+                range(bank * depth, (bank + 1) * depth),
+                turn % 2 == 0,
+                lambda other=other: model.drive(ctx, range(other * depth, other * depth + 3), 8),
+            )
+            await model.quiet(ctx)
+        for bank in range(3):
+            await model.read(ctx, range(bank * depth, (bank + 1) * depth), False)
+
+    simulate(model.dut, testbench)
 
 
 def test_a_row_without_sums_apart_takes_every_beat() -> None:
     """In a cluster whose other rows keep sums apart, the beat's flag means nothing to this one."""
-    layout = small_layout(6, shapes=[Shape("gru", 10, NM(1, 4), NM(2, 4))])
+    layout = shaped(True, loop_distance=1)
     dut = ProcessingElement(layout, [0], [3])
     assert not hasattr(dut, "value_apart")
 
-    async def testbench(ctx):
+    async def testbench(ctx: Any) -> None:
         for apart in (0, 1):
             ctx.set(dut.beat.valid, 1)
             ctx.set(dut.beat.delta, 5)
             ctx.set(dut.beat.apart, apart)
             await ctx.tick()
         ctx.set(dut.beat.valid, 0)
-        await ctx.tick().repeat(timing.MAC)
+        await ctx.tick().repeat(timing.MAC - 1)
         ctx.set(dut.read.valid, 1)
-        await ctx.tick().repeat(timing.READOUT - 1)
+        await ctx.tick().repeat(READ)
         assert ctx.get(dut.value) == 2 * 3 * 5
 
     simulate(dut, testbench)

@@ -88,6 +88,8 @@ def test_cell_of_a_lane(simulator, tmp_path) -> None:
 @pytest.mark.parametrize("simulator", SIMULATORS)
 def test_processing_element(simulator, tmp_path) -> None:
     layout = small_layout()
+    # any accumulator in any cycle, and several entries in a word
+    vars(layout).update(loop_distance=1, weight_words=8)
     rng = random.Random(7)
     depth, block = layout.weight_depth, 1 << layout.index_width
     index = [rng.randrange(block) for _ in range(depth)]
@@ -98,7 +100,7 @@ def test_processing_element(simulator, tmp_path) -> None:
         beats = []
         for _ in range(60):
             # few addresses, so that one accumulator is hit in consecutive cycles
-            address, slot, delta = rng.randrange(min(depth, 4)), rng.choice((0, 1)), rng.randint(-200, 200)
+            address, slot, delta = rng.randrange(4) * (depth // 4), rng.choice((0, 1)), rng.randint(-200, 200)
             beats.append([address, slot, delta])
             model = ProcessingElement.model(model, slot, index[address], weight[address], delta)
         clear = rng.random() < 0.5
@@ -107,7 +109,7 @@ def test_processing_element(simulator, tmp_path) -> None:
         )
         if clear:
             model = dict.fromkeys(model, 0)
-    parameters = {"bursts": bursts, "mac": timing.MAC, "readout": timing.READOUT - 1, "seed": 8}
+    parameters = {"bursts": bursts, "mac": timing.MAC, "readout": timing.READOUT - timing.BROADCAST - 1, "seed": 8}
     dut = ProcessingElement(layout, index, weight)
     got = blocks.run(dut, "sparsegate_sim.bench_pe", parameters, simulator=simulator, folder=tmp_path)
     assert got == {"compared": 4 * layout.acc_depth}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.sw.shapes import stacks
 
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import INPUT, HardwareConfig, Layout
+from sparsegate.layout import BLOCK_SHAPES, INPUT, MAX_PLANES, HardwareConfig, Layout, rom_blocks, weight_shape
 from sparsegate.pattern import NM
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig, quantize
@@ -94,6 +94,75 @@ def test_weight_memories_hold_the_matrices(layout: Layout) -> None:
                     dense[:, units[lane, position], column] = acc[first : first + of.gates, slot * of.block + in_block]
             assert (dense.reshape(-1, columns) == of.dense(matrix.term)).all()
     assert used.max() <= 1, "two columns share a weight memory word"
+
+
+@settings(max_examples=40, deadline=None)
+@given(layouts(), st.sampled_from([None, 2, 4, 8]))
+def test_a_word_holds_the_entries_of_its_planes(layout: Layout, words: int | None) -> None:
+    if words is not None and words < layout.weight_depth:
+        vars(layout)["weight_words"] = words
+    index, weight = layout.weights()
+    packed = layout.pack(index, weight)
+    assert packed.shape == (layout.rows, layout.groups, layout.weight_words)
+    width = layout.entry_width
+    for entry in range(layout.weight_depth):
+        plane, word = divmod(entry, layout.weight_words)
+        found = (packed[..., word] >> plane * width) & ((1 << width) - 1)
+        assert (found & ((1 << layout.index_width) - 1) == index[..., entry]).all()
+        signed = (found >> layout.index_width) - ((found >> (width - 1)) << layout.weight_width)
+        assert (signed == weight[..., entry]).all()
+    assert max(packed.reshape(-1).tolist()) < 1 << layout.weight_planes * width
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "words", "planes", "blocks"),
+    [
+        (12, 3064, 1024, 3, 2),  # LSTM of 1024 units at 1:16 on 32 x 3
+        (11, 192, 192, 1, 1),
+        (11, 100, 100, 1, 0),
+        (12, 1025, 512, 3, 1),
+        (9, 2048, 2048, 1, 1),
+        (18, 1024, 1024, 1, 1),
+        (12, 4096, 4096, 1, 3),
+        (13, 11970, 2048, 6, 9),
+        (9, 40000, 8192, 5, 23),
+        (9, 400000, 16384, 25, 225),
+    ],
+)
+def test_weights_take_the_fewest_block_rams(width: int, depth: int, words: int, planes: int, blocks: int) -> None:
+    assert weight_shape(width, depth) == (words, planes)
+    assert rom_blocks(planes * width, words) == blocks
+    for words, _ in BLOCK_SHAPES:
+        if -(-depth // words) <= MAX_PLANES and rom_blocks(-(-depth // words) * width, words):
+            assert blocks <= rom_blocks(-(-depth // words) * width, words)
+
+
+@settings(max_examples=60, deadline=None)
+@given(layouts())
+def test_no_accumulator_is_hit_sooner_than_the_loop_distance(layout: Layout) -> None:
+    """Every column after every other of its phase, as a dispatcher may issue them."""
+    index, _ = layout.weights()
+    rng = np.random.default_rng(0)
+    for phase in layout.phases:
+        rows = np.unique(layout._blocks(phase)[0])
+        columns = [(m, int(c)) for m in phase.matrices for c in rng.permutation(m.term.matrix.columns)[:6]]
+        for group in range(layout.groups):
+            mine = [(m, c) for m, c in columns if m.group[c] == group]
+            slot, entry = [], []
+            for number in rng.permutation(len(mine)):
+                m, c = mine[number]
+                first = m.bases[group][m.bank[c]] + m.place[c] * m.burst
+                entry += range(first, first + m.burst)
+                slot += np.repeat(np.arange(phase.slots), m.term.matrix.entries).tolist()
+            at = (
+                np.array(slot)[None, :] * phase.phase.block + index[rows, group][:, entry] if slot else np.zeros((1, 0))
+            )
+            for distance in range(1, layout.loop_distance):
+                same = at[:, distance:] == at[:, :-distance]
+                # a row without a block in a slot adds only zeros there, to an accumulator of no unit
+                blocks, slots = layout._blocks(phase)
+                real = np.isin(rows[:, None] * phase.slots + np.array(slot, int)[None, :], blocks * phase.slots + slots)
+                assert not (same & real[:, distance:]).any()
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,339 @@
+"""What an FPGA has ready-made: multipliers, read-only memories, and registers that stay where they are.
+
+Every primitive has one behaviour and one latency. Without a :class:`Fabric` it is plain Amaranth, which simulators run; with one it
+is the device's own cell, all of whose registers are in use. Tests simulate both on the same random inputs.
+
+ECP5: Lattice FPGA-TN-02204 (block RAM) and FPGA-TN-02205 (sysDSP). iCE40: FPGA-TN-02007 (SB_MAC16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from amaranth.hdl import Array, Cat, ClockSignal, Const, Instance, Module, Mux, ResetSignal, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
+
+from sparsegate import timing
+from sparsegate.layout import BLOCK_SHAPES, rom_blocks
+
+WIDEST = {"ecp5": 18, "ice40": 16}
+"""Bits of a multiplier's operands."""
+
+
+@dataclass
+class Fabric:
+    """What the primitives of one design may take of an FPGA; the ``platform`` of its elaboration, or that one's ``fabric``.
+
+    ``multipliers`` are as many as the device has, or fewer: who comes later gets logic. It counts down while a design is
+    elaborated, so a design needs a new one.
+    """
+
+    family: Literal["ecp5", "ice40"]
+    multipliers: int
+
+    def take(self, multipliers: int) -> bool:
+        """Whether so many are left, which are then taken."""
+        enough = self.multipliers >= multipliers
+        self.multipliers -= multipliers if enough else 0
+        return enough
+
+
+def fabric(platform: Any) -> Fabric | None:
+    """The fabric of an elaboration's platform, if it has one."""
+    return platform if isinstance(platform, Fabric) else getattr(platform, "fabric", None)
+
+
+def accumulator_style(platform: Any) -> dict[str, Any]:
+    """Attributes of a memory of few words that is read and written every cycle, with a registered read."""
+    of = fabric(platform)
+    return {} if of is None else {"ram_style": "distributed" if of.family == "ecp5" else "block"}
+
+
+class Multiplier(wiring.Component):
+    """o = a * b, exactly.
+
+    Members: ``a`` signed(a_width), ``b`` signed(b_width), ``o`` signed(a_width + b_width).
+
+    Timing: latency ``timing.MUL`` = 3, one product a cycle; registers at the inputs, within, and at the output.
+    """
+
+    latency = timing.MUL
+
+    def __init__(self, a_width: int, b_width: int) -> None:
+        super().__init__({"a": In(signed(a_width)), "b": In(signed(b_width)), "o": Out(signed(a_width + b_width))})
+
+    @staticmethod
+    def model(a: Any, b: Any) -> Any:
+        """Integer model."""
+        return a * b
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        of = fabric(platform)
+        if of is None:
+            self._behaviour(m)
+            return m
+        widest = WIDEST[of.family]
+        pieces = -(-len(self.a) // widest) * -(-len(self.b) // widest)
+        if not of.take(pieces):
+            self._logic(m)
+        elif pieces > 1:
+            self._behaviour(m)  # Yosys joins several
+        elif of.family == "ecp5":
+            self._ecp5(m)
+        else:
+            self._ice40(m)
+        return m
+
+    def _behaviour(self, m: Module) -> None:
+        a, b = _kept(self.a, "a_1"), _kept(self.b, "b_1")
+        product, out = _kept(self.o, "o_2"), _kept(self.o, "o_3")
+        m.d.sync += [a.eq(self.a), b.eq(self.b), product.eq(a * b), out.eq(product)]
+        m.d.comb += self.o.eq(out)
+
+    def _logic(self, m: Module) -> None:
+        """Two halves of the multiplication, then their sum; a ``*`` would become a multiplier again."""
+        long, short = (self.a, self.b) if len(self.a) >= len(self.b) else (self.b, self.a)
+        left, right = _kept(long, "long_1"), _kept(short, "short_1")
+        half = len(right) // 2
+        low = Signal(signed(len(left) + half), name="low_2", reset_less=True)
+        high = Signal(signed(len(left) + len(right) - half), name="high_2", reset_less=True)
+        out = _kept(self.o, "o_3")
+        rows: list[Value] = [Mux(right[bit], left, 0).as_signed() for bit in range(len(right))]
+        rows[-1] = -rows[-1]  # the sign's weight
+        m.d.sync += [
+            left.eq(long),
+            right.eq(short),
+            low.eq(_shifted_sum(rows[:half])),
+            high.eq(_shifted_sum(rows[half:])),
+            out.eq(low + high.shift_left(half)),
+        ]
+        m.d.comb += self.o.eq(out)
+
+    def _ecp5(self, m: Module) -> None:
+        names = ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT")
+        settings = {f"p_REG_{name}_{key}": f"{key}0" for name in names for key in ("CLK", "CE", "RST")}
+        product = Signal(36)
+        m.submodules.cell = Instance(
+            "MULT18X18D",
+            **settings,
+            p_REG_INPUTC_CLK="NONE",
+            p_CLK0_DIV="ENABLED",
+            p_SOURCEB_MODE="B_INPUT",
+            p_MULT_BYPASS="DISABLED",
+            p_RESETMODE="SYNC",
+            p_GSR="DISABLED",
+            i_CLK0=ClockSignal(),
+            i_CE0=Const(1),
+            i_RST0=Const(0),
+            i_SIGNEDA=Const(1),
+            i_SIGNEDB=Const(1),
+            i_SOURCEA=Const(0),
+            i_SOURCEB=Const(0),
+            **_pins("i_A", _extended(self.a, 18)),
+            **_pins("i_B", _extended(self.b, 18)),
+            **_pins("i_C", Const(0, 18)),
+            **_pins("o_P", product),
+        )
+        m.d.comb += self.o.eq(product)
+
+    def _ice40(self, m: Module) -> None:
+        product = Signal(32)
+        m.submodules.cell = Instance(
+            "SB_MAC16",
+            **{f"p_{name}": Const(1, 1) for name in ("A_REG", "B_REG", "TOP_8x8_MULT_REG", "BOT_8x8_MULT_REG")},
+            p_PIPELINE_16x16_MULT_REG1=Const(1, 1),
+            p_PIPELINE_16x16_MULT_REG2=Const(1, 1),
+            p_A_SIGNED=Const(1, 1),
+            p_B_SIGNED=Const(1, 1),
+            p_TOPOUTPUT_SELECT=Const(3, 2),
+            p_BOTOUTPUT_SELECT=Const(3, 2),
+            i_CLK=ClockSignal(),
+            i_CE=Const(1),
+            i_A=_extended(self.a, 16),
+            i_B=_extended(self.b, 16),
+            i_C=Const(0, 16),
+            i_D=Const(0, 16),
+            **{f"i_{name}HOLD": Const(0) for name in "ABCD"},
+            **{f"i_{name}{half}": Const(0) for name in ("IRST", "ORST", "OLOAD", "ADDSUB") for half in ("TOP", "BOT")},
+            **{f"i_OHOLD{half}": Const(0) for half in ("TOP", "BOT")},
+            **{f"i_{name}": Const(0) for name in ("CI", "ACCUMCI", "SIGNEXTIN")},
+            o_O=product,
+        )
+        m.d.comb += self.o.eq(product)
+
+
+def _kept(value: Value, name: str) -> Signal:
+    """A register like ``value`` that no reset reaches, as those in multipliers and memories."""
+    return Signal.like(value, name=name, reset_less=True)
+
+
+def _extended(value: Value, width: int) -> Signal | Value:
+    return Cat(value, value[-1].replicate(width - len(value)))
+
+
+def _pins(stem: str, value: Value) -> dict[str, Value]:
+    """A port for every bit, as Lattice's cells have them."""
+    return {f"{stem}{bit}": value[bit] for bit in range(len(value))}
+
+
+def _shifted_sum(rows: Sequence[Value]) -> Value:
+    """sum of rows[k] << k, as a tree."""
+    if len(rows) <= 1:
+        return rows[0] if rows else Const(0)
+    half = len(rows) // 2
+    return _shifted_sum(rows[:half]) + _shifted_sum(rows[half:]).shift_left(half)
+
+
+class ReadOnlyMemory(wiring.Component):
+    """A memory of fixed contents: ``words`` of ``width`` bits, unsigned.
+
+    Members: ``address``; ``o`` unsigned(width), the word. Reading beyond the last word gives anything.
+
+    Timing: latency 2, one word a cycle; the second register is the memory's own.
+    Size: ``layout.rom_blocks`` block RAMs of an ECP5; 0 where logic is cheaper.
+    """
+
+    latency = timing.MEMORY
+
+    def __init__(self, width: int, words: Iterable[int]) -> None:
+        self._width, self._words = width, [int(word) for word in words]
+        assert min(self._words) >= 0, "words are unsigned"
+        assert max(self._words) < 1 << width, "a word is wider than its memory"
+        super().__init__({"address": In(max(1, (len(self._words) - 1).bit_length())), "o": Out(width)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        of = fabric(platform)
+        blocks = rom_blocks(self._width, len(self._words))
+        if of is None or of.family != "ecp5" or not blocks or len(self._words) > BLOCK_SHAPES[-1][0]:
+            style = {"rom_style": "logic"} if of is not None and of.family == "ecp5" and not blocks else {}
+            memory = Memory(shape=self._width, depth=len(self._words), init=[], attrs=style)
+            m.submodules.memory = memory
+            # Amaranth would look at every word by itself, half a minute for a million of them
+            memory.init._elems[:] = self._words
+            port = memory.read_port()
+            out = _kept(self.o, "out")
+            m.d.comb += [port.addr.eq(self.address), self.o.eq(out)]
+            m.d.sync += out.eq(port.data)
+        else:
+            self._ecp5(m)
+        return m
+
+    def _ecp5(self, m: Module) -> None:
+        depth, columns = next(shape for shape in BLOCK_SHAPES if shape[0] >= len(self._words))
+        bits = unpack(self._words, self._width, depth)
+        # both ports read halves of a 36-bit word; else port A reads it
+        port = min(columns, 18)
+        address = Cat(Const(0, (14 - (16384 // port - 1).bit_length())), self.address, Const(0, 14))[:14]
+        for at in range(0, self._width, columns):
+            take = min(columns, self._width - at)
+            mine = np.zeros((depth, columns), np.uint8)
+            mine[:, :take] = bits[:, at : at + take]
+            contents = {f"p_INITVAL_{n:02X}": Const(value, 320) for n, value in enumerate(initvals(mine))}
+            out = [Signal(18, name=f"out_{side}_{at}") for side in "ab"]
+            half = Const(0, 1)
+            ports: dict[str, Any] = {}
+            for number, side in enumerate("AB"):
+                used = number == 0 or columns == 36
+                where = (
+                    address
+                    if columns != 36
+                    else Cat(Const(0, 4), Const(number, 1), self.address, half.replicate(9))[:14]
+                )
+                ports |= {
+                    **_pins(f"i_AD{side}", where if used else Const(0, 14)),
+                    **_pins(f"i_DI{side}", Const(0, 18)),
+                    **_pins(f"o_DO{side}", out[number]),
+                    **_pins(f"i_CS{side}", Const(0, 3)),
+                    f"i_CLK{side}": ClockSignal(),
+                    f"i_CE{side}": Const(int(used)),
+                    f"i_OCE{side}": Const(int(used)),
+                    f"i_WE{side}": Const(0),
+                    f"i_RST{side}": Const(0),
+                    f"p_DATA_WIDTH_{side}": port,
+                    f"p_REGMODE_{side}": "OUTREG",
+                    f"p_WRITEMODE_{side}": "READBEFOREWRITE",
+                    f"p_CSDECODE_{side}": "0b000",
+                    f"p_CLK{side}MUX": f"CLK{side}",
+                }
+            m.submodules[f"block_{at}"] = Instance(
+                "DP16KD",
+                **contents,
+                **ports,
+                p_RESETMODE="SYNC",
+                p_ASYNC_RESET_RELEASE="SYNC",
+                p_GSR="DISABLED",
+            )
+            m.d.comb += self.o[at : at + take].eq(Cat(*out)[:take] if columns > 18 else out[0][:take])
+
+
+def unpack(words: Sequence[int], width: int, depth: int) -> NDArray[np.uint8]:
+    """Bits of words, least significant first, zeros to ``depth``. (depth, width)"""
+    size = -(-width // 8)
+    raw = b"".join(word.to_bytes(size, "little") for word in words).ljust(depth * size, b"\0")
+    return np.unpackbits(np.frombuffer(raw, np.uint8).reshape(depth, size), axis=1, bitorder="little")[:, :width]
+
+
+def initvals(bits: NDArray[np.uint8]) -> list[int]:
+    """The 64 INITVAL parameters of a DP16KD that holds the words (depth, columns) of one of ``BLOCK_SHAPES``.
+
+    It is an array of 2048 bytes of 9 bits, of whose ninth words of fewer than 9 bits make no use. A parameter holds 16
+    words of 18 bits, each in 20 bits.
+    """
+    if bits.shape[1] < 9:
+        bits = np.pad(bits.reshape(2048, 8), ((0, 0), (0, 1)))
+    spaced = np.pad(bits.reshape(64, 16, 18), ((0, 0), (0, 0), (0, 2)))
+    rows = np.packbits(spaced.reshape(64, 320), axis=1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in rows]
+
+
+class Register(wiring.Component):
+    """A register that no tool merges with another of the same contents: what is broadcast to a far corner starts anew there.
+
+    Members: ``i``, ``o`` unsigned(width). Timing: latency 1.
+    """
+
+    latency = 1
+
+    def __init__(self, width: int) -> None:
+        super().__init__({"i": In(width), "o": Out(width)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        of = fabric(platform)
+        if of is None:
+            m.d.sync += self.o.eq(self.i)
+            return m
+        reset = ResetSignal(allow_reset_less=True)
+        for bit in range(len(self.i)):
+            # cells that Yosys does not look into
+            m.submodules[f"bit_{bit}"] = (
+                Instance(
+                    "TRELLIS_FF",
+                    p_GSR="DISABLED",
+                    p_CEMUX="1",
+                    p_CLKMUX="CLK",
+                    p_LSRMUX="LSR",
+                    p_SRMODE="LSR_OVER_CE",
+                    p_REGSET="RESET",
+                    i_CLK=ClockSignal(),
+                    i_LSR=reset,
+                    i_DI=self.i[bit],
+                    o_Q=self.o[bit],
+                )
+                if of.family == "ecp5"
+                else Instance("SB_DFFSR", i_C=ClockSignal(), i_R=reset, i_D=self.i[bit], o_Q=self.o[bit])
+            )
+        return m
+
+
+def choose(values: Sequence[Value], at: Value) -> Value:
+    """One of the values; the only one without a multiplexer."""
+    return Array(values)[at] if len(values) > 1 else values[0]

