@@ -17,6 +17,7 @@ from sparsegate.layout import Layout, PhaseLayout
 from sparsegate.program import Phase
 from sparsegate_hw.arithmetic import PipelineArithmetic
 from sparsegate_hw.constant import constant
+from sparsegate_hw.contents import Contents
 from sparsegate_hw.delta import THRESHOLD_BITS, DeltaCompare
 from sparsegate_hw.pe import depth_bits
 
@@ -369,18 +370,18 @@ class Lane(wiring.Component):
             {"real": int(real), "bias": [int(v) for v in bias], "constants": [int(v) for v in values]}
             for real, bias, values in zip(self._real, self._bias, self._constants, strict=True)
         ]
-        m.submodules.biases = biases = Memory(shape=word, depth=layout.position_depth, init=init)
-        bias = biases.read_port()
+        m.submodules.biases = biases = Contents(word.size, [word.const(row).as_bits() for row in init])
+        bias = data.View(word, biases.o)
         # while a state comes in, the position's word tells whether it holds a unit
-        m.d.comb += bias.addr.eq(Mux(bus.loading, bus.dump, bus.bias) if layout.states else bus.bias)
+        m.d.comb += biases.address.eq(Mux(bus.loading, bus.dump, bus.bias) if layout.states else bus.bias)
         pre = [Signal(signed(layout.acc_width), name=f"pre_{gate}") for gate in range(layout.sums)]
         for gate in range(layout.sums):
-            m.d.sync += pre[gate].eq(chosen[gate] + bias.data.bias[gate])
+            m.d.sync += pre[gate].eq(chosen[gate] + bias.bias[gate])
         parameters = [Signal(signed(width), name=f"parameter_{at}") for at in range(constants)]
         for at, register in enumerate(parameters):
-            m.d.sync += register.eq(bias.data.constants[at])
+            m.d.sync += register.eq(bias.constants[at])
         real = [Signal(name=f"real_{stage}") for stage in range(len(bus.valid))]
-        m.d.sync += real[0].eq(bias.data.real)
+        m.d.sync += real[0].eq(bias.real)
         for before, after in zip(real, real[1:], strict=False):
             m.d.sync += after.eq(before)
 
@@ -418,7 +419,7 @@ class Lane(wiring.Component):
                             ]
         if layout.states:
             with m.If(bus.loading):
-                m.d.comb += [h.eq(self.words[0]), result_real.eq(bias.data.real)]
+                m.d.comb += [h.eq(self.words[0]), result_real.eq(bias.real)]
                 for word, write in zip(list(self.words)[1:], writes, strict=True):
                     m.d.comb += [write.addr.eq(bus.dump), write.data.eq(word), write.en.eq(bus.load)]
             self._keep(m, h)

@@ -16,6 +16,7 @@ from amaranth.back import rtlil
 from sparsegate import artefact
 from sparsegate.errors import ToolError
 from sparsegate_hw import synth
+from sparsegate_hw.families import ECP5
 from sparsegate_hw.verilog import quick_memories
 
 MODELS = ("common_sim.vh", "ccu2c_sim.vh")
@@ -54,8 +55,9 @@ def write(component: Any, folder: str | Path, name: str, progress: Callable[[str
     say = progress or (lambda line: None)
     with quick_memories():
         design = rtlil.convert(component, name="top", emit_src=False)
-    lines = [line for line in synth.yosys_script() if not line.startswith(("# writing", "write_json"))]
-    lines += [
+    lines = [
+        "read_rtlil top.il",
+        *ECP5.script(),
         "# writing the netlist",
         f"rename top {name}",
         "tee -o stat.txt stat",

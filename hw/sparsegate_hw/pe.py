@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.layout import Layout
+from sparsegate_hw.contents import Contents
 
 
 def depth_bits(depth: int) -> int:
@@ -83,13 +84,8 @@ class ProcessingElement(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout, beat, read = self._layout, self.beat, self.read
-        m.submodules.weights = weights = Memory(shape=layout.entry_width, depth=len(self._init), init=[])
-        # Amaranth would look at every word by itself, half a minute for a million of them
-        assert min(self._init) >= 0, "a weight memory's words are unsigned"
-        assert max(self._init) < 1 << layout.entry_width, "an entry is wider than a weight memory's word"
-        weights.init._elems[:] = self._init
-        fetch = weights.read_port()
-        entry = data.View(self._entry, fetch.data)
+        m.submodules.weights = weights = Contents(layout.entry_width, self._init)
+        entry = data.View(self._entry, weights.o)
 
         def after(value: Value, stages: int, name: str) -> Signal:
             """The value so many cycles later."""
@@ -102,7 +98,7 @@ class ProcessingElement(wiring.Component):
         # fetch: the memory's own output register is stage 1
         valid = after(beat.valid, self.latency, "valid")
         delta_2, slot_1 = after(beat.delta, 2, "delta"), after(beat.slot, 1, "slot")
-        m.d.comb += fetch.addr.eq(beat.address)
+        m.d.comb += weights.address.eq(beat.address)
 
         # operands
         weight_2 = Signal(signed(layout.weight_width))
