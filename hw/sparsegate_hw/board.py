@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth.build import ResourceError
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, ResetSignal, Signal, Value
+from amaranth.hdl import (
+    Cat,
+    ClockDomain,
+    ClockSignal,
+    Const,
+    Elaboratable,
+    Instance,
+    Module,
+    ResetSignal,
+    Signal,
+    Value,
+)
 from amaranth.lib import cdc, io, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -198,7 +209,9 @@ POWER_UP_S = 15e-6
 
 def power_up(m: Module, clock_hz: int, domain: str) -> Value:
     """1 until the block RAMs of an iCE40 can be read, counted in a domain without a reset."""
-    left = Signal(range(int(POWER_UP_S * clock_hz) + 1), init=int(POWER_UP_S * clock_hz), name="power_up", reset_less=True)
+    left = Signal(
+        range(int(POWER_UP_S * clock_hz) + 1), init=int(POWER_UP_S * clock_hz), name="power_up", reset_less=True
+    )
     with m.If(left != 0):
         m.d[domain] += left.eq(left - 1)
     return left != 0

@@ -33,6 +33,7 @@ PLATFORMS = {
 }
 """Name on the command line -> module and class of amaranth-boards."""
 
+
 @dataclass(frozen=True)
 class Target:
     """An FPGA to build for. ``board`` is None for a bare device, whose pins are chosen by the placer.

@@ -1,8 +1,8 @@
 """Memories whose contents a Program decides, as cells of the device: a bitstream can be given other contents.
 
-A read-only memory that Yosys sees becomes whatever its contents make simplest: a bit that is always 0 disappears, a small one turns
-into logic. Memory cells that the design names itself stay what they are. So the netlist is the same for every Program of a shape, and
-``sparsegate_hw.patch`` finds the cells in the routed design by their names.
+A read-only memory that Yosys sees becomes whatever its contents make simplest: a bit that is always 0 disappears, a small
+one turns into logic. Memory cells that the design names itself stay what they are. So the netlist is the same for every
+Program of a shape, and ``sparsegate_hw.patch`` finds the cells in the routed design by their names.
 
 ECP5: Lattice FPGA-TN-02204; iCE40: FPGA-TN-02002, and the order of bits in a block RAM as Yosys' ``ice40/brams_map.v`` has it.
 """
@@ -115,10 +115,12 @@ class Contents(wiring.Component):
 
 
 def _dp16kd(columns: int, words: Sequence[int], address: Value, out: Signal) -> Instance:
-    """512 words of 36 bits through both ports, or 1024 words of 18 bits through port A. ``INITVAL_hh`` holds 16 halves of 18 bits in 20."""
+    """512 words of 36 bits through both ports, or 1024 of 18 bits through port A. ``INITVAL_hh``: 16 halves of 18 bits in 20."""
     halves = [word >> shift & 0x3FFFF for word in words for shift in range(0, columns, 18)]
     contents = {
-        f"p_INITVAL_{row:02X}": Const(sum(half << 20 * at for at, half in enumerate(halves[16 * row : 16 * row + 16])), 320)
+        f"p_INITVAL_{row:02X}": Const(
+            sum(half << 20 * at for at, half in enumerate(halves[16 * row : 16 * row + 16])), 320
+        )
         for row in range(64)
     }
     ports: dict[str, Any] = {}

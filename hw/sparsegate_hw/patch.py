@@ -1,11 +1,12 @@
 """Other contents in the memories of a routed design: a Program of the same shape without place-and-route.
 
-A design is two things: its text in RTLIL without the initial values of the memory cells that it names itself (the *form*), and those
-values (the *contents*). Programs of one shape have the same form, so the routed design of one is that of all; see
+A design is two things: its text in RTLIL without the initial values of the memory cells that it names itself (the *form*),
+and those values (the *contents*). Programs of one shape have the same form, so the routed design of one is that of all; see
 ``sparsegate_hw.contents``. In nextpnr's textual configuration the values stand beside the numbers or places of block RAMs, which
 the routed netlist tells:
 
-- ECP5: DP16KD in ``.bram_init <WID>``, 2048 bytes of 9 bits; TRELLIS_DPR16X4 in ``word: SLICE<s>.K<k>.INIT`` of four look-up tables.
+- ECP5: DP16KD in ``.bram_init <WID>``, 2048 bytes of 9 bits; TRELLIS_DPR16X4 in ``word: SLICE<s>.K<k>.INIT`` of four
+  look-up tables.
 - iCE40: SB_RAM40_4K in ``.ram_data <x> <y>``, 16 rows of 256 bits.
 """
 
@@ -63,8 +64,8 @@ def _constant(text: str) -> int:
 class Place:
     """Where a memory cell is in the textual configuration: its ``kind``, and numbers that name the place.
 
-    DP16KD: (WID,). TRELLIS_DPR16X4: of each of its four look-up tables row, column and letter's number times 2 plus which of the two
-    in a slice. SB_RAM40_4K: (x, y).
+    DP16KD: (WID,). TRELLIS_DPR16X4: row, column and number in the tile of each of its four look-up tables.
+    SB_RAM40_4K: (x, y).
     """
 
     kind: str
@@ -80,32 +81,29 @@ def places(routed: Mapping[str, Any], contents: Contents) -> dict[str, Place]:
         If a memory is missing there, or one of its cells.
     """
     cells = routed["modules"]["top"]["cells"]
+
+    def bel(name: str, pattern: str) -> tuple[str, ...]:
+        found = re.fullmatch(pattern, cells.get(name, {}).get("attributes", {}).get("NEXTPNR_BEL", ""))
+        if found is None:
+            raise SparseGateError(f"the routed design has no memory cell {name}")
+        return found.groups()
+
     found = {}
     for name, values in contents.items():
-        cell = cells.get(name)
-        if cell is not None and cell["type"] == "DP16KD":
-            found[name] = Place("DP16KD", (_number(cell["attributes"].get("WID", 0)),))
-        elif cell is not None and cell["type"] == "ICESTORM_RAM":
-            x, y = re.fullmatch(r"X(\d+)/Y(\d+)/ram", cell["attributes"]["NEXTPNR_BEL"]).groups()  # type: ignore[union-attr]
-            found[name] = Place("SB_RAM40_4K", (int(x), int(y)))
-        elif list(values) == ["INITVAL"]:
+        if "INITVAL_00" in values:
+            bel(name, r"(.*)")
+            number = cells[name]["attributes"]["WID"]
+            found[name] = Place("DP16KD", (int(number, 2) if isinstance(number, str) else number,))
+        elif "INITVAL" in values:
             at: list[int] = []
             for bit in range(4):
-                part = cells.get(f"{name}$DPRAM_COMB{bit}")
-                if part is None:
-                    raise SparseGateError(f"the routed design has no look-up table {bit} of the memory {name}")
-                bel = re.fullmatch(r"X(\d+)/Y(\d+)/SLICE([A-D])\.COMB([01])", part["attributes"]["NEXTPNR_BEL"])
-                if bel is None:
-                    raise SparseGateError(f"memory {name} lies at {part['attributes']['NEXTPNR_BEL']}, expected a slice")
-                at += [int(bel[2]), int(bel[1]), 2 * "ABCD".index(bel[3]) + int(bel[4])]
+                x, y, part, half = bel(f"{name}$DPRAM_COMB{bit}", r"X(\d+)/Y(\d+)/SLICE([A-D])\.K([01])")
+                at += [int(y), int(x), 2 * "ABCD".index(part) + int(half)]
             found[name] = Place("TRELLIS_DPR16X4", tuple(at))
         else:
-            raise SparseGateError(f"the routed design has no memory {name}")
+            x, y = bel(f"{name}_RAM", r"X(\d+)/Y(\d+)/ram")
+            found[name] = Place("SB_RAM40_4K", (int(x), int(y)))
     return found
-
-
-def _number(value: Any) -> int:
-    return int(value, 2) if isinstance(value, str) else int(value)
 
 
 # -- textual configurations ---------------------------------------------------------------------------------------------
@@ -164,7 +162,12 @@ def _decode_dp16kd(blocks: Mapping[str, str], place: Place) -> dict[str, int]:
 
 def _encode_dp16kd(blocks: dict[str, str], place: Place, values: Mapping[str, int]) -> None:
     key = _part(blocks, f".bram_init {place.at[0]}")
-    data = [values[f"INITVAL_{row:02X}"] >> 20 * at + 9 * part & 511 for row in range(64) for at in range(16) for part in (0, 1)]
+    data = [
+        values[f"INITVAL_{row:02X}"] >> 20 * at + 9 * part & 511
+        for row in range(64)
+        for at in range(16)
+        for part in (0, 1)
+    ]
     lines = [" ".join(f"{byte:03x}" for byte in data[at : at + 8]) for at in range(0, 2048, 8)]
     blocks[key] = "\n".join([key, *lines]) + "\n\n"
 
@@ -177,3 +180,39 @@ def _decode_ram40(blocks: Mapping[str, str], place: Place) -> dict[str, int]:
 def _encode_ram40(blocks: dict[str, str], place: Place, values: Mapping[str, int]) -> None:
     key = _part(blocks, f".ram_data {place.at[0]} {place.at[1]}")
     blocks[key] = "\n".join([key, *(f"{values[f'INIT_{at:X}']:064x}" for at in range(16))]) + "\n\n"
+
+
+LUT_ORDER = (0, 8, 2, 10, 4, 12, 6, 14, 1, 9, 3, 11, 5, 13, 7, 15)
+"""Address of a distributed RAM's bit -> bit of its look-up table, by number of the latter."""
+LUT_DEFAULT = "1" * 16
+"""What a look-up table holds that a configuration does not mention."""
+
+
+def _tables(place: Place) -> list[tuple[str, str]]:
+    """Part of the configuration and name of the word of each look-up table."""
+    triples = zip(*[iter(place.at)] * 3, strict=True)
+    return [
+        (f".tile R{row}C{column}:PLC2", f"word: SLICE{'ABCD'[k >> 1]}.K{k & 1}.INIT ") for row, column, k in triples
+    ]
+
+
+def _decode_dpr16x4(blocks: Mapping[str, str], place: Place) -> dict[str, int]:
+    value = 0
+    for bit, (key, word) in enumerate(_tables(place)):
+        text = blocks[_part(blocks, key)].partition(word)[2][:16] or LUT_DEFAULT
+        for at, address in enumerate(LUT_ORDER):
+            value |= int(text[15 - at]) << 4 * address + bit
+    return {"INITVAL": value}
+
+
+def _encode_dpr16x4(blocks: dict[str, str], place: Place, values: Mapping[str, int]) -> None:
+    for bit, (key, word) in enumerate(_tables(place)):
+        text = "".join(str(values["INITVAL"] >> 4 * address + bit & 1) for address in reversed(LUT_ORDER))
+        before, found, after = blocks[_part(blocks, key)].partition(word)
+        if not found:
+            raise SparseGateError(f"the configuration has no {word.strip()!r} in {key!r}")
+        blocks[key] = before + word + text + after[16:]
+
+
+_DECODE = {"DP16KD": _decode_dp16kd, "TRELLIS_DPR16X4": _decode_dpr16x4, "SB_RAM40_4K": _decode_ram40}
+_ENCODE = {"DP16KD": _encode_dp16kd, "TRELLIS_DPR16X4": _encode_dpr16x4, "SB_RAM40_4K": _encode_ram40}

