@@ -6,12 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth.build import ResourceError
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, Signal
+from amaranth.hdl import (
+    Cat,
+    ClockDomain,
+    ClockSignal,
+    Const,
+    Elaboratable,
+    Instance,
+    Module,
+    ResetSignal,
+    Signal,
+    Value,
+)
 from amaranth.lib import cdc, io, wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.errors import SparseGateError
 from sparsegate.program import Program
+from sparsegate_hw.contents import family
 from sparsegate_hw.packet import Packet
 from sparsegate_hw.uart import Receiver, Transmitter, divisor_for
 
@@ -147,8 +159,66 @@ def pll_for(input_hz: int, output_hz: int) -> Pll:
     return best[2]
 
 
+@dataclass(frozen=True)
+class Ice40Pll:
+    """Dividers of an iCE40 SB_PLL40: output = input / (divide_input + 1) * (divide_feedback + 1) / 2**divide_output."""
+
+    input_hz: int
+    divide_input: int
+    divide_feedback: int
+    divide_output: int
+
+    @property
+    def output_hz(self) -> float:
+        return self.input_hz / (self.divide_input + 1) * (self.divide_feedback + 1) / (1 << self.divide_output)
+
+    @property
+    def filter_range(self) -> int:
+        """Setting of the loop filter for the detector's frequency."""
+        detector = self.input_hz / (self.divide_input + 1)
+        return 1 + sum(detector >= limit for limit in (17e6, 26e6, 44e6, 66e6, 101e6))
+
+
+def ice40_pll_for(input_hz: int, output_hz: int) -> Ice40Pll:
+    """Dividers that give ``output_hz`` as nearly as can be, never more.
+
+    Limits (iCE40 sysCLOCK PLL guide, FPGA-TN-02052): detector 10 to 133 MHz, VCO 533 to 1066 MHz, output 16 to 275 MHz.
+    """
+    best: Ice40Pll | None = None
+    for divide_input in range(16):
+        detector = input_hz / (divide_input + 1)
+        if not 10e6 <= detector <= 133e6:
+            continue
+        for divide_feedback in range(64):
+            if not 533e6 <= detector * (divide_feedback + 1) <= 1066e6:
+                continue
+            for divide_output in range(1, 7):
+                candidate = Ice40Pll(input_hz, divide_input, divide_feedback, divide_output)
+                if 16e6 <= candidate.output_hz <= output_hz and (best is None or candidate.output_hz > best.output_hz):
+                    best = candidate
+    if best is None:
+        raise SparseGateError(
+            f"no PLL setting gives {output_hz / 1e6:g} MHz from {input_hz / 1e6:g} MHz; an iCE40's gives 16 to 275 MHz"
+        )
+    return best
+
+
+POWER_UP_S = 15e-6
+"""Seconds after configuration for which an iCE40 stays in reset: its block RAMs read as 0 for the first 3 µs (Lattice errata)."""
+
+
+def power_up(m: Module, clock_hz: int, domain: str) -> Value:
+    """1 until the block RAMs of an iCE40 can be read, counted in a domain without a reset."""
+    left = Signal(
+        range(int(POWER_UP_S * clock_hz) + 1), init=int(POWER_UP_S * clock_hz), name="power_up", reset_less=True
+    )
+    with m.If(left != 0):
+        m.d[domain] += left.eq(left - 1)
+    return left != 0
+
+
 class Clock(Elaboratable):
-    """Drives the clock domain "sync" from a board's clock and reset, through an ECP5 PLL unless the frequency is the board's own.
+    """Drives the clock domain "sync" from a board's clock and reset, through a PLL unless the frequency is the board's own.
 
     The domain is held in reset until the PLL has locked and the board's reset button, if it has one, is released.
     """
@@ -158,59 +228,91 @@ class Clock(Elaboratable):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.clock_buffer = clock = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
-        reset = Const(0)
+        source = platform.request(platform.default_clk, dir="-")
+        reset: Value = Const(0)
         if platform.default_rst is not None:
             m.submodules.reset_buffer = button = io.Buffer("i", platform.request(platform.default_rst, dir="-"))
             reset = button.i
-        frequency = int(platform.default_clk_frequency)
-        if frequency == self.clock_hz:
-            m.d.comb += ClockSignal("sync").eq(clock.i)
-            locked = Const(1)
+        locked: Value = Const(1)
+        direct = int(platform.default_clk_frequency) == self.clock_hz
+        ice40 = family(platform) == "ice40"
+        if direct or not ice40:
+            m.submodules.clock_buffer = clock = io.Buffer("i", source)
+            if direct:
+                m.d.comb += ClockSignal("sync").eq(clock.i)
+            else:
+                locked = self._ecp5(m, int(platform.default_clk_frequency), clock.i)
         else:
-            setting = pll_for(frequency, self.clock_hz)
-            locked, feedback = Signal(), Signal()
-            m.submodules.pll = Instance(
-                "EHXPLLL",
-                p_PLLRST_ENA="DISABLED",
-                p_INTFB_WAKE="DISABLED",
-                p_STDBY_ENABLE="DISABLED",
-                p_DPHASE_SOURCE="DISABLED",
-                p_OUTDIVIDER_MUXA="DIVA",
-                p_OUTDIVIDER_MUXB="DIVB",
-                p_CLKOP_ENABLE="ENABLED",
-                p_CLKOS_ENABLE="ENABLED",
-                p_FEEDBK_PATH="CLKOP",
-                p_CLKI_DIV=setting.divide_input,
-                p_CLKFB_DIV=setting.divide_feedback,
-                p_CLKOP_DIV=setting.divide_vco,
-                p_CLKOP_CPHASE=setting.divide_vco - 1,
-                p_CLKOP_FPHASE=0,
-                p_CLKOS_DIV=setting.divide_output,
-                p_CLKOS_CPHASE=setting.divide_output - 1,
-                p_CLKOS_FPHASE=0,
-                a_ICP_CURRENT="12",
-                a_LPF_RESISTOR="8",
-                a_MFG_ENABLE_FILTEROPAMP="1",
-                a_MFG_GMCREF_SEL="2",
-                i_CLKI=clock.i,
-                i_CLKFB=feedback,
-                i_RST=Const(0),
-                i_STDBY=Const(0),
-                i_PHASESEL0=Const(0),
-                i_PHASESEL1=Const(0),
-                i_PHASEDIR=Const(0),
-                i_PHASESTEP=Const(0),
-                i_PHASELOADREG=Const(0),
-                i_PLLWAKESYNC=Const(0),
-                i_ENCLKOP=Const(0),
-                i_ENCLKOS=Const(0),
-                o_CLKOP=feedback,
-                o_CLKOS=ClockSignal("sync"),
-                o_LOCK=locked,
-            )
+            # the PLL sits at the clock's pin and takes it before any buffer
+            locked = self._ice40(m, int(platform.default_clk_frequency), source.io)
+        if ice40:
+            m.domains.start = ClockDomain("start", reset_less=True, local=True)
+            m.d.comb += ClockSignal("start").eq(ClockSignal("sync"))
+            reset = reset | power_up(m, self.clock_hz, "start")
         m.submodules.reset = cdc.ResetSynchronizer(reset | ~locked, domain="sync")
         return m
+
+    def _ice40(self, m: Module, frequency: int, pin: Any) -> Value:
+        setting = ice40_pll_for(frequency, self.clock_hz)
+        locked = Signal()
+        m.submodules.pll = Instance(
+            "SB_PLL40_PAD",
+            p_FEEDBACK_PATH="SIMPLE",
+            p_DIVR=Const(setting.divide_input, 4),
+            p_DIVF=Const(setting.divide_feedback, 7),
+            p_DIVQ=Const(setting.divide_output, 3),
+            p_FILTER_RANGE=Const(setting.filter_range, 3),
+            i_PACKAGEPIN=pin,
+            i_RESETB=Const(1),
+            i_BYPASS=Const(0),
+            o_PLLOUTGLOBAL=ClockSignal("sync"),
+            o_LOCK=locked,
+        )
+        return locked
+
+    def _ecp5(self, m: Module, frequency: int, clock: Value) -> Value:
+        setting = pll_for(frequency, self.clock_hz)
+        locked, feedback = Signal(), Signal()
+        m.submodules.pll = Instance(
+            "EHXPLLL",
+            p_PLLRST_ENA="DISABLED",
+            p_INTFB_WAKE="DISABLED",
+            p_STDBY_ENABLE="DISABLED",
+            p_DPHASE_SOURCE="DISABLED",
+            p_OUTDIVIDER_MUXA="DIVA",
+            p_OUTDIVIDER_MUXB="DIVB",
+            p_CLKOP_ENABLE="ENABLED",
+            p_CLKOS_ENABLE="ENABLED",
+            p_FEEDBK_PATH="CLKOP",
+            p_CLKI_DIV=setting.divide_input,
+            p_CLKFB_DIV=setting.divide_feedback,
+            p_CLKOP_DIV=setting.divide_vco,
+            p_CLKOP_CPHASE=setting.divide_vco - 1,
+            p_CLKOP_FPHASE=0,
+            p_CLKOS_DIV=setting.divide_output,
+            p_CLKOS_CPHASE=setting.divide_output - 1,
+            p_CLKOS_FPHASE=0,
+            a_ICP_CURRENT="12",
+            a_LPF_RESISTOR="8",
+            a_MFG_ENABLE_FILTEROPAMP="1",
+            a_MFG_GMCREF_SEL="2",
+            i_CLKI=clock,
+            i_CLKFB=feedback,
+            i_RST=Const(0),
+            i_STDBY=Const(0),
+            i_PHASESEL0=Const(0),
+            i_PHASESEL1=Const(0),
+            i_PHASEDIR=Const(0),
+            i_PHASESTEP=Const(0),
+            i_PHASELOADREG=Const(0),
+            i_PLLWAKESYNC=Const(0),
+            i_ENCLKOP=Const(0),
+            i_ENCLKOS=Const(0),
+            o_CLKOP=feedback,
+            o_CLKOS=ClockSignal("sync"),
+            o_LOCK=locked,
+        )
+        return locked
 
 
 class Top(Elaboratable):
@@ -240,7 +342,8 @@ class Top(Elaboratable):
 class Bare(wiring.Component):
     """A :class:`Board` for a device whose board is not known: a clock pin, no PLL, and no reset but configuration.
 
-    A reset pin would be one more net with a load everywhere, and routing it takes longer than all the rest.
+    A reset pin would be one more net with a load everywhere, and routing it takes longer than all the rest. An iCE40 resets itself
+    until its block RAMs can be read.
     """
 
     def __init__(self, board: Board) -> None:
@@ -249,7 +352,10 @@ class Bare(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.domains.sync = ClockDomain("sync", reset_less=True)
+        ice40 = family(platform) == "ice40"
+        m.domains.sync = ClockDomain("sync", reset_less=not ice40)
+        if ice40:
+            m.d.comb += ResetSignal("sync").eq(power_up(m, self.board.clock_hz, "sync"))
         m.submodules.board = board = self.board
         m.d.comb += [
             ClockSignal("sync").eq(self.clk),

@@ -1,13 +1,15 @@
-"""Boards of amaranth-boards that SparseGate can be built for: an ECP5, a clock, a UART."""
+"""Boards of amaranth-boards that SparseGate can be built for: an ECP5 or iCE40 of some size, a clock, a UART."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from amaranth.build import ResourceError
 
+from sparsegate import devices
+from sparsegate.devices import Device
 from sparsegate.errors import SparseGateError, ToolError
 from sparsegate_hw.primitives import Fabric
 
@@ -26,49 +28,44 @@ PLATFORMS = {
     "colorlight-5a-75b": ("colorlight_5a75b_r7_0", "Colorlight_5A75B_R70Platform"),
     "icepi-zero": ("icepi_zero", "IcepiZero1_3Platform"),
     "icesugar-pro": ("icesugar_pro", "ICESugarProPlatform"),
+    "icebreaker": ("icebreaker", "ICEBreakerPlatform"),
+    "icesugar": ("icesugar", "ICESugarPlatform"),
+    "ice40-hx8k": ("ice40_hx8k_b_evn", "ICE40HX8KBEVNPlatform"),
 }
 """Name on the command line -> module and class of amaranth-boards."""
-
-DEVICES = {
-    "LFE5U-12F": "--12k",
-    "LFE5U-25F": "--25k",
-    "LFE5U-45F": "--45k",
-    "LFE5U-85F": "--85k",
-    "LFE5UM-25F": "--um-25k",
-    "LFE5UM-45F": "--um-45k",
-    "LFE5UM-85F": "--um-85k",
-    "LFE5UM5G-25F": "--um5g-25k",
-    "LFE5UM5G-45F": "--um5g-45k",
-    "LFE5UM5G-85F": "--um5g-85k",
-}
-"""Device -> its option of nextpnr-ecp5."""
-
-MULTIPLIERS = {"12F": 28, "25F": 28, "45F": 72, "85F": 156}
-"""Size of a device -> its 18 x 18 multipliers (Lattice FPGA-DS-02012)."""
-
-PACKAGES = {"BG256": "CABGA256", "MG285": "CSFBGA285", "BG381": "CABGA381", "BG554": "CABGA554", "BG756": "CABGA756"}
-"""Lattice's package code -> nextpnr's name."""
 
 
 @dataclass(frozen=True)
 class Target:
     """An FPGA to build for. ``board`` is None for a bare device, whose pins are chosen by the placer.
 
-    ``speed`` is Lattice's speed grade: 6 is the slowest, 8 the fastest.
+    ``speed`` is Lattice's speed grade of an ECP5: 6 is the slowest, 8 the fastest. ``multipliers``: "dsp", the device's own, or
+    "logic".
     """
 
     device: str
     package: str
     speed: str
     board: str | None = None
+    multipliers: str = "dsp"
 
     @property
     def name(self) -> str:
         return self.board or self.device
 
+    @property
+    def chip(self) -> Device:
+        """What the FPGA has."""
+        return devices.device(self.device)
+
+    @property
+    def family(self) -> str:
+        """Name in ``sparsegate_hw.families``."""
+        return self.chip.family
+
     def fabric(self) -> Fabric:
         """What primitives may take of the device; one serves one design."""
-        return Fabric("ecp5", MULTIPLIERS[self.device.rpartition("-")[2]])
+        return Fabric(self.chip.family, self.chip.dsp if self.multipliers == "dsp" else 0)
 
     def platform(self) -> Any:
         """A new amaranth-boards platform with a ``fabric``; one serves one design."""
@@ -78,27 +75,32 @@ class Target:
         return platform
 
 
-def target(board: str | None = None, device: str | None = None) -> Target:
+def target(board: str | None = None, device: str | None = None, multipliers: str | None = None) -> Target:
     """A board by its name, or a bare device such as "LFE5U-25F"; the default board where both are None.
+
+    ``multipliers``: "dsp" or "logic"; the default is what the device has.
 
     Raises
     ------
     SparseGateError
-        If the name is unknown (the message lists the known ones), or both are given.
+        If the name is unknown (the message lists the known ones), both are given, or the device has no multipliers to use.
     """
     if board is not None and device is not None:
         raise SparseGateError(f"a board ({board}) and a device ({device}) were given, expected one of the two")
     if device is not None:
-        # the 5G family exists in speed grade 8 only
-        form = device.upper()
-        if form not in DEVICES:
-            raise SparseGateError(f"no device is called {device!r}; known are {', '.join(DEVICES)}")
-        return Target(form, "BG381", "8" if "5G" in form else "6")
-    board = DEFAULT if board is None else board.lower()
-    if board not in PLATFORMS:
-        raise SparseGateError(f"no board is called {board!r}; known are {', '.join(PLATFORMS)}")
-    platform = _platform(board)
-    return Target(platform.device, platform.package, platform.speed, board)
+        chip = devices.device(device)
+        found = Target(chip.name, chip.package, chip.speed)
+    else:
+        board = DEFAULT if board is None else board.lower()
+        if board not in PLATFORMS:
+            raise SparseGateError(f"no board is called {board!r}; known are {', '.join(PLATFORMS)}")
+        platform = _platform(board)
+        found = Target(platform.device, platform.package, getattr(platform, "speed", ""), board)
+    if multipliers not in (None, "dsp", "logic"):
+        raise SparseGateError(f"multipliers are made of {multipliers!r}, expected 'dsp' or 'logic'")
+    if multipliers == "dsp" and not found.chip.dsp:
+        raise SparseGateError(f"{found.device} has no multipliers; use --multipliers logic")
+    return replace(found, multipliers=multipliers or ("dsp" if found.chip.dsp else "logic"))
 
 
 def _platform(board: str) -> Any:
@@ -108,13 +110,13 @@ def _platform(board: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise ToolError(f"board {board} needs amaranth-boards; 'pip install amaranth-boards' provides it") from error
     if not suitable(platform):
-        raise SparseGateError(f"board {board} lacks an ECP5, a clock or a UART in this amaranth-boards")
+        raise SparseGateError(f"board {board} lacks a known FPGA, a clock or a UART in this amaranth-boards")
     return platform
 
 
 def suitable(platform: Any) -> bool:
     """Whether a platform has all that a :class:`~sparsegate_hw.board.Top` asks for. LEDs are optional."""
-    if not str(platform.device).startswith("LFE5U") or platform.default_clk is None:
+    if platform.device not in devices.DEVICES or platform.default_clk is None:
         return False
     try:
         platform.lookup("uart", 0)

@@ -366,7 +366,7 @@ class Lane(wiring.Component):
             }
         )
         m.submodules.biases = biases = ReadOnlyMemory(
-            images.bias_width(layout), images.bias_words(layout, self._bias, self._real, self._constants)
+            images.bias_width(layout), images.bias_words(layout, self._bias, self._real, self._constants), replaceable=True
         )
         m.d.comb += biases.address.eq(bus.bias)
         bias = data.View(word, biases.o)

@@ -16,6 +16,7 @@ from amaranth.back import rtlil
 from sparsegate import artefact
 from sparsegate.errors import ToolError
 from sparsegate_hw import boards, synth
+from sparsegate_hw.families import ECP5
 from sparsegate_hw.primitives import Fabric
 from sparsegate_hw.verilog import quick_memories
 
@@ -64,8 +65,9 @@ def write(
         design = rtlil.convert(
             component, name="top", platform=fabric or boards.target(boards.DEFAULT).fabric(), emit_src=False
         )
-    lines = [line for line in synth.yosys_script() if not line.startswith(("# writing", "write_json"))]
-    lines += [
+    lines = [
+        "read_rtlil top.il",
+        *ECP5.script(),
         "# writing the netlist",
         f"rename top {name}",
         "tee -o stat.txt stat",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, ResetInserter, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetInserter, Signal, signed
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,6 +22,7 @@ from sparsegate.protocol import (
     longest_reply,
     value_bytes,
 )
+from sparsegate_hw.contents import Contents
 from sparsegate_hw.crc import Crc16
 
 
@@ -104,6 +105,9 @@ class Packet(wiring.Component):
         threshold_length = 2 * len(self.thresholds)
         longest = max(frame_length, threshold_length)
         identity = self.identity.encode()
+        # what differs between Programs of a shape is in a memory, of which a bitstream can be given another
+        defaults = b"".join(value.to_bytes(2, "little") for value in self.thresholds)
+        m.submodules.contents = contents = Contents(8, identity + defaults)
         words = [getattr(self.counters, name) for name in COUNTERS] + list(self.counters.saturations)
         reply_capacity = max(len(identity), 5 + outputs * y_bytes, 4 * len(words), threshold_length)
 
@@ -139,7 +143,7 @@ class Packet(wiring.Component):
         m.submodules.reply = reply = memory.Memory(shape=8, depth=reply_capacity, init=[])
         reply_write, reply_read = reply.write_port(), reply.read_port()
         reply_length = Signal(range(reply_capacity + 1))
-        position = Signal(range(max(reply_capacity, 8) + 1))
+        position = Signal(range(max(reply_capacity, 8) + 2))
         nak = Signal()
         replay = Signal()  # the reply to the frame ``replay_sequence`` is still in the memory
         replay_sequence = Signal(8)
@@ -167,9 +171,7 @@ class Packet(wiring.Component):
             self.y.ready.eq(values_out.w_rdy),
         ]
         # the Program's own thresholds, until a host sets others
-        thresholds = [
-            Signal(16, init=default, name=f"threshold_{number}") for number, default in enumerate(self.thresholds)
-        ]
+        thresholds = [Signal(16, name=f"threshold_{number}") for number in range(len(self.thresholds))]
         m.d.comb += [port.eq(register) for port, register in zip(self.threshold, thresholds, strict=True)]
         value = Signal(signed(8 * y_bytes))
         byte = Signal(range(max(y_bytes, 4)))
@@ -215,6 +217,15 @@ class Packet(wiring.Component):
                 refuse(Reason.TIMEOUT, "NAK")
 
         with m.FSM(name="state") as machine:
+            with m.State("START"):  # after a reset: the thresholds, a byte a cycle, one cycle behind its address
+                m.d.comb += [self.i.ready.eq(0), contents.address.eq(len(identity) + position)]
+                m.d.sync += position.eq(position + 1)
+                for number, register in enumerate(thresholds):
+                    for half in range(2):
+                        with m.If(position == 2 * number + half + 1):
+                            m.d.sync += register.word_select(half, 8).eq(contents.o)
+                with m.If(position == threshold_length):
+                    m.next = "HUNT"
             with m.State("HUNT"), m.If(self.i.valid & (self.i.payload == SYNC[0])):
                 m.next = "SYNC"
             with m.State("SYNC"):
@@ -335,10 +346,11 @@ class Packet(wiring.Component):
                     with m.Default():
                         refuse(Reason.COMMAND, "NAK")
 
-            with m.State("IDENTIFY"):
-                write(position, Array(identity)[position])
+            with m.State("IDENTIFY"):  # a byte a cycle, one cycle behind its address; the first is written twice
+                write(Mux(position == 0, 0, position - 1), contents.o)
+                m.d.comb += contents.address.eq(position)
                 m.d.sync += position.eq(position + 1)
-                with m.If(position == len(identity) - 1):
+                with m.If(position == len(identity)):
                     m.d.sync += replay.eq(0)
                     send(len(identity))
 
@@ -447,6 +459,6 @@ class Packet(wiring.Component):
                             m.d.sync += self.error.eq(0)
                         m.next = "HUNT"
         m.d.comb += reply_read.addr.eq(position)
-        idle = [machine.ongoing(state) for state in ("HUNT", "SYNC", "HEADER", "LENGTH", "PAYLOAD", "CRC")]
+        idle = [machine.ongoing(state) for state in ("START", "HUNT", "SYNC", "HEADER", "LENGTH", "PAYLOAD", "CRC")]
         m.d.comb += self.busy.eq(is_open | ~Cat(*idle).any())
         return m

@@ -84,7 +84,7 @@ class ProcessingElement(wiring.Component):
         m = Module()
         layout, beat, read = self._layout, self.beat, self.read
         planes = layout.weight_planes
-        m.submodules.weights = weights = ReadOnlyMemory(planes * layout.entry_width, self._words)
+        m.submodules.weights = weights = ReadOnlyMemory(planes * layout.entry_width, self._words, replaceable=True)
         m.submodules.multiplier = multiplier = Multiplier(layout.weight_width, layout.operand_width)
 
         def after(value: Value, stages: int, name: str, reset_less: bool = True) -> Value:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sparsegate import timing
 from sparsegate.layout import BLOCK_SHAPES, rom_blocks
+from sparsegate_hw.contents import Contents
 
 WIDEST = {"ecp5": 18, "ice40": 16}
 """Bits of a multiplier's operands."""
@@ -196,14 +197,17 @@ class ReadOnlyMemory(wiring.Component):
 
     Members: ``address``; ``o`` unsigned(width), the word. Reading beyond the last word gives anything.
 
+    With ``replaceable`` it is made of the device's cells whatever the contents are, so that a bitstream can be given others: see
+    ``sparsegate_hw.contents``.
+
     Timing: latency 2, one word a cycle; the second register is the memory's own.
-    Size: ``layout.rom_blocks`` block RAMs of an ECP5; 0 where logic is cheaper.
+    Size: ``layout.rom_blocks`` block RAMs of an ECP5; where that is 0, logic, or distributed RAM if the memory is replaceable.
     """
 
     latency = timing.MEMORY
 
-    def __init__(self, width: int, words: Iterable[int]) -> None:
-        self._width, self._words = width, [int(word) for word in words]
+    def __init__(self, width: int, words: Iterable[int], replaceable: bool = False) -> None:
+        self._width, self._words, self._replaceable = width, [int(word) for word in words], replaceable
         assert min(self._words) >= 0, "words are unsigned"
         assert max(self._words) < 1 << width, "a word is wider than its memory"
         super().__init__({"address": In(max(1, (len(self._words) - 1).bit_length())), "o": Out(width)})
@@ -212,18 +216,27 @@ class ReadOnlyMemory(wiring.Component):
         m = Module()
         of = fabric(platform)
         blocks = rom_blocks(self._width, len(self._words))
-        if of is None or of.family != "ecp5" or not blocks or len(self._words) > BLOCK_SHAPES[-1][0]:
+        fits = len(self._words) <= BLOCK_SHAPES[-1][0]
+        if of is not None and of.family == "ecp5" and blocks and fits:
+            self._ecp5(m)
+            return m
+        port: Any
+        if self._replaceable and of is not None:
+            m.submodules.memory = port = Contents(self._width, self._words)
+            m.d.comb += port.address.eq(self.address)
+            word = port.o
+        else:
             style = {"rom_style": "logic"} if of is not None and of.family == "ecp5" and not blocks else {}
             memory = Memory(shape=self._width, depth=len(self._words), init=[], attrs=style)
             m.submodules.memory = memory
             # Amaranth would look at every word by itself, half a minute for a million of them
             memory.init._elems[:] = self._words
             port = memory.read_port()
-            out = _kept(self.o, "out")
-            m.d.comb += [port.addr.eq(self.address), self.o.eq(out)]
-            m.d.sync += out.eq(port.data)
-        else:
-            self._ecp5(m)
+            m.d.comb += port.addr.eq(self.address)
+            word = port.data
+        out = _kept(self.o, "out")
+        m.d.comb += self.o.eq(out)
+        m.d.sync += out.eq(word)
         return m
 
     def _ecp5(self, m: Module) -> None:

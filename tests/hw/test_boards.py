@@ -7,10 +7,12 @@ import pkgutil
 
 import amaranth_boards
 import pytest
-from amaranth.vendor import LatticeECP5Platform
+from amaranth.vendor import LatticeECP5Platform, LatticeICE40Platform
 
+from sparsegate import devices
 from sparsegate.errors import SparseGateError
 from sparsegate_hw import boards
+from sparsegate_hw.families import ECP5_PACKAGES
 
 
 def platforms():
@@ -27,7 +29,7 @@ def platforms():
 def test_every_suitable_board_is_in_the_table():
     suitable = set()
     for module, name, kind in platforms():
-        if issubclass(kind, LatticeECP5Platform) and boards.suitable(kind()):
+        if issubclass(kind, LatticeECP5Platform | LatticeICE40Platform) and boards.suitable(kind()):
             suitable.add((module, name))
     # its platform fixes a build option that synthesis must set itself, and its clock is too slow for a PLL
     suitable.remove(("supercon19badge", "Supercon19BadgePlatform"))
@@ -38,9 +40,12 @@ def test_every_suitable_board_is_in_the_table():
 def test_targets(board):
     found = boards.target(board.upper())
     assert found.name == board
-    assert found.device in boards.DEVICES
-    assert found.package in boards.PACKAGES
-    assert found.speed == ("8" if "5G" in found.device else found.platform().speed)
+    assert found.device in devices.DEVICES
+    assert found.platform().fabric == found.fabric()
+    assert found.family == ("ice40" if "iCE40" in found.device else "ecp5")
+    if found.family == "ecp5":
+        assert found.package in ECP5_PACKAGES
+        assert found.speed == ("8" if "5G" in found.device else found.platform().speed)
 
 
 def test_default_and_devices():
@@ -50,10 +55,21 @@ def test_default_and_devices():
     bare = boards.target(device="lfe5u-25f")
     assert (bare.device, bare.board, bare.name, bare.speed) == ("LFE5U-25F", None, "LFE5U-25F", "6")
     assert boards.target(device="LFE5UM5G-45F").speed == "8"
+    assert boards.target(device="ice40up5k").device == "iCE40UP5K"
+
+
+def test_multipliers():
+    assert boards.target("icebreaker").multipliers == "dsp"
+    assert boards.target("icebreaker", multipliers="logic").multipliers == "logic"
+    assert boards.target("ice40-hx8k").multipliers == "logic"
+    with pytest.raises(SparseGateError, match="iCE40HX8K has no multipliers; use --multipliers logic"):
+        boards.target("ice40-hx8k", multipliers="dsp")
+    with pytest.raises(SparseGateError, match="multipliers are made of 'glue', expected 'dsp' or 'logic'"):
+        boards.target(multipliers="glue")
 
 
 def test_unknown_names():
-    with pytest.raises(SparseGateError, match=r"no board is called 'arty'; known are ulx3s-85f, .*icesugar-pro"):
+    with pytest.raises(SparseGateError, match=r"no board is called 'arty'; known are ulx3s-85f, .*ice40-hx8k"):
         boards.target("arty")
     with pytest.raises(SparseGateError, match=r"no device is called 'XC7A35T'; known are LFE5U-12F, "):
         boards.target(device="XC7A35T")

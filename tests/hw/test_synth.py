@@ -168,10 +168,12 @@ class Tools:
             raise synth.ToolTimeout("nextpnr took more than 240 s")
         self.calls.append((name, command))
         say(f"{name}: starting")
+        if name == "Yosys":
+            (folder / "top.json").write_text("{}")
         if name == "nextpnr":
             seed = int(command[command.index("--seed") + 1])
             (folder / "attempt.json").write_text(json.dumps(report(self.speeds[seed])))
-            (folder / "attempt.config").write_text(str(seed))
+            (folder / "attempt.routed").write_text(str(seed))
         if name == "ecppack":
             (folder / "top.bit").write_text((folder / "top.config").read_text())
 
@@ -198,7 +200,33 @@ def test_results_are_kept_by_content(tmp_path, monkeypatch):
     assert synth.synthesize(program, CONFIG, folder=tmp_path, seed=2).seed == 2
     assert not synth.synthesize(program, CONFIG, folder=tmp_path, device="LFE5U-25F").cached
     assert not synth.synthesize(make_program(5), CONFIG, folder=tmp_path).cached
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(folders(tmp_path)) == 4
+
+
+def folders(root):
+    """Results in a folder, without the routed designs that they share."""
+    return [path for path in root.iterdir() if path.name != "routed"]
+
+
+def test_a_routed_design_is_shared(tmp_path, monkeypatch):
+    """Other ways to ask for what was routed before cost a packing."""
+    tools = Tools(monkeypatch, {1: 90.0, 2: 95.0, 3: 85.0})
+    program = make_program()
+    synth.synthesize(program, CONFIG, folder=tmp_path)
+    result = synth.synthesize(program, CONFIG, folder=tmp_path, seeds=3)
+    assert (result.seed, result.fmax_mhz) == (2, 95.0)
+    assert result.tried == ((1, 90.0), (2, 95.0), (3, 85.0))
+    assert [name for name, _ in tools.calls[3:]] == ["Yosys", "nextpnr", "nextpnr", "ecppack"]
+    assert synth.SynthResult.load(result.bitstream.parent).tried == result.tried
+    # a run whose files are damaged is made again
+    run = next(
+        path
+        for path in (tmp_path / "routed").iterdir()
+        if json.loads((path / "run.json").read_text())["fmax_mhz"] == 95.0
+    )
+    (run / "run.json").write_text("{")
+    synth.synthesize(program, CONFIG, folder=tmp_path, seed=2)
+    assert [name for name, _ in tools.calls[7:]] == ["Yosys", "nextpnr", "ecppack"]
 
 
 @pytest.mark.parametrize("damage", ["no bitstream", "no JSON", "other keys", "no result"])
@@ -218,8 +246,8 @@ def test_an_earlier_result_that_is_damaged_is_built_again(tmp_path, monkeypatch,
     again = synth.synthesize(program, CONFIG, folder=tmp_path)
     assert not again.cached
     assert again.bitstream.read_text() == "1"
-    assert len(tools.calls) == 6
-    assert list(tmp_path.iterdir()) == [folder]
+    assert [name for name, _ in tools.calls[3:]] == ["ecppack"]
+    assert folders(tmp_path) == [folder]
     assert synth.synthesize(program, CONFIG, folder=tmp_path).cached
 
 
@@ -239,7 +267,7 @@ def test_another_process_that_is_first(tmp_path, monkeypatch):
     result = synth.synthesize(program, CONFIG, folder=tmp_path)
     assert (result.bitstream.parent / "first").exists()
     assert result.met
-    assert list(tmp_path.iterdir()) == [result.bitstream.parent]
+    assert folders(tmp_path) == [result.bitstream.parent]
 
 
 def test_another_router_where_the_first_finds_no_end(tmp_path, monkeypatch):
@@ -266,7 +294,7 @@ def test_other_seeds_are_tried_until_timing_is_met(tmp_path, monkeypatch):
     assert result.bitstream.read_text() == "2"
     result = synth.synthesize(make_program(), CONFIG, folder=tmp_path, attempts=5)
     assert (result.seed, result.met) == (4, True)
-    assert len([name for name, _ in tools.calls if name == "nextpnr"]) == 3 + 4
+    assert len([name for name, _ in tools.calls if name == "nextpnr"]) == 3 + 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ToolError("nextpnr failed")])

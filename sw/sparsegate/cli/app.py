@@ -16,8 +16,10 @@ from sparsegate.cli import (
     compile_,
     demo,
     doctor,
+    estimate,
     golden,
     import_,
+    patch,
     pictures,
     prune,
     quantize,
@@ -99,7 +101,8 @@ def options(
 
     The stages, in order: [bold]train[/] or [bold]import[/], [bold]prune[/] (patterns by [bold]sensitivity[/] and
     [bold]allocate[/]), [bold]quantize[/], [bold]compile[/],
-    [bold]golden[/], [bold]simulate[/], [bold]synth[/], [bold]run[/], [bold]report[/]. [bold]demo[/] does all of them on real
+    [bold]golden[/], [bold]simulate[/], [bold]estimate[/], [bold]synth[/], [bold]patch[/], [bold]run[/],
+    [bold]report[/]. [bold]demo[/] does all of them on real
     speech; [bold]doctor[/] says which tools are there.
     """
 
@@ -115,7 +118,9 @@ app.command("quantize", rich_help_panel=MODEL)(quantize.quantize)
 app.command("golden", rich_help_panel=MODEL)(golden.golden)
 app.command("compile", rich_help_panel=HARDWARE)(compile_.compile_)
 app.command("simulate", rich_help_panel=HARDWARE)(simulate.simulate)
+app.command("estimate", rich_help_panel=HARDWARE)(estimate.estimate)
 app.command("synth", rich_help_panel=HARDWARE)(synth.synth)
+app.command("patch", rich_help_panel=HARDWARE)(patch.patch)
 app.command("run", rich_help_panel=HARDWARE)(run.run)
 app.command("demo", rich_help_panel=REST)(demo.demo)
 app.command("report", rich_help_panel=REST)(report.report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +20,29 @@ def synth(
         str | None, typer.Option("--board", help=f"Board of amaranth-boards. Default: {DEFAULT_BOARD}.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="A bare device such as LFE5U-25F, instead of a board.")
+        str | None, typer.Option("--device", help="A bare device such as LFE5U-25F or iCE40UP5K, instead of a board.")
+    ] = None,
+    multipliers: Annotated[
+        str | None,
+        typer.Option("--multipliers", help="'dsp' or 'logic'. Default: the device's own, where it has some."),
     ] = None,
     rows: Rows = None,
     groups: Groups = None,
     lanes: Lanes = None,
+    mhz: Annotated[float | None, typer.Option("--mhz", help="Clock to build for. Default: the device's.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the placement.")] = 1,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds",
+            min=1,
+            help="Place with so many seeds and keep the fastest. Default: until timing is met, at most 3.",
+        ),
+    ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option("--points", metavar="FILE", help="Add what was measured to this file of synthesized points."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder in which the result's folder is made.")] = Path(
         "build"
     ),
@@ -32,15 +50,33 @@ def synth(
 ) -> None:
     """Synthesize, place, route and pack a bitstream; report area and the highest clock.
 
+    Placed and routed designs are kept in the folder [bold]routed[/] beside the result: the same design, seed and tools are never
+    placed twice, and a fine-tuned Program of the same shape only gets its own memory contents.
+
     Example: [bold]sparsegate synth build/program.safetensors --board ulx3s-85f[/]
     """
     compiled = open_program(program, rows, groups, lanes)
     with console.task("synthesize") as task:
-        result = implement(compiled, out, task, board=board, device=device, seed=seed)
+        frequency = None if mhz is None else round(mhz * 1e6)
+        result = implement(
+            compiled,
+            out,
+            task,
+            board=board,
+            device=device,
+            multipliers=multipliers,
+            frequency_hz=frequency,
+            seed=seed,
+            seeds=seeds,
+        )
     record(compiled, result)
+    if points is not None:
+        from sparsegate import estimate
+
+        estimate.add_point(points, estimate.point(compiled.program, compiled.config, result, command(sys.argv)))
     clock = "meets" if result["met"] else "misses"
     table: list[tuple[str, object]] = [
-        ("device", f"{result['device']} (speed grade {result['speed']})"),
+        ("device", result["device"] + (f" (speed grade {result['speed']})" if result["speed"] else "")),
         (
             "highest clock",
             f"{result['fmax_mhz']:.1f} MHz, {clock} the {result['frequency_mhz']:g} MHz of the bitstream",
@@ -56,9 +92,14 @@ def synth(
     if not result["met"]:
         console.error(
             f"timing is not met: {result['fmax_mhz']:.1f} MHz reached, {result['frequency_mhz']:g} MHz expected; "
-            "try another --seed or fewer --rows"
+            "try more --seeds, fewer --rows or a lower --mhz"
         )
         raise typer.Exit(1)
+
+
+def command(arguments: list[str]) -> str:
+    """The command line, so that a result can be made again; without where this machine keeps the program."""
+    return " ".join(["sparsegate", *arguments[1:]])
 
 
 def implement(
@@ -68,7 +109,10 @@ def implement(
     *,
     board: str | None = None,
     device: str | None = None,
+    multipliers: str | None = None,
+    frequency_hz: int | None = None,
     seed: int = 1,
+    seeds: int | None = None,
 ) -> dict[str, Any]:
     """Run synthesis; the stage's result, its bitstream as a path."""
     from sparsegate_hw.emit import verilog_digest
@@ -77,7 +121,18 @@ def implement(
     program, config = compiled.program, compiled.config
     # synthesis makes the engine anew: a folder that was compiled with another version of it must not take the result for its own
     verilog = None if compiled.folder is None else verilog_digest(program, config)
-    outcome = synthesize(program, config, board=board, device=device, folder=out, seed=seed, progress=task.say)
+    outcome = synthesize(
+        program,
+        config,
+        board=board,
+        device=device,
+        multipliers=multipliers,
+        folder=out,
+        seed=seed,
+        seeds=seeds,
+        progress=task.say,
+        frequency_hz=frequency_hz,
+    )
     return outcome.as_json() | {
         "bitstream": str(outcome.bitstream),
         "met": outcome.met,

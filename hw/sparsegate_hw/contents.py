@@ -1,0 +1,202 @@
+"""Memories whose contents a Program decides, as cells of the device: a bitstream can be given other contents.
+
+A read-only memory that Yosys sees becomes whatever its contents make simplest: a bit that is always 0 disappears, a small
+one turns into logic. Memory cells that the design names itself stay what they are. So the netlist is the same for every
+Program of a shape, and ``sparsegate_hw.patch`` finds the cells in the routed design by their names.
+
+ECP5: Lattice FPGA-TN-02204; iCE40: FPGA-TN-02002, and the order of bits in a block RAM as Yosys' ``ice40/brams_map.v`` has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth.hdl import Array, Cat, ClockSignal, Const, Instance, Module, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+DISTRIBUTED = 64
+"""Words up to which a memory of an ECP5 is distributed RAM, 16 words of 4 bits a cell."""
+
+
+def family(platform: Any) -> str | None:
+    """The family of the FPGA that is elaborated for; None for a simulation."""
+    return getattr(getattr(platform, "fabric", platform), "family", None)
+
+
+class Contents(wiring.Component):
+    """A read-only memory: ``words`` of ``width`` bits, unsigned, that a bitstream can be given anew.
+
+    Members: ``address``; ``o`` unsigned(width), the word. Reading beyond the last word gives anything.
+
+    Timing: latency 1, one word a cycle.
+    Size: a cell of distributed RAM (ECP5) for every 16 words and 4 bits up to 64 words, else block RAMs.
+    """
+
+    latency = 1
+
+    def __init__(self, width: int, words: Sequence[int]) -> None:
+        self._width, self._words = width, words
+        assert min(words) >= 0, "words are unsigned"
+        assert max(words) < 1 << width, "a word is wider than its memory"
+        super().__init__({"address": In(max(1, (len(words) - 1).bit_length())), "o": Out(width)})
+
+    @staticmethod
+    def model(words: Sequence[int], address: int) -> int:
+        """Integer model."""
+        return words[address]
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        of = family(platform)
+        if of == "ecp5" and len(self._words) <= DISTRIBUTED:
+            self._distributed(m)
+        elif of == "ecp5":
+            self._tiles(m, *((512, 36) if len(self._words) <= 512 else (1024, 18)), _dp16kd)
+        elif of == "ice40":
+            shapes = ((256, 16), (512, 8), (1024, 4), (2048, 2))
+            shape = next((shape for shape in shapes if shape[0] >= len(self._words)), shapes[-1])
+            self._tiles(m, *shape, _sb_ram40)
+        else:
+            m.submodules.memory = memory = Memory(shape=self._width, depth=len(self._words), init=[])
+            # Amaranth would look at every word by itself, half a minute for a million of them
+            memory.init._elems[:] = self._words
+            port = memory.read_port()
+            m.d.comb += [port.addr.eq(self.address), self.o.eq(port.data)]
+        return m
+
+    def _tiles(self, m: Module, depth: int, columns: int, cell: Any) -> None:
+        """Block RAMs side by side, and in rows where the memory is deeper than one."""
+        inside = (depth - 1).bit_length()
+        address = Cat(self.address, Const(0, inside))[:inside]
+        rows = []
+        for row in range(-(-len(self._words) // depth)):
+            words = self._words[row * depth : (row + 1) * depth]
+            parts = []
+            for column in range(-(-self._width // columns)):
+                out = Signal(columns, name=f"out_{row}_{column}")
+                mine = [word >> column * columns & (1 << columns) - 1 for word in words]
+                m.submodules[f"block_{row}_{column}"] = cell(columns, mine, address, out)
+                parts.append(out)
+            rows.append(Cat(*parts)[: self._width])
+        chosen: Value = rows[0]
+        if len(rows) > 1:
+            row = Signal(range(len(rows)), name="row")
+            m.d.sync += row.eq(self.address[inside:])
+            chosen = Array(rows)[row]
+        m.d.comb += self.o.eq(chosen)
+
+    def _distributed(self, m: Module) -> None:
+        banks = []
+        for bank in range(-(-len(self._words) // 16)):
+            words = self._words[16 * bank : 16 * bank + 16]
+            outs = []
+            for column in range(-(-self._width // 4)):
+                out = Signal(4, name=f"out_{bank}_{column}")
+                init = sum((word >> 4 * column & 15) << 4 * at for at, word in enumerate(words))
+                m.submodules[f"cell_{bank}_{column}"] = Instance(
+                    "TRELLIS_DPR16X4",
+                    p_INITVAL=Const(init, 64),
+                    p_WCKMUX="WCK",
+                    p_WREMUX="WRE",
+                    i_WCK=ClockSignal(),
+                    i_WRE=Const(0),
+                    i_WAD=Const(0, 4),
+                    i_DI=Const(0, 4),
+                    i_RAD=Cat(self.address, Const(0, 4))[:4],
+                    o_DO=out,
+                )
+                outs.append(out)
+            banks.append(Cat(*outs)[: self._width])
+        chosen = Array(banks)[self.address[4:]] if len(banks) > 1 else banks[0]
+        m.d.sync += self.o.eq(chosen)
+
+
+def _dp16kd(columns: int, words: Sequence[int], address: Value, out: Signal) -> Instance:
+    """512 words of 36 bits through both ports, or 1024 of 18 bits through port A. ``INITVAL_hh``: 16 halves of 18 bits in 20."""
+    halves = [word >> shift & 0x3FFFF for word in words for shift in range(0, columns, 18)]
+    contents = {
+        f"p_INITVAL_{row:02X}": Const(
+            sum(half << 20 * at for at, half in enumerate(halves[16 * row : 16 * row + 16])), 320
+        )
+        for row in range(64)
+    }
+    ports: dict[str, Any] = {}
+    for number, side in enumerate("AB"):
+        used = columns == 36 or number == 0
+        where = Cat(Const(0, 4), *([Const(number, 1)] if columns == 36 else []), address) if used else Const(0, 14)
+        for bit in range(14):
+            ports[f"i_AD{side}{bit}"] = where[bit]
+        for bit in range(18):
+            ports[f"i_DI{side}{bit}"] = Const(0)
+            if used:
+                ports[f"o_DO{side}{bit}"] = out[18 * number + bit]
+        ports |= {f"i_CS{side}{bit}": Const(0) for bit in range(3)}
+        ports |= {
+            f"i_CLK{side}": ClockSignal(),
+            f"i_CE{side}": Const(int(used)),
+            f"i_OCE{side}": Const(int(used)),
+            f"i_WE{side}": Const(0),
+            f"i_RST{side}": Const(0),
+            f"p_DATA_WIDTH_{side}": 18,
+            f"p_REGMODE_{side}": "NOREG",
+            f"p_WRITEMODE_{side}": "READBEFOREWRITE",
+            f"p_CSDECODE_{side}": "0b000",
+            f"p_CLK{side}MUX": f"CLK{side}",
+        }
+    return Instance("DP16KD", **contents, **ports, p_RESETMODE="SYNC", p_ASYNC_RESET_RELEASE="SYNC", p_GSR="DISABLED")
+
+
+def _sb_ram40(columns: int, words: Sequence[int], address: Value, out: Signal) -> Instance:
+    """4096 bits in words of 16, 8, 4 or 2. ``INIT_h`` holds 16 rows of 16 bits; narrow words lie in a row bit-reversed."""
+    mode = (16, 8, 4, 2).index(columns)
+    rows = [0] * 256
+    for at, word in enumerate(words):
+        flat = at * columns
+        for bit in range(columns):
+            if word >> bit & 1:
+                rows[(flat + bit) >> 4] |= 1 << _reversed(flat + bit & 15)
+    contents = {
+        f"p_INIT_{part:X}": Const(sum(row << 16 * at for at, row in enumerate(rows[16 * part : 16 * part + 16])), 256)
+        for part in range(16)
+    }
+    # the lowest bits of an address choose within a row, and are the highest pins
+    low = [address[bit] for bit in range(mode)]
+    pins = Cat(address[mode : mode + 8], *reversed(low), Const(0, 3 - mode))
+    read = Signal(16, name=f"{out.name}_pins")
+    offset = (0, 0, 1, 3)[mode]
+    return _wired(
+        Instance(
+            "SB_RAM40_4K",
+            **contents,
+            p_READ_MODE=mode,
+            p_WRITE_MODE=mode,
+            i_RCLK=ClockSignal(),
+            i_RCLKE=Const(1),
+            i_RE=Const(1),
+            i_RADDR=pins,
+            i_WCLK=ClockSignal(),
+            i_WCLKE=Const(0),
+            i_WE=Const(0),
+            i_WADDR=Const(0, 11),
+            i_MASK=Const(0xFFFF, 16),
+            i_WDATA=Const(0, 16),
+            o_RDATA=read,
+        ),
+        out,
+        Cat(read[_reversed(bit) + offset] for bit in range(columns)),
+    )
+
+
+def _reversed(bit: int) -> int:
+    """A number of four bits, the other way round."""
+    return int(f"{bit:04b}"[::-1], 2)
+
+
+def _wired(cell: Instance, out: Signal, value: Value) -> Module:
+    m = Module()
+    m.submodules.cell = cell
+    m.d.comb += out.eq(value)
+    return m

