@@ -93,9 +93,8 @@ class Cycles:
 
 @dataclass(frozen=True)
 class _PhaseCycles:
-    """What a phase takes: ``early`` and ``late`` (N, T, G) beats of its first and second matrix by group, of which the one whose source
-    was the phase just before is dispatched last; ``runs`` (N, T) whether it does; ``given`` cycles from its first read-out address
-    to its last result, of which ``positions`` are read-out.
+    """What a phase takes: ``beats`` (N, T, G) of each of its matrices by group; ``runs`` (N, T) whether it does; ``given`` cycles from
+    its first read-out address to its last result, of which ``positions`` are read-out.
     """
 
     number: int
@@ -190,9 +189,9 @@ def predict(trace: Trace, layout: Layout, final: bool = False, apart: bool = Fal
     offsets = np.cumsum([0, *(int(run.lengths.max()) for run in trace.passes)])
     for offset, stop, this in zip(offsets, offsets[1:], passes, strict=False):
         for phase in this.phases:
-            total = phase.total()[:, : stop - offset]
+            total, runs = phase.total()[:, : stop - offset], phase.runs[:, : stop - offset]
             here = np.s_[:, offset:stop]
-            matvec[here] += np.where(phase.runs, _dispatch(total.max(axis=2)), 0)[:, : stop - offset]
+            matvec[here] += np.where(runs, _dispatch(total.max(axis=2)), 0)
             beats[here] += total.max(axis=2)
             mean[here] += total.mean(axis=2)
     streams = layout.program.streams
