@@ -30,8 +30,8 @@ class Dispatcher(wiring.Component):
 
     Timing: the first beat comes ``DISPATCH`` cycles after ``start``, the first one of late columns as many after ``known``, and no
     beat before the cycle after ``open``; a column takes its burst of slots * N beats, and another follows at once, be bursts
-    of a single beat. ``idle`` holds from the cycle after the last beat, and ``NOTHING`` after ``start`` and ``known`` where no column
-    is listed.
+    of a single beat. ``idle`` holds from the cycle after the last beat, and ``NOTHING`` after ``start`` and ``known``
+    where no column is listed.
 
     A column passes the stages *list* (which one), *walk* (address), *fetch* (the lists' memories), *column*, *place* (in the weight
     memory) and *burst*. A stage moves when some stage behind it is free or the burst ends: no longer chain, and no counter
@@ -300,4 +300,3 @@ def _position(one_hot: Value) -> Value:
     bits = (len(one_hot) - 1).bit_length()
     numbers = [[bit for number, bit in enumerate(one_hot) if number >> place & 1] for place in range(bits)]
     return Cat(*(Cat(*mine).any() for mine in numbers))
-

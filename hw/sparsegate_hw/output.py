@@ -37,8 +37,8 @@ class OutputBuffer(wiring.Component):
     ``last`` begin a
     frame; ``busy`` until its last value is out of the memories; ``o`` stream of :func:`output_payload`.
 
-    Timing: the first value is valid ``timing.OUTPUT`` cycles after ``start``, then one a cycle; ``busy`` lasts as many cycles as the
-    frame has values, without stalls.
+    Timing: the first value is valid ``timing.OUTPUT`` cycles after ``start``, then one a cycle; ``busy`` lasts as many
+    cycles as the frame has values, without stalls.
     """
 
     latency = timing.OUTPUT

@@ -19,9 +19,10 @@ class Sequencer(wiring.Component):
     """After reset: clear the accumulators. Then two activities at once, each through the phases of frame after frame: *dispatch*,
     and behind it *read-out*, which drains, reads out and waits for the lanes. Passes take turns, a sequence each.
 
-    A phase is handed from one to the other when its dispatch is done and the phase before has left the lanes; with that the dispatch
-    of the next phase begins, of the next frame if there is one. It may not issue a beat before the read-out has left its bank of
-    accumulators (``open``), nor read the columns that the lanes are making before all of them are there (``known``).
+    A phase is handed from one to the other when its dispatch is done and the phase before has left the lanes; with that
+    the dispatch of the next phase begins, of the next frame if there is one. It may not issue a beat before the
+    read-out has left its bank of accumulators (``open``), nor read the columns that the lanes are making before all of
+    them are there (``known``).
 
     Members: ``frame_ready``, ``frame_last`` and ``release`` from and to the input encoder; ``idle`` when every dispatcher
     is; ``output_busy`` while an output frame is leaving.
@@ -32,9 +33,9 @@ class Sequencer(wiring.Component):
     ``step_done`` with its last result; ``output`` pulses with ``step_done`` when the step has an output frame.
 
     With state ports a sequence begins when the one before is over: ``initial`` and ``final`` ask for a sequence's state to be
-    taken and given; ``load`` and ``dump`` start the state port on ``phase``, which answers ``moved`` when done; ``loading`` while it
-    takes one, ``dumping`` while it gives one; ``loaded``: this sequence started so; ``prime``: the dispatch is of the columns that the
-    loaded state sends.
+    taken and given; ``load`` and ``dump`` start the state port on ``phase``, which answers ``moved`` when done;
+    ``loading`` while it takes one, ``dumping`` while it gives one; ``loaded``: this sequence started so; ``prime``: the
+    dispatch is of the columns that the loaded state sends.
 
     Timing: the laws in ``sparsegate.cycles``.
     """
@@ -138,7 +139,9 @@ class Sequencer(wiring.Component):
         table = self._table(m, self.ahead, "ahead")
         ends, final = self._ends(m, self.ahead, ahead_last, "ahead")
         # the pass's input is held until the last phase that multiplies it is dispatched
-        takers = [[n for n in run.phases if any(x.source == INPUT for x in phases[n].matrices)] for run in layout.passes]
+        takers = [
+            [n for n in run.phases if any(x.source == INPUT for x in phases[n].matrices)] for run in layout.passes
+        ]
         releases = table([int(n == max(takers[phase.run])) for n, phase in enumerate(phases)], "releases")
         after = Signal.like(self.ahead, name="after")
         m.d.comb += after.eq(
@@ -202,14 +205,13 @@ class Sequencer(wiring.Component):
             with m.State("START"):
                 m.d.comb += self.start.eq(1)
                 m.next = "DISPATCH"
-            with m.State("DISPATCH"):
-                with m.If(self.idle & ~busy):
-                    m.d.comb += [handed.eq(1), self.release.eq(releases.bool())]
-                    m.d.sync += self.ahead.eq(after)
-                    m.next = "START"
-                    with m.If(ends):
-                        m.d.sync += self.ahead_first.eq(ahead_last)
-                        m.next = "FRAME"
+            with m.State("DISPATCH"), m.If(self.idle & ~busy):
+                m.d.comb += [handed.eq(1), self.release.eq(releases.bool())]
+                m.d.sync += self.ahead.eq(after)
+                m.next = "START"
+                with m.If(ends):
+                    m.d.sync += self.ahead_first.eq(ahead_last)
+                    m.next = "FRAME"
             if states:
                 holds = table(self._holds, "holds")
                 with m.State("LOAD"):

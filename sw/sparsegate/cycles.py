@@ -10,21 +10,23 @@ counted from the first one after reset; for phase i in order of execution:
   K = F of phase i - 1 plus one; where none is late, or nothing was sent yet in its sequence, K = T.
 - W, beats may be issued: the cycle after the last read-out address of phase i - 1 if both use one bank of accumulators.
 - A group whose early columns take a beats and whose late ones take b issues the early ones from ``max(T + DISPATCH, W + 1)`` on and
-  the late ones from ``max(K + DISPATCH, W + 1)`` on, but after the early ones. A column takes slots * N beats, an unchanged one none.
+  the late ones from ``max(K + DISPATCH, W + 1)`` on, but after the early ones. A column takes slots * N beats, an
+  unchanged one none.
 - E, its dispatch ends: the cycle after the last beat of the group that is last, and not before ``max(T, K) + NOTHING``.
-- H, it is handed over to the read-out: ``max(E, F of phase i - 1 plus one)``. The input's buffer is free in the next cycle if this was the
-  last phase that takes it.
+- H, it is handed over to the read-out: ``max(E, F of phase i - 1 plus one)``. The input's buffer is free in the next
+  cycle if this was the last phase that takes it.
 - Read-out of ``positions`` cycles begins at R = H + 1 + ``DRAIN``, if this is a pass's last phase not before the output frame of
   the step before has left the output buffer, ``outputs`` + 2 cycles after its F.
 - F, its last result: R + ``positions`` - 1 + ``result_latency``. F of a step's last phase is the step's ``end``.
 
 So while nothing else is slower, a step of a single phase follows another after its beats, its read-out, and ``DRAIN`` + 2 cycles;
-the cells of one step are hidden behind the input's columns of the next. Where phases alternate between banks, read-out is hidden too.
+the cells of one step are hidden behind the input's columns of the next. Where phases alternate between banks, read-out
+is hidden too.
 
 With state ports a sequence begins when the one before is over. One that starts from a given state first takes its frame of
-words, then dispatches the columns that this state sends, phase by phase; one whose state is asked for gives it after its last step. A
-Program that does not stream runs its passes in turn over a sequence in a buffer: what reaches the encoder, and when, is then the
-buffer's doing (``timing.BUFFER_FEED``, ``timing.BUFFER_RETURN``).
+words, then dispatches the columns that this state sends, phase by phase; one whose state is asked for gives it after
+its last step. A Program that does not stream runs its passes in turn over a sequence in a buffer: what reaches the
+encoder, and when, is then the buffer's doing (``timing.BUFFER_FEED``, ``timing.BUFFER_RETURN``).
 """
 
 from __future__ import annotations
@@ -93,9 +95,8 @@ class Cycles:
 
 @dataclass(frozen=True)
 class _PhaseCycles:
-    """What a phase takes: ``early`` and ``late`` (N, T, G) beats of its first and second matrix by group, of which the one whose source
-    was the phase just before is dispatched last; ``runs`` (N, T) whether it does; ``given`` cycles from its first read-out address
-    to its last result, of which ``positions`` are read-out.
+    """What a phase takes: ``beats`` (N, T, G) of each of its matrices by group; ``runs`` (N, T) whether it does;
+    ``given`` cycles from its first read-out address to its last result, of which ``positions`` are read-out.
     """
 
     number: int
@@ -190,9 +191,9 @@ def predict(trace: Trace, layout: Layout, final: bool = False, apart: bool = Fal
     offsets = np.cumsum([0, *(int(run.lengths.max()) for run in trace.passes)])
     for offset, stop, this in zip(offsets, offsets[1:], passes, strict=False):
         for phase in this.phases:
-            total = phase.total()[:, : stop - offset]
+            total, runs = phase.total()[:, : stop - offset], phase.runs[:, : stop - offset]
             here = np.s_[:, offset:stop]
-            matvec[here] += np.where(phase.runs, _dispatch(total.max(axis=2)), 0)[:, : stop - offset]
+            matvec[here] += np.where(runs, _dispatch(total.max(axis=2)), 0)
             beats[here] += total.max(axis=2)
             mean[here] += total.mean(axis=2)
     streams = layout.program.streams

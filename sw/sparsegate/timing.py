@@ -13,7 +13,8 @@ from sparsegate.cells import Phase
 ENCODE = 2
 """From a frame's last value to the completed list of its columns."""
 DISPATCH = 7
-"""From the start of a dispatch, or from the cycle in which its last columns are known, to the first entry at the weight memories."""
+"""From the start of a dispatch, or from the cycle in which its last columns are known, to the first entry at the weight
+memories."""
 NOTHING = 3
 """From the same to the end of a dispatch of no columns."""
 MEMORY = 2

@@ -77,8 +77,19 @@ class Run:
     counters: dict[str, Any] = field(default_factory=dict)
 
 
-def play(engine: Engine, frames: list[tuple[int, int]], states: list[int], load: int, save: int, steps: int) -> Run:
-    """Stream values, never stalling, until ``steps`` steps are done and nothing more leaves."""
+def play(
+    engine: Engine,
+    frames: list[tuple[int, int]],
+    states: list[int],
+    load: int,
+    save: int,
+    steps: int,
+    apart: bool = False,
+) -> Run:
+    """Stream values, never stalling, until ``steps`` steps are done and nothing more leaves.
+
+    ``apart``: a frame comes only when the step before has ended.
+    """
     seen = Run()
 
     async def testbench(ctx: Any) -> None:
@@ -91,7 +102,8 @@ def play(engine: Engine, frames: list[tuple[int, int]], states: list[int], load:
             ctx.set(engine.save, save)
             ctx.set(engine.state_out.ready, 1)
         while len(seen.end) < steps or quiet < 300:
-            ctx.set(engine.x.valid, int(bool(inputs)))
+            begun = (len(frames) - len(inputs)) // engine.program.inputs
+            ctx.set(engine.x.valid, int(bool(inputs) and not (apart and begun > len(seen.end))))
             if inputs:
                 ctx.set(engine.x.payload, {"data": inputs[0][0], "last": inputs[0][1]})
             if engine.config.states:
@@ -124,7 +136,8 @@ def play(engine: Engine, frames: list[tuple[int, int]], states: list[int], load:
         assert not inputs
         assert not words
         counters = engine.counters
-        seen.counters = {name: ctx.get(getattr(counters, name)) for name in ("steps", "columns_seen", "columns_sent")}
+        names = ("cycles", "steps", "columns_seen", "columns_sent")
+        seen.counters = {name: ctx.get(getattr(counters, name)) for name in names}
         seen.counters["saturations"] = [ctx.get(count) for count in counters.saturations]
 
     simulate(engine, testbench)
@@ -210,11 +223,42 @@ def test_engine_equals_golden_and_cycle_model(shapes: tuple[Shape, ...], states:
     assert seen.words == (words(trace.state) if states else [])
     sites = [trace.saturations[layer.name][site] for layer in program.layers for site in layer.sites]
     assert seen.counters == {
+        # a cycle with two frames in work counts once
+        "cycles": len(set().union(*(range(*pair) for pair in zip(seen.start, seen.end, strict=True)))),
         "steps": int(trace.ran.sum()),
         "columns_seen": predicted.columns_seen,
         "columns_sent": predicted.columns_sent,
         "saturations": sites,
     }
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        (Shape("lstm", 6, N2, N2),),
+        (Shape("gru_reset_before", 4, N2, N2), Shape("linear", 3)),
+        (Shape("lstm", 5, outputs=3), Shape("gru", 3), Shape("linear", 2, when="last")),
+    ],
+)
+def test_a_step_ends_without_the_next_frame(shapes: tuple[Shape, ...]) -> None:
+    """Frames that come one by one: every step and output is there before the next frame, in the predicted cycles."""
+    program = small_program(*shapes, inputs=2)
+    engine = Engine(program, HardwareConfig(8, 2, 1, cluster=4))
+    lengths = np.array([3, 1, 2])
+    raw = stimulus(program.input_format, 3, 3, 2, seed=1)
+    trace = golden.run(program, raw, lengths)
+    predicted = cycles.predict(trace, engine.layout, apart=True)
+    frames = []
+    for n, length in enumerate(lengths):
+        rows = raw[n, :length].reshape(-1).tolist()
+        frames += [(value, int(at == len(rows) - 1)) for at, value in enumerate(rows)]
+    seen = play(engine, frames, [], 0, 0, int(lengths.sum()), apart=True)
+    assert seen.trace == expected_trace(trace, engine.layout)
+    assert seen.start == predicted.start[trace.ran].tolist()
+    assert seen.end == predicted.end[trace.ran].tolist()
+    # in work one after the other, so every cycle counts
+    assert seen.counters["cycles"] == int((predicted.end - predicted.start)[trace.ran].sum())
+    assert (np.array(seen.start[1:]) > seen.end[:-1]).all()
 
 
 def test_counters_are_named_in_the_order_of_their_ports() -> None:

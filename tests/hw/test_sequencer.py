@@ -185,7 +185,7 @@ def check(watch: Watch, plan: list[tuple[int, int]]) -> None:
     for one, (step, number, first, last, ends) in zip(seen, expected, strict=True):
         phase = layout.phases[number]
         assert one.first == first
-        assert one.reads == [row for row in walk(layout, number, bool(last))]
+        assert one.reads == walk(layout, number, bool(last))
         # -- what the dispatch waits for
         making = [at for at, x in enumerate(phase.matrices) if x.source == before and (x.now or not first)]
         busy = one.start < over
@@ -204,7 +204,9 @@ def check(watch: Watch, plan: list[tuple[int, int]]) -> None:
         assert one.when == list(range(handed + 1 + timing.DRAIN, handed + 1 + timing.DRAIN + phase.positions))
         unread, before, free = one.when[-1] + 1, number, handed + 1
         over = unread + timing.result_latency(phase.phase.spec, phase.phase.step_bits, 1)
-        takers = [n for n in runs(layout, phase.run, bool(last)) if any(x.source == INPUT for x in layout.phases[n].matrices)]
+        takers = [
+            n for n in runs(layout, phase.run, bool(last)) if any(x.source == INPUT for x in layout.phases[n].matrices)
+        ]
         assert one.released == (number == max(takers))
         if ends:
             outputs = number == layout.passes[phase.run].phases[-1]
@@ -213,9 +215,7 @@ def check(watch: Watch, plan: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
 @pytest.mark.parametrize(("rows", "lanes", "gap"), [(4, 1, 0), (8, 1, 60), (8, 2, 0), (24, 2, 0)])
-def test_phases_addresses_and_cycles_of_every_step(
-    shapes: tuple[Shape, ...], rows: int, lanes: int, gap: int
-) -> None:
+def test_phases_addresses_and_cycles_of_every_step(shapes: tuple[Shape, ...], rows: int, lanes: int, gap: int) -> None:
     layout = small_layout(rows, 1, lanes, shapes, {"cluster": 4})
     plan = plan_of(layout, random.Random(rows + lanes), 3)
     watch = Watch(layout, rows)

@@ -69,7 +69,7 @@ def test_two_phases_of_one_layer_follow_one_another() -> None:
     assert q == 0  # of a first step
     # the candidate's x goes with the cells of r and z; its q waits for them, though nothing of it is sent
     read = [timing.DRAIN + 4 + timing.result_latency(phase.spec, 0, 1) for phase in small.phases]
-    assert 2 * 2 < read[0]
+    assert read[0] > 2 * 2
     assert predicted.busy.tolist() == [
         [timing.DISPATCH + 4 * 2 + read[0] + 1 + timing.NOTHING + read[1]],
     ]

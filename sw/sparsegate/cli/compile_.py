@@ -108,7 +108,7 @@ def predict(compiled: Compiled, dataset: Dataset) -> dict[str, Any]:
         "sequences": len(dataset.length_test),
         "steps": int(dataset.length_test.sum()),
         "cycles": count.total,
-        "cycles_per_step": float(busy.mean()),
+        "cycles_per_step": count.total / count.steps,
         "longest_step": int(busy.max()),
         "occupancy_matvec": count.occupancy_matvec,
         "occupancy_total": count.occupancy_total,

@@ -158,7 +158,7 @@ def compare(
         "cycles": {
             "predicted": count.total,
             "counted": counted,
-            "step_mean": float(busy.mean()),
+            "step_mean": counted / len(busy),
             "step_longest": int(busy.max()),
         },
         "occupancy": {
