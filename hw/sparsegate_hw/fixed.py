@@ -20,7 +20,11 @@ def saturate(value: Value, target: QFormat, symmetric: bool = False) -> tuple[Va
     low = -target.max if symmetric else target.min
     if width < target.width or (width == target.width and not symmetric):
         return value, Const(0, 1)
-    over, under = value > target.max, value < low
+    # by the bits beyond the target's, which must all be the sign; a comparison would be a carry chain behind the rounding's
+    sign, beyond, within = value[-1], value[target.width - 1 :], value[: target.width - 1]
+    over, under = ~sign & beyond.any(), sign & ~beyond.all()
+    if symmetric:
+        under |= sign & ~within.any()
     shape = signed(target.width)
     inside = value[: target.width].as_signed()
     return Mux(over, Const(target.max, shape), Mux(under, Const(low, shape), inside)), over | under

@@ -126,7 +126,6 @@ class Multiplier(wiring.Component):
             **settings,
             p_REG_INPUTC_CLK="NONE",
             p_CLK0_DIV="ENABLED",
-            p_SOURCEB_MODE="B_INPUT",
             p_MULT_BYPASS="DISABLED",
             p_RESETMODE="SYNC",
             p_GSR="DISABLED",

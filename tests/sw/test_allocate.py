@@ -177,7 +177,8 @@ for width, depth in json.loads(sys.argv[1]):
     with open("top.v", "w") as file:
         file.write(
             f"module top(input clk, input en, input [{top}:0] r, w, input [{width - 1}:0] d, output reg [{width - 1}:0] q);"
-            f"reg [{width - 1}:0] words [0:{depth - 1}]; always @(posedge clk) begin q <= words[r]; if (en) words[w] <= d; end endmodule"
+            f"reg [{width - 1}:0] words [0:{depth - 1}];"
+            " always @(posedge clk) begin q <= words[r]; if (en) words[w] <= d; end endmodule"
         )
     design = yosys.Design()
     for line in ("read_verilog top.v", "synth_ecp5 -top top -run begin:map_ffram", "tee -q -o stat.json stat -json"):
@@ -189,7 +190,7 @@ print("FOUND", json.dumps(found))
 
 
 @pytest.mark.synth
-def test_written_memories_are_mapped_as_yosys_maps_them(tmp_path):
+def test_written_memories_are_counted_as_yosys_maps_them(tmp_path):
     pytest.importorskip("pyosys")
     shapes = [(16, 64), (16, 128), (16, 1025), (40, 64)]
     words = [sys.executable, "-c", PROBE, json.dumps(shapes)]
