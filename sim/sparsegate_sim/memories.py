@@ -14,8 +14,9 @@ CONTENTS = re.compile(
 )
 """A memory as Yosys writes it: its declaration, then an assignment for every word."""
 WORD = re.compile(r"\[(\d+)\] = \d+'([hb])([0-9a-f]+);")
-LARGE = 4096
-"""Words from which on a memory's contents are worth a file."""
+LARGE = 256
+"""Words from which on a memory's contents are worth a file. A thousand cells on 96 PEs are 300,000 assignments, which Verilator and
+the C++ compiler take ten minutes for; without them half a minute is left."""
 
 
 def outside(verilog: str, folder: Path | None = None) -> str:

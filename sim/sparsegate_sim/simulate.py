@@ -198,7 +198,8 @@ def record(
     if verilog is None:
         from sparsegate_hw.verilog import convert
 
-        verilog = memories.outside(convert(component, TOP))
+        verilog = convert(component, TOP)
+    verilog = memories.outside(verilog)
     pins = verilog_ports(verilog, TOP)
     if simulator == "verilator" and fast is not False:
         built = emulate.build(verilog, TOP, pins, form)
