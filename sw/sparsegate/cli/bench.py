@@ -264,6 +264,64 @@ def rtl(out: Out = Path("build/bench/rtl.json"), as_json: Json = False) -> None:
     _show(result, as_json, "RTL, every value and cycle compared", columns, cells, out)
 
 
+@app.command()
+def scale(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Folder of the data. Default: SPARSEGATE_DATA, or ../shared/data."),
+    ] = None,
+    work: Annotated[Path, typer.Option("--work", help="Folder that keeps the network.")] = Path(
+        "build/bench/performance"
+    ),
+    out: Out = Path("build/bench/scale.json"),
+    as_json: Json = False,
+) -> None:
+    """Speed of the tools at the size of the published engines: golden model, compile and RTL of LSTM 123 to 1024 on 96 PEs.
+
+    Example: [bold]sparsegate bench scale[/]
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import tempfile
+
+    from sparsegate import artefact, synthetic
+    from sparsegate.bench import golden as speed
+    from sparsegate.bench import real, workloads
+    from sparsegate.errors import SparseGateError
+
+    workload = workloads.WORKLOADS["spartus"]
+    with console.task("speed of the tools") as task:
+        task.say("golden model and torch")
+        rate = speed.measure(*speed.CASES[-1], repeats=3)
+        task.say("network")
+        program, config = workload.make(real.data_folder(data_dir), work).program, workload.config
+        task.say("compile")
+        with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
+            program.save(Path(scratch) / "program.safetensors")
+            array = ["--rows", str(config.rows), "--groups", str(config.groups)]
+            cost = _metered(["compile", "program.safetensors", *array], scratch)
+        task.say("Verilated RTL")
+        found = _simulate(program, config, synthetic.stimulus(program.input_format, 2, 16, program.inputs, seed=1))
+    if not found.passed:
+        raise SparseGateError(found.summary)
+    per_second = found.cycles / found.seconds
+    rtl = {"cycles": found.cycles, "seconds": round(found.seconds, 2), "build_seconds": round(found.build_seconds, 1)}
+    result = {
+        "golden": rate,
+        "compile": cost | {"rows": config.rows, "groups": config.groups},
+        "rtl": rtl | {"cycles_per_second": round(per_second), "values_compared": found.values_compared},
+    }
+    artefact.write_json(out, result)
+    cells = [
+        ("golden model, batch of 64", f"{rate['golden']:,} steps/s", "1,000 steps/s or more"),
+        ("float torch.nn.LSTM, the same batch", f"{rate['torch']:,} steps/s", ""),
+        ("compile, wall and processor time", f"{cost['seconds']} s, {cost['cpu_seconds']} s", "under 60 s"),
+        ("compile, memory of the largest process", f"{cost['megabytes']:,} MB", "under 2,000 MB"),
+        ("Verilated RTL, one core", f"{per_second:,.0f} cycles/s", "20,000 cycles/s or more"),
+        ("Verilated RTL, to build", f"{rtl['build_seconds']} s", ""),
+    ]
+    _show(result, as_json, "LSTM 123 to 1024 at 1:16 on 32 x 3 PEs", ("what", "measured", "goal"), cells, out)
+
+
 @app.command("cells")
 def cells_(out: Out = Path("build/bench/cells.json"), as_json: Json = False) -> None:
     """Fixed-point error against the float network, for every cell at 6, 8, 10, 12 and 16 bits.
@@ -352,12 +410,7 @@ sys.exit(status)
 
 def _compile_cost(checkpoint: Path, layers: Sequence[str], program: Program) -> dict[str, Any]:
     """Seconds and peak memory of the commands that import a checkpoint and compile a Program, each a process of its own."""
-    import json
-    import subprocess
-    import sys
     import tempfile
-
-    from sparsegate.errors import SparseGateError
 
     rows, groups = 16, 4
     named = [word for name in layers for word in ("--layer", name)]
@@ -370,24 +423,29 @@ def _compile_cost(checkpoint: Path, layers: Sequence[str], program: Program) -> 
         "rows": rows,
         "groups": groups,
     }
-    # the modules of this very process, wherever the commands run
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in sys.path if part)}
     with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
         program.save(Path(scratch) / "program.safetensors")
         for stage, words in stages.items():
-            run = subprocess.run(
-                [sys.executable, "-c", METER, *words],
-                cwd=scratch,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if run.returncode:
-                lines = run.stderr.strip().splitlines()
-                raise SparseGateError(f"'sparsegate {stage}' failed: {lines[-1] if lines else 'no message'}")
-            cost[stage] = json.loads(run.stdout)
+            cost[stage] = _metered(words, scratch)
     return cost
+
+
+def _metered(words: Sequence[str], folder: str) -> dict[str, Any]:
+    """Seconds and megabytes of a command that runs in a folder."""
+    import json
+    import subprocess
+    import sys
+
+    from sparsegate.errors import SparseGateError
+
+    # the modules of this very process, wherever the command runs
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in sys.path if part)}
+    command = [sys.executable, "-c", METER, *words]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode:
+        lines = run.stderr.strip().splitlines()
+        raise SparseGateError(f"'sparsegate {words[0]}' failed: {lines[-1] if lines else 'no message'}")
+    return json.loads(run.stdout)
 
 
 def _show(result: dict[str, Any], as_json: bool, title: str, columns: tuple, cells: Sequence[tuple], out: Path) -> None:
