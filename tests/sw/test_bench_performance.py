@@ -39,7 +39,7 @@ def small(folder: Path, work: Path) -> Work:
     return Work(made, raw, np.array([6, 4]), "random weights", "random")
 
 
-WORKLOAD = Workload("small", "LSTM 5→20 at 1:8", "LFE5U-25F", CONFIG, small, "nothing_skipped")
+WORKLOAD = Workload("small", "LSTM 5→20 at 1:8", "LFE5U-25F", CONFIG, small)
 
 
 def row(**options: object) -> dict:

@@ -54,8 +54,8 @@ and this page. The cycle part alone takes minutes: `sparsegate bench --no-pnr --
 - **occupancy**: useful MACs / (PEs × cycles), of the matrix-vector phases and of all cycles.
 - **µs a step**: these cycles ÷ nextpnr's Fmax after routing; nothing is measured on a board. A dash: not placed and routed.
 - **GOPS, sparse**: 2 × nonzeros ÷ time of a step; **dense-equivalent**: 2 × dense MACs ÷ the same time.
-- Cases. *nothing skipped*: every column of every matrix is sent at every step; depends on shapes alone. *real inputs*: the inputs
-  named below at Θ = 0. *nine tenths unchanged*: each column moves with probability 1/10, drawn from a seed.
+- Cases. *nothing skipped*, the first table's: every column of every matrix is sent at every step; depends on shapes alone. *real
+  inputs*: those named below, at Θ = 0. *nine tenths unchanged*: each column moves with probability 1/10, drawn from a seed.
 - What others report stands beside, with where it stands; it was not run by us unless it says so.
 """
 
@@ -72,7 +72,6 @@ def page(record: Mapping[str, Any]) -> str:
             f"### {row['name']}\n",
             f"{row['about']}, on {row['device']}, {row['hardware']['rows']} × {row['hardware']['groups']} PEs and"
             f" {row['hardware']['lanes']} cell lane{'s' * (row['hardware']['lanes'] > 1)}.\n",
-            f"- Headline case: {CASES[row['case']]}.",
             f"- Network: {row['network']}.",
             f"- Inputs: {row['inputs']}.",
             f"- Clock: {row['us_how']}.",
@@ -114,7 +113,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def case_cells(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Every case of a workload as texts."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for key, case in row["cases"].items():
         dense = case["gops_dense_equivalent"]
         lines.append(

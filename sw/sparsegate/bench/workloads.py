@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsegate import features, normalize, quantize, rounding, synthetic
+from sparsegate import features, magnitude, normalize, quantize, synthetic
 from sparsegate.bench import real
 from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig
@@ -63,8 +63,8 @@ class Published:
 class Workload:
     """One row of the table.
 
-    ``headline``: the case whose figures stand for the workload. ``make`` takes the folder of the data and one to keep networks in.
-    ``alternative``: LSTM inputs and units that the CPU runs for comparison.
+    ``make`` takes the folder of the data and one to keep networks in. ``alternative``: LSTM inputs and units that the CPU runs for
+    comparison.
     """
 
     name: str
@@ -72,7 +72,6 @@ class Workload:
     device: str
     config: HardwareConfig
     make: Callable[[Path, Path], Work]
-    headline: str
     published: tuple[Published, ...] = ()
     alternative: tuple[int, int] | None = None
 
@@ -113,31 +112,29 @@ def vowels(folder: Path, work: Path) -> Work:
 
 
 def keywords(folder: Path, work: Path) -> Work:
-    """Trained by others on Speech Commands, pruned at once."""
+    """Trained by others on Speech Commands, pruned to 1:8."""
     _need(folder, "speech_commands")
     from sparsegate import importers
 
     def opened() -> Network:
-        return importers.load(
-            real.checkpoint_of_commands(folder), layers=["lstm", "fc"], when="last", name="speech-commands"
-        )
+        return importers.load(real.checkpoint_of_commands(folder), layers=["lstm", "fc"], name="speech-commands")
 
-    return _pruned_at_once(folder, work, "keywords", opened, "1:8", real.cepstra, QuantizeConfig(), centre=True)
+    return _of_others(folder, work, "keywords", opened, "1:8", real.cepstra, QuantizeConfig(), centre=True)
 
 
 def encoder(folder: Path, work: Path) -> Work:
-    """Trained by others to tell speakers, pruned at once."""
+    """Trained by others to tell speakers, pruned to 2:32."""
     _need(folder, "speaker_encoder")
     from sparsegate import importers
 
     checkpoint = real.checkpoint_of_encoder()
 
     def opened() -> Network:
-        return importers.load(checkpoint, layers=real.LAYERS_OF_ENCODER, when="last", name="speaker-encoder")
+        return importers.load(checkpoint, layers=real.LAYERS_OF_ENCODER, name="speaker-encoder")
 
     # a power spectrum without logarithm spans six decades
     config = QuantizeConfig(input_bits=16)
-    return _pruned_at_once(folder, work, "encoder", opened, "2:32", real.spectrum, config, centre=False)
+    return _of_others(folder, work, "speakers", opened, "2:32", real.spectrum, config, centre=False)
 
 
 def _need(folder: Path, model: str) -> None:
@@ -146,36 +143,59 @@ def _need(folder: Path, model: str) -> None:
         raise SparseGateError(missing[model])
 
 
-def _pruned_at_once(
+def _of_others(
     folder: Path,
     work: Path,
-    name: str,
+    task: str,
     opened: Callable[[], Network],
     pattern: str,
     feature: Callable[[real.Clip], NDArray[np.float64]],
     config: QuantizeConfig,
     centre: bool,
 ) -> Work:
-    calibration = real.clips(folder, real.TRAIN)[:: len(real.clips(folder, real.TRAIN)) // CALIBRATION]
-    x = np.stack([feature(clip) for clip in calibration])
-    network = opened()
-    scaling = normalize.balance(network, x, centre=centre)
-
-    def made() -> Program:
-        pruned = rounding.prune_compensated(normalize.fold(network, scaling), pattern, scaling(x))
-        return quantize.quantize(pruned, scaling(x), config=config)
-
-    program = _kept(work, name, f"{pattern} {CALIBRATION} {config}", made)
-    tests = _digits(folder)
-    values = program.quantize(scaling(np.stack([feature(clip) for clip in tests])))
+    """A model that others trained: as 'bench accuracy' pruned and fine-tuned it where that has run, else pruned at once."""
+    found = _finetuned(folder, work.parent / "accuracy", task, pattern)
+    if found is None:
+        calibration = real.clips(folder, real.TRAIN)
+        x = np.stack([feature(clip) for clip in calibration[:: len(calibration) // CALIBRATION]])
+        network = opened()
+        scaling = normalize.balance(network, x, centre=centre)
+        pruned = magnitude.one_shot(normalize.fold(network, scaling), pattern)
+        found = _head_at_the_end(pruned), scaling(x), scaling(np.stack([feature(clip) for clip in _digits(folder)]))
+        how = f"trained by others, pruned to {pattern} at once by magnitude: its shape counts, not its accuracy"
+    else:
+        how = f"trained by others, pruned to {pattern} and fine-tuned by 'bench accuracy' (task {task}, seed 0)"
+        config = replace(config, rounding="compensated", bias_correction=True)
+    network, calibration_x, x = found
+    key = hashlib.sha256(b"".join(layer.w_x.tobytes() for layer in network.layers)).hexdigest()
+    program = _kept(work, task, f"{key} {config}", lambda: quantize.quantize(network, calibration_x, config=config))
+    lengths = np.full(len(x), x.shape[1])
     return Work(
-        program,
-        values,
-        np.full(len(tests), values.shape[1]),
-        f"trained by others, recurrent layers pruned to {pattern} at once with compensation (not fine-tuned: its accuracy is"
-        " that of 'bench accuracy' only after fine-tuning), dense head on the last step",
-        f"{len(tests)} FSDD test recordings",
+        program, program.quantize(x), lengths, f"{how}; dense head on the last step", f"{len(x)} FSDD test recordings"
     )
+
+
+def _head_at_the_end(network: Network) -> Network:
+    """The network with its head on the last step alone."""
+    heads = [layer.w_h is None for layer in network.layers]
+    return network.with_layers(
+        [replace(layer, when="last") if head else layer for layer, head in zip(network.layers, heads, strict=True)]
+    )
+
+
+def _finetuned(folder: Path, networks: Path, task: str, pattern: str) -> tuple[Network, NDArray, NDArray] | None:
+    """Network, calibration and test inputs of a task of 'bench accuracy', from its work folder; None where it has not run."""
+    from sparsegate.bench import accuracy
+
+    case = accuracy.Case(pattern)
+    if not (networks / f"{task}-0" / f"{case.slug}.safetensors").exists():
+        return None
+    bench = accuracy.Bench(task, 0, folder, networks)
+    if not bench.has(case):
+        return None
+    train, test = bench.task.train.x, bench.task.test.x
+    first = slice(0, 300, 300 // CLIPS)  # the official test recordings come first
+    return _head_at_the_end(bench.pruned(case)), train[:: max(1, len(train) // CALIBRATION)], test[first]
 
 
 def _digits(folder: Path) -> list[real.Clip]:
@@ -295,7 +315,6 @@ WORKLOADS: dict[str, Workload] = {
             "iCE40UP5K",
             HardwareConfig(rows=4, multiplier=16),
             vowels,
-            "real",
             (ECITON,),
         ),
         Workload(
@@ -304,7 +323,6 @@ WORKLOADS: dict[str, Workload] = {
             "LFE5U-25F",
             HardwareConfig(rows=16),
             keywords,
-            "real",
         ),
         Workload(
             "encoder",
@@ -312,7 +330,6 @@ WORKLOADS: dict[str, Workload] = {
             "LFE5U-85F",
             WIDE,
             encoder,
-            "real",
         ),
         Workload(
             "ese",
@@ -320,7 +337,6 @@ WORKLOADS: dict[str, Workload] = {
             "LFE5U-85F",
             WIDE,
             random_lstm("ese", 153, 1024, NM(1, 16), 512, NM(1, 8)),
-            "nothing_skipped",
             (ESE, EDGEDRNN),
             (153, 1024),
         ),
@@ -330,7 +346,6 @@ WORKLOADS: dict[str, Workload] = {
             "LFE5U-85F",
             WIDE,
             random_lstm("spartus", 123, 1024, NM(1, 16)),
-            "nothing_skipped",
             (SPARTUS, EDGEDRNN),
         ),
         Workload(
@@ -339,7 +354,6 @@ WORKLOADS: dict[str, Workload] = {
             "LFE5U-25F",
             HardwareConfig(rows=4),
             peer,
-            "nothing_skipped",
             (ELASTIC,),
         ),
         Workload(
@@ -348,7 +362,6 @@ WORKLOADS: dict[str, Workload] = {
             "LFE5U-25F",
             HardwareConfig(rows=8),
             peer,
-            "nothing_skipped",
             (ELASTIC,),
         ),
     )
