@@ -160,8 +160,8 @@ def _laws(points: Sequence[Mapping[str, Any]]) -> str:
         f"    cycles = {a:.3f} × array + {b:.3f} × read-out {'+' if c >= 0 else '-'} {abs(c):.1f}    "
         f"(largest error {100 * worst:.1f} %)\n",
         "with array = slots × N × (columns of the longest group), slots = ⌈4 × units / (M × PE rows)⌉, which is nonzeros ÷ PEs",
-        "where everything divides, and read-out = units × clusters' turns ÷ lanes = units × 4 ÷ PE rows. Memory is nonzeros ×",
-        "(weight bits + log2 M), whatever the array. How LUTs and flip-flops grow is `sparsegate estimate`'s.\n",
+        "where everything divides, and read-out = 4 × units ÷ PE rows, with a lane for each cluster. Memory is nonzeros × (weight",
+        "bits + log2 M), whatever the array.\n",
         "| units | pattern | PEs | nonzeros | bits | array | read-out | cycles | by the law |",
         "|" + "---|" * 9,
     ]
