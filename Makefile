@@ -16,7 +16,7 @@ READY := $(VENV)/.installed
 JOBS ?= 2
 DEMO := build/demo
 
-.PHONY: help setup system demo test lint format sim bitstream bench bench-accuracy bench-real docs clean
+.PHONY: help setup system demo test lint format sim bitstream bench bench-accuracy bench-performance bench-real docs clean
 
 help: ## show this list
 	@echo 'make VERB, where VERB is one of'
@@ -68,6 +68,13 @@ bench-accuracy: setup ## docs/benchmarks/accuracy.json again: seven tasks, three
 	  ''|speakers) has resemblyzer || $$python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps 'resemblyzer==0.1.4';;
 	esac
 	$(BIN)/sparsegate bench accuracy $(if $(TASK),--task $(TASK)) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) --out docs/benchmarks/accuracy.json $(BENCH_ARGS)
+
+bench-performance: setup ## docs/benchmarks/performance.json and docs/roofline.md again (hours; BENCH_ARGS=--no-pnr takes minutes)
+	@python=$(BIN)/python
+	has() { $$python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)' "$$1"; }
+	has librosa || $$python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[real]'
+	has resemblyzer || $$python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps 'resemblyzer==0.1.4'
+	$(BIN)/sparsegate bench --json docs/benchmarks/performance.json --roofline docs/roofline.md $(BENCH_ARGS)
 
 bench-real: setup ## docs/benchmarks/real_models.json again: two networks that others trained, on real speech (about 10 minutes)
 	@python=$(BIN)/python

@@ -20,6 +20,7 @@ VERBS = (
     "bitstream",
     "bench",
     "bench-accuracy",
+    "bench-performance",
     "bench-real",
     "docs",
     "clean",

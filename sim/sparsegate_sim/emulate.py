@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate.errors import SparseGateError
-from sparsegate_sim import cache, tools, verilated
+from sparsegate_sim import cache, memories, tools, verilated
 from sparsegate_sim.drive import (
     DRAIN_CYCLES,
     LOAD,
@@ -75,8 +75,15 @@ def build(
     return cache.built(f"emulate-{key}", make, folder) / "emulate"
 
 
-def run(built: Path, plan: Plan, ports: Mapping[str, Port], folder: Path, waves: Path | None = None) -> Recording:
-    """Run a plan on a compiled engine. ``folder`` takes the log.
+def run(
+    built: Path,
+    plan: Plan,
+    ports: Mapping[str, Port],
+    folder: Path,
+    waves: Path | None = None,
+    contents: Mapping[str, str] | None = None,
+) -> Recording:
+    """Run a plan on a compiled engine. ``folder`` takes the log; ``contents`` are memories' files (``memories.outside``).
 
     Raises
     ------
@@ -88,6 +95,7 @@ def run(built: Path, plan: Plan, ports: Mapping[str, Port], folder: Path, waves:
     with cache.scratch(folder, LOG) as scratch:
         log = scratch / LOG
         try:
+            memories.write(contents or {}, scratch)
             _encode(plan, ports).tofile(scratch / "plan")
             command = [built, scratch / "plan", scratch / "recording"]
             if waves is not None:

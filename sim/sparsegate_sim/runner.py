@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from xml.etree import ElementTree
 
 from sparsegate.errors import SparseGateError, ToolError
-from sparsegate_sim import cache, tools, verilated
+from sparsegate_sim import cache, memories, tools, verilated
 
 Simulator = Literal["icarus", "verilator"]
 Waves = Literal["vcd", "fst"]
@@ -139,11 +139,12 @@ def run(
     environment: Mapping[str, str] | None = None,
     waves: Path | None = None,
     seed: int = 1,
+    contents: Mapping[str, str] | None = None,
 ) -> None:
     """Run the tests of a bench (an importable module) on a build.
 
     ``folder`` takes the log and cocotb's result file; ``environment`` reaches the bench; ``waves`` names a .vcd or .fst file to
-    write, and needs a build with the same format.
+    write, and needs a build with the same format; ``contents`` are memories' files (``memories.outside``).
 
     Raises
     ------
@@ -154,6 +155,7 @@ def run(
     tools.cocotb()
     folder = Path(folder).resolve()
     with cache.scratch(folder, LOG) as scratch:
+        memories.write(contents or {}, scratch)
         log, results = scratch / LOG, scratch / "results.xml"
         runner = _runner(simulator, found, log, scratch / f"waves.{waves_format(waves)}")
         with contextlib.suppress(SystemExit, RuntimeError):  # the result file says what happened

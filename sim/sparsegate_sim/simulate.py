@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -198,16 +198,17 @@ def record(
     if verilog is None:
         from sparsegate_hw.verilog import convert
 
-        verilog = memories.outside(convert(component, TOP))
+        verilog = convert(component, TOP)
+    verilog, contents = memories.outside(verilog)
     pins = verilog_ports(verilog, TOP)
     if simulator == "verilator" and fast is not False:
         built = emulate.build(verilog, TOP, pins, form)
         middle = time.perf_counter()
-        recording = emulate.run(built, work, pins, folder, waves)
+        recording = emulate.run(built, work, pins, folder, waves, contents)
     else:
         built = runner.build(verilog, TOP, simulator, form)  # type: ignore[arg-type]
         middle = time.perf_counter()
-        recording = _cocotb(built, work, pins, simulator, folder, waves)
+        recording = _cocotb(built, work, pins, simulator, folder, waves, contents)
     return recording, time.perf_counter() - middle, middle - begin
 
 
@@ -221,7 +222,15 @@ def _check(simulator: str, fast: bool | None, waves: str | Path | None) -> None:
         raise SparseGateError(f"Amaranth's simulator writes .vcd waveforms only, not {waves}")
 
 
-def _cocotb(built: Path, work: Plan, pins: Any, simulator: str, folder: Path, waves: Path | None) -> Recording:
+def _cocotb(
+    built: Path,
+    work: Plan,
+    pins: Any,
+    simulator: str,
+    folder: Path,
+    waves: Path | None,
+    contents: Mapping[str, str],
+) -> Recording:
     """Run the cocotb bench; plan and recording travel through files."""
     with cache.scratch(folder) as scratch:
         work.save(scratch / "plan.npz")
@@ -239,6 +248,7 @@ def _cocotb(built: Path, work: Plan, pins: Any, simulator: str, folder: Path, wa
             folder=folder,
             environment=environment,
             waves=waves,
+            contents=contents,
         )
         return Recording.load(scratch / "recording.npz")
 

@@ -27,8 +27,8 @@ torch.nn.LSTM and torch.nn.Linear of the same weights on the same batch, called 
 on) and under torch.inference_mode. One thread each (set OMP_NUM_THREADS=1 for numpy's BLAS); best of the repeats, taken in turns.
 Ratio: golden throughput / torch throughput. Goal: 0.5 or more."""
 
-CASES = ((12, 64, 370, 29), (64, 256, 128, 32))
-"""Inputs, units, sequences, steps: the shape of JapaneseVowels' test set, and a larger layer."""
+CASES = ((12, 64, 370, 29), (64, 256, 128, 32), (123, 1024, 64, 16))
+"""Inputs, units, sequences, steps: the shape of JapaneseVowels' test set, a larger layer, one of the published engines' size."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from sparsegate import console
 from sparsegate.cli.options import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -20,11 +21,128 @@ if TYPE_CHECKING:
     from sparsegate.layout import HardwareConfig
     from sparsegate.program import Program
 
+WORKLOADS = "performance"
+
+
+class Named(TyperGroup):
+    """``bench [NAME...]`` is ``bench performance [NAME...]``: words that name no other measurement are workloads."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = [WORKLOADS, *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
-    no_args_is_help=True, help="Measure: accuracy over several seeds, speed of the models and simulators."
+    cls=Named,
+    help="""Measure: whole workloads (the default), accuracy over seeds, speed of the models and simulators.
+
+    [bold]sparsegate bench NAME...[/] is short for [bold]sparsegate bench performance NAME...[/]""",
 )
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")]
+
+
+@app.command(WORKLOADS)
+def performance(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="vowels, keywords, encoder, ese, spartus, peer. Default: all."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--json", "-o", metavar="FILE", help="JSON file to write, and beside it a page.")
+    ] = Path("build/bench/performance.json"),
+    no_pnr: Annotated[
+        bool, typer.Option("--no-pnr", help="No place and route: clock and area as FILE has them, or none.")
+    ] = False,
+    skip_rtl: Annotated[bool, typer.Option("--skip-rtl", help="Simulate nothing.")] = False,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Steps of every workload that run in RTL.")] = 6,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Placements that are tried, of which the fastest counts.")
+    ] = 1,
+    roofline: Annotated[
+        Path | None, typer.Option("--roofline", help="Page to write that says what bounds each workload.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Folder of the data. Default: SPARSEGATE_DATA, or ../shared/data."),
+    ] = None,
+    work: Annotated[Path, typer.Option("--work", help="Folder that keeps networks and bitstreams.")] = Path(
+        "build/bench/performance"
+    ),
+) -> None:
+    """Cycles, occupancy, clock, area, time of a step and throughput of whole workloads, beside what others report.
+
+    FILE keeps the rows of workloads that are not measured. A workload whose data are missing is skipped, with the reason. The
+    word [bold]performance[/] may be left out.
+
+    Example: [bold]sparsegate bench performance spartus --no-pnr --json performance.json[/]
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from sparsegate import artefact
+    from sparsegate.bench import cpu, performance_table, real, workloads
+    from sparsegate.bench import performance as bench
+    from sparsegate.bench import roofline as page
+    from sparsegate.errors import SparseGateError
+
+    chosen = workloads.chosen(names or [])
+    folder, before = real.data_folder(data_dir), bench.read(out)
+    earlier = {row["name"]: row for row in (before or {}).get("workloads", [])}
+    rows, skipped = [], {}
+    with console.task("performance") as task:
+
+        def place(program: Program, config: HardwareConfig, device: str) -> dict[str, Any]:
+            return _place(program, config, device, work, seeds, task.say)
+
+        for workload in chosen:
+            try:
+                row = bench.measure(
+                    workload,
+                    folder,
+                    work,
+                    task.say,
+                    frames,
+                    None if skip_rtl else _simulate,
+                    None if no_pnr else place,
+                    cpu.measure,
+                    earlier.get(workload.name),
+                )
+            except SparseGateError as error:
+                skipped[workload.name] = str(error)
+                continue
+            rows.append(row)
+            # a record is written after every row: the next one may take an hour
+            result = bench.merged(bench.read(out), rows, list(workloads.WORKLOADS))
+            artefact.write_json(out, result)
+        if roofline is not None and rows:
+            task.say("how cycles grow with the shape")
+            result["laws"] = page.laws()
+            artefact.write_json(out, result)
+    for name, reason in skipped.items():
+        console.note(f"{name}: skipped, {reason}")
+    if not rows:
+        raise SparseGateError("no workload could be measured")
+    artefact.write_text(out.with_suffix(".md"), performance_table.page(result))
+    if roofline is not None:
+        artefact.write_text(roofline, page.page(result))
+    short = [
+        tuple(line[at] for at in performance_table.SHORT)
+        for line in (performance_table.COLUMNS, *map(performance_table.cells, rows))
+    ]
+    _show(result, False, "workloads; FILE has every case, and what others report", short[0], short[1:], out)
+    if any(row["rtl_mismatches"] for row in rows):
+        raise SparseGateError("RTL differs from the models; FILE says where")
+
+
+def _place(
+    program: Program, config: HardwareConfig, device: str, work: Path, seeds: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Clock and area of a Program on a device, from an earlier run where there is one."""
+    from sparsegate.bench.performance import AREA
+    from sparsegate_hw.synth import synthesize
+
+    result = synthesize(program, config, device=device, folder=work, attempts=seeds, progress=say)
+    return {key: getattr(result, key) for key in AREA} | {"how": result.how, "tools": dict(result.tools)}
 
 
 @app.command()
@@ -146,6 +264,64 @@ def rtl(out: Out = Path("build/bench/rtl.json"), as_json: Json = False) -> None:
     _show(result, as_json, "RTL, every value and cycle compared", columns, cells, out)
 
 
+@app.command()
+def scale(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Folder of the data. Default: SPARSEGATE_DATA, or ../shared/data."),
+    ] = None,
+    work: Annotated[Path, typer.Option("--work", help="Folder that keeps the network.")] = Path(
+        "build/bench/performance"
+    ),
+    out: Out = Path("build/bench/scale.json"),
+    as_json: Json = False,
+) -> None:
+    """Speed of the tools at the size of the published engines: golden model, compile and RTL of LSTM 123 to 1024 on 96 PEs.
+
+    Example: [bold]sparsegate bench scale[/]
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import tempfile
+
+    from sparsegate import artefact, synthetic
+    from sparsegate.bench import golden as speed
+    from sparsegate.bench import real, workloads
+    from sparsegate.errors import SparseGateError
+
+    workload = workloads.WORKLOADS["spartus"]
+    with console.task("speed of the tools") as task:
+        task.say("golden model and torch")
+        rate = speed.measure(*speed.CASES[-1], repeats=3)
+        task.say("network")
+        program, config = workload.make(real.data_folder(data_dir), work).program, workload.config
+        task.say("compile")
+        with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
+            program.save(Path(scratch) / "program.safetensors")
+            array = ["--rows", str(config.rows), "--groups", str(config.groups)]
+            cost = _metered(["compile", "program.safetensors", *array], scratch)
+        task.say("Verilated RTL")
+        found = _simulate(program, config, synthetic.stimulus(program.input_format, 2, 16, program.inputs, seed=1))
+    if not found.passed:
+        raise SparseGateError(found.summary)
+    per_second = found.cycles / found.seconds
+    rtl = {"cycles": found.cycles, "seconds": round(found.seconds, 2), "build_seconds": round(found.build_seconds, 1)}
+    result = {
+        "golden": rate,
+        "compile": cost | {"rows": config.rows, "groups": config.groups},
+        "rtl": rtl | {"cycles_per_second": round(per_second), "values_compared": found.values_compared},
+    }
+    artefact.write_json(out, result)
+    cells = [
+        ("golden model, batch of 64", f"{rate['golden']:,} steps/s", "1,000 steps/s or more"),
+        ("float torch.nn.LSTM, the same batch", f"{rate['torch']:,} steps/s", ""),
+        ("compile, wall and processor time", f"{cost['seconds']} s, {cost['cpu_seconds']} s", "under 60 s"),
+        ("compile, memory of the largest process", f"{cost['megabytes']:,} MB", "under 2,000 MB"),
+        ("Verilated RTL, one core", f"{per_second:,.0f} cycles/s", "20,000 cycles/s or more"),
+        ("Verilated RTL, to build", f"{rtl['build_seconds']} s", ""),
+    ]
+    _show(result, as_json, "LSTM 123 to 1024 at 1:16 on 32 x 3 PEs", ("what", "measured", "goal"), cells, out)
+
+
 @app.command("cells")
 def cells_(out: Out = Path("build/bench/cells.json"), as_json: Json = False) -> None:
     """Fixed-point error against the float network, for every cell at 6, 8, 10, 12 and 16 bits.
@@ -234,12 +410,7 @@ sys.exit(status)
 
 def _compile_cost(checkpoint: Path, layers: Sequence[str], program: Program) -> dict[str, Any]:
     """Seconds and peak memory of the commands that import a checkpoint and compile a Program, each a process of its own."""
-    import json
-    import subprocess
-    import sys
     import tempfile
-
-    from sparsegate.errors import SparseGateError
 
     rows, groups = 16, 4
     named = [word for name in layers for word in ("--layer", name)]
@@ -252,24 +423,29 @@ def _compile_cost(checkpoint: Path, layers: Sequence[str], program: Program) -> 
         "rows": rows,
         "groups": groups,
     }
-    # the modules of this very process, wherever the commands run
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in sys.path if part)}
     with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
         program.save(Path(scratch) / "program.safetensors")
         for stage, words in stages.items():
-            run = subprocess.run(
-                [sys.executable, "-c", METER, *words],
-                cwd=scratch,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if run.returncode:
-                lines = run.stderr.strip().splitlines()
-                raise SparseGateError(f"'sparsegate {stage}' failed: {lines[-1] if lines else 'no message'}")
-            cost[stage] = json.loads(run.stdout)
+            cost[stage] = _metered(words, scratch)
     return cost
+
+
+def _metered(words: Sequence[str], folder: str) -> dict[str, Any]:
+    """Seconds and megabytes of a command that runs in a folder."""
+    import json
+    import subprocess
+    import sys
+
+    from sparsegate.errors import SparseGateError
+
+    # the modules of this very process, wherever the command runs
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in sys.path if part)}
+    command = [sys.executable, "-c", METER, *words]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode:
+        lines = run.stderr.strip().splitlines()
+        raise SparseGateError(f"'sparsegate {words[0]}' failed: {lines[-1] if lines else 'no message'}")
+    return json.loads(run.stdout)
 
 
 def _show(result: dict[str, Any], as_json: bool, title: str, columns: tuple, cells: Sequence[tuple], out: Path) -> None:

@@ -1,0 +1,308 @@
+"""Cycles, occupancy, clock, area and throughput of whole workloads: ``sparsegate bench``.
+
+A *case* is how many columns move: all of them (which depends on shapes alone), those of real inputs at Θ = 0, or one in ten. The
+cycle part takes minutes and gives the same cycles every time; place and route, simulation and the CPU are passed in or left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsegate import artefact, cycles, golden
+from sparsegate.bench.workloads import Work, Workload
+from sparsegate.errors import SparseGateError
+from sparsegate.golden import Stream, Trace
+from sparsegate.layout import INPUT, HardwareConfig, Layout
+from sparsegate.program import Phase, Program
+
+DEFINITION = """\
+cycles_per_step: cycles from the end of a step to the end of the next, by the cycle model, which RTL is held against
+(rtl_mismatches: values, step times and counters that differ). Case nothing_skipped: every column of every matrix is sent at
+every step, in the middle of a sequence. real: the inputs named beside it at threshold 0, whole sequences back to back, first
+and last steps included. nine_tenths_unchanged: each column moves with probability 1/10, drawn from a seed. latency: cycles from
+taking a frame to its last result. nnz, dense_macs: of the layers that run at every step; nnz are the N entries of every real
+block and column. occupancy: useful MACs / (PEs x cycles), of the matrix-vector phases and of all cycles; padding and idle rows
+are not useful. gops_sparse = 2 nnz / t, gops_dense_equivalent = 2 dense_macs / t, t = us_per_step = cycles_per_step / fmax_mhz,
+which is nextpnr's estimate after routing; nothing is measured on a board. group_imbalance: the longest column group's beats
+over their mean, both summed over steps."""
+
+HEADLINE = "nothing_skipped"
+"""The case whose figures stand for a workload: it depends on shapes alone, so that anybody gets the same cycles."""
+TENTH = 0.1
+STEPS = 256
+"""Steps of the case whose columns are drawn."""
+SEED = 1
+MIDDLE = 2
+"""Steps at either end of a sequence that are left out where it is to be in full swing."""
+
+AREA = ("fmax_mhz", "luts", "ffs", "bram", "dsp")
+
+Say = Callable[[str], None]
+Synthesize = Callable[[Program, HardwareConfig, str], Mapping[str, Any]]
+"""Places and routes a Program for a device: ``AREA``'s keys, ``how`` and ``tools``."""
+Simulate = Callable[[Program, HardwareConfig, NDArray[np.int64]], Any]
+"""Runs raw sequences in RTL: ``sparsegate_sim.simulate.simulate``."""
+Alternative = Callable[[int, int], Mapping[str, Any] | None]
+"""What the CPU needs for an LSTM of so many inputs and units, or None where it cannot be measured."""
+
+
+def drawn(program: Program, steps: int, share: float, seed: int = SEED) -> Trace:
+    """A trace of one sequence in which each column moves with probability ``share``; 1 sends every column at every step.
+
+    Its values mean nothing: the cycle model takes from a trace which columns move, and nothing else.
+    """
+    form = golden.run(program, np.zeros((1, 1, program.inputs), np.int64))
+    rng = np.random.default_rng(seed)
+    passes = []
+    for run in form.passes:
+        length = 1 if run.of.when != "step" else steps
+
+        def stream(like: Stream, length: int = length) -> Stream:
+            size = like.values.shape[2]
+            # random() lies below 1
+            sent = rng.random((1, length, size)) < share
+            return Stream(np.zeros(sent.shape, np.int64), sent, np.ones((1, size), np.int64), like.primed)
+
+        streams = tuple(stream(like) for like in run.streams)
+        passes.append(replace(run, streams=streams, lengths=np.full(1, length)))
+    return replace(form, passes=tuple(passes), lengths=np.full(1, steps))
+
+
+def every_step(layout: Layout) -> list[Phase]:
+    """The phases that run at every step: the work of a step."""
+    return [phase.phase for number, phase in enumerate(layout.phases) if layout.every_step(number)]
+
+
+def nonzeros(phase: Phase) -> int:
+    """Entries of real blocks of all columns: N a block, never more than the block has rows."""
+    unit_blocks = phase.blocks // phase.gates
+    short = phase.units - (unit_blocks - 1) * phase.block
+    return sum(
+        term.matrix.columns
+        * phase.gates
+        * ((unit_blocks - 1) * min(term.matrix.entries, phase.block) + min(term.matrix.entries, short))
+        for term in phase.terms
+    )
+
+
+def dense(phase: Phase) -> int:
+    """MACs of the same phase without sparsity."""
+    return sum(term.matrix.columns * phase.gates * phase.units for term in phase.terms)
+
+
+def imbalance(trace: Trace, layout: Layout) -> float:
+    """Beats of the longest column group over the groups' mean, both summed over steps and phases that run at every step."""
+    longest = mean = 0.0
+    for this, run in zip(layout.passes, trace.passes, strict=True):
+        for number in this.phases:
+            if not layout.every_step(number):
+                continue
+            beats = np.zeros((*run.streams[0].sent.shape[:2], layout.groups))
+            for matrix in layout.phases[number].matrices:
+                sent = run.streams[0 if matrix.source == INPUT else matrix.source - this.phases.start + 1].sent
+                if not matrix.now:  # sent after the step before
+                    sent = np.concatenate([np.zeros_like(sent[:, :1]), sent[:, :-1]], axis=1)
+                beats += matrix.burst * (
+                    sent.astype(np.float32) @ np.eye(layout.groups, dtype=np.float32)[matrix.group]
+                )
+            longest += float(beats.max(axis=2).sum())
+            mean += float(beats.mean(axis=2).sum())
+    return longest / mean if mean else 1.0
+
+
+def full(program: Program, layout: Layout) -> dict[str, Any]:
+    """Figures of a step with nothing skipped, in the middle of a sequence."""
+    steps = 4 * MIDDLE
+    trace = drawn(program, steps, 1.0)
+    found = cycles.predict(trace, layout)
+    end, middle = found.end[0], slice(MIDDLE, steps - MIDDLE)
+    taken = float(end[middle].max() - end[MIDDLE - 1]) / (steps - 2 * MIDDLE)
+    macs = sum(nonzeros(phase) for phase in every_step(layout))
+    return {
+        "cycles_per_step": round(taken, 3),
+        "latency": round(float(found.busy[0, middle].mean()), 3),
+        "columns_skipped": 0.0,
+        "occupancy_matvec": round(macs / (layout.config.pes * float(found.matvec[0, middle].mean())), 5),
+        "occupancy_total": round(macs / (layout.config.pes * taken), 5),
+        "group_imbalance": round(imbalance(trace, layout), 4),
+        "steps": steps - 2 * MIDDLE,
+    }
+
+
+def counted(trace: Trace, layout: Layout) -> dict[str, Any]:
+    """Figures of a whole run."""
+    found = cycles.predict(trace, layout)
+    return {
+        "cycles_per_step": round(found.total / int(trace.lengths.sum()), 3),
+        "latency": round(float(found.busy[found.end >= 0].mean()), 3),
+        "columns_skipped": round(1 - found.columns_sent / found.columns_seen, 5),
+        "occupancy_matvec": round(found.occupancy_matvec, 5),
+        "occupancy_total": round(found.occupancy_total, 5),
+        "group_imbalance": round(imbalance(trace, layout), 4),
+        "steps": int(trace.lengths.sum()),
+    }
+
+
+def limits(layout: Layout) -> dict[str, Any]:
+    """What bounds a step with nothing skipped, in cycles, were everything else for nothing; and the memory that weights take.
+
+    ``multipliers``: an entry a PE and cycle. ``array``: the same with idle rows, padding and groups of unequal length.
+    ``read_out``: an accumulator of every PE row a cycle. ``cell_lanes``: a unit a lane and cycle. ``input``, ``output``: a value a
+    cycle.
+    """
+    program = layout.program
+    numbers = [number for number in range(len(layout.phases)) if layout.every_step(number)]
+    beats = positions = units = 0
+    for number in numbers:
+        phase = layout.phases[number]
+        in_group = [
+            sum(matrix.burst * int(np.count_nonzero(matrix.group == group)) for matrix in phase.matrices)
+            for group in range(layout.groups)
+        ]
+        beats += max(in_group)
+        positions += phase.positions
+        units += phase.phase.units
+    macs = sum(nonzeros(layout.phases[number].phase) for number in numbers)
+    streams_out = layout.every_step(len(layout.phases) - 1)
+    stored = sum(nonzeros(phase) for phase in program.phases) * layout.entry_width
+    return {
+        "cycles": {
+            "multipliers": round(macs / layout.config.pes, 2),
+            "array": beats,
+            "read_out": positions,
+            "cell_lanes": round(units / layout.lanes, 2),
+            "input": program.inputs,
+            "output": program.outputs if streams_out else 0,
+        },
+        "weight_bits": stored,
+        "weight_memory_bits": layout.config.pes * layout.weight_depth * layout.entry_width,
+        "entry_bits": layout.entry_width,
+    }
+
+
+def rtl(work: Work, config: HardwareConfig, frames: int, simulate: Simulate) -> dict[str, Any]:
+    """The first frames of the first sequence through the Verilated engine, every value, step and counter compared."""
+    raw = work.raw[:1, : min(frames, int(work.lengths[0]))]
+    result = simulate(work.program, config, raw)
+    return {
+        "simulator": result.simulator,
+        "steps": result.steps,
+        "values_compared": result.values_compared,
+        "mismatches": result.mismatches,
+        "cycle_mismatches": result.cycle_mismatches,
+        "counter_mismatches": len(result.counter_mismatches),
+        "cycles": result.cycles,
+        "build_seconds": round(result.build_seconds, 1),
+    }
+
+
+def measure(
+    workload: Workload,
+    folder: Path,
+    work: Path,
+    say: Say,
+    frames: int = 0,
+    simulate: Simulate | None = None,
+    synthesize: Synthesize | None = None,
+    alternative: Alternative | None = None,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One row. ``before``: the row of an earlier run, whose clock and area stand where the shape and the array are the same.
+
+    Raises
+    ------
+    SparseGateError
+        If the data of a workload, or what reads them, are missing.
+    """
+    say(f"{workload.name}: network and inputs")
+    made = workload.make(folder, work)
+    program, config = made.program, workload.config
+    layout = Layout(program, config)
+    say(f"{workload.name}: cycles")
+    cases = {
+        "nothing_skipped": full(program, layout),
+        "real": counted(golden.run(program, made.raw, made.lengths), layout),
+        "nine_tenths_unchanged": counted(drawn(program, STEPS, TENTH), layout),
+    }
+    phases = every_step(layout)
+    row: dict[str, Any] = {
+        "name": workload.name,
+        "about": workload.about,
+        "device": workload.device,
+        "pes": config.pes,
+        "hardware": asdict(config) | {"lanes": layout.lanes},
+        "network": made.network,
+        "inputs": made.inputs,
+        "nnz": sum(nonzeros(phase) for phase in phases),
+        "dense_macs": sum(dense(phase) for phase in phases),
+        "case": HEADLINE,
+        "cases": cases,
+        "limits": limits(layout),
+        "digests": {"program": program.digest, "shape": program.shape_digest},
+        "rtl_mismatches": None,
+        "rtl": None,
+        "published": [asdict(each) for each in workload.published],
+        "alternative": None,
+    }
+    if simulate is not None:
+        say(f"{workload.name}: RTL")
+        row["rtl"] = found = rtl(made, config, frames, simulate)
+        row["rtl_mismatches"] = found["mismatches"] + (found["cycle_mismatches"] or 0) + found["counter_mismatches"]
+    if alternative is not None and workload.alternative is not None:
+        say(f"{workload.name}: the same layer on the CPU")
+        row["alternative"] = alternative(*workload.alternative)
+    area: Mapping[str, Any] = dict.fromkeys(AREA) | {"how": "not placed and routed", "tools": {}}
+    if synthesize is not None:
+        say(f"{workload.name}: place and route")
+        area = synthesize(program, config, workload.device)
+    elif before is not None and _same(before, row):
+        area = {key: before[key] for key in AREA} | {"how": before["pnr"], "tools": before["tools"]}
+    row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": dict(area["tools"])}
+    return timed(row)
+
+
+def _same(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether an earlier row is of the same shape on the same array and device."""
+    return all(before.get(key) == row[key] for key in ("device", "hardware")) and (
+        before.get("digests", {}).get("shape") == row["digests"]["shape"]
+    )
+
+
+def timed(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with times and throughput of every case, and the headline case's figures at its top."""
+    clock = row["fmax_mhz"]
+    for case in row["cases"].values():
+        time = None if clock is None else case["cycles_per_step"] / clock
+        case["us_per_step"] = None if time is None else round(time, 4)
+        for key, macs in (("gops_sparse", row["nnz"]), ("gops_dense_equivalent", row["dense_macs"])):
+            case[key] = None if time is None else round(2e-3 * macs / time, 2)
+    headline = row["cases"][row["case"]]
+    keys = ("cycles_per_step", "columns_skipped", "occupancy_matvec", "occupancy_total", "us_per_step")
+    row |= {key: headline[key] for key in (*keys, "gops_sparse", "gops_dense_equivalent")}
+    row["us_how"] = (
+        "no clock: not placed and routed" if clock is None else f"cycles by the cycle model / Fmax: {row['pnr']}"
+    )
+    return row
+
+
+def merged(before: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> dict[str, Any]:
+    """The record: new rows, and those of an earlier record that were not measured again."""
+    found = {row["name"]: row for row in (before or {}).get("workloads", [])} | {row["name"]: row for row in rows}
+    kept = {key: before[key] for key in ("laws",) if before and key in before}
+    return {"definition": DEFINITION, "workloads": [found[name] for name in order if name in found]} | kept
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """An earlier record; None where there is none."""
+    if not path.exists():
+        return None
+    found = artefact.read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("workloads"), list):
+        raise SparseGateError(f"{path} is no record of 'sparsegate bench'; name another file with --json")
+    return found

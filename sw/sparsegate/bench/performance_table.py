@@ -1,0 +1,148 @@
+"""The page of docs/benchmarks that shows performance.json: one table, every case, and what others report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+COLUMNS = (
+    "workload",
+    "device",
+    "PEs",
+    "nonzeros",
+    "cycles a step",
+    "skipped",
+    "occupancy, matvec / all",
+    "Fmax, MHz",
+    "µs a step",
+    "LUTs",
+    "FFs",
+    "BRAM",
+    "DSP",
+    "GOPS, sparse / dense-equivalent",
+    "RTL differs",
+)
+SHORT = (0, 2, 4, 5, 6, 7, 8, 13, 14)
+"""Columns that a terminal has room for."""
+CASES = {
+    "nothing_skipped": "nothing skipped",
+    "real": "real inputs",
+    "nine_tenths_unchanged": "nine tenths unchanged",
+}
+"""Names of the cases in words."""
+CASE_COLUMNS = (
+    "workload",
+    "case",
+    "cycles a step",
+    "latency",
+    "skipped",
+    "occupancy, matvec / all",
+    "longest group / mean",
+    "µs a step",
+    "GOPS, sparse / dense-equivalent",
+    "dense-equivalent GOPS a PE",
+    "operations a PE and cycle",
+)
+
+HEAD = """# Performance
+
+Made by `make bench-performance` (`sparsegate bench --json docs/benchmarks/performance.json`), which writes `performance.json`
+and this page. The cycle part alone takes minutes: `sparsegate bench --no-pnr --json FILE` gives the same cycles.
+
+- **cycles a step**: from the end of a step to the end of the next, by the cycle model. **RTL differs**: of a short run of the same
+  Program in Verilated RTL, values, step times and counters that are not what golden and cycle model say.
+- **occupancy**: useful MACs / (PEs × cycles), of the matrix-vector phases and of all cycles.
+- **µs a step**: these cycles ÷ nextpnr's Fmax after routing; nothing is measured on a board. A dash: not placed and routed.
+- **GOPS, sparse**: 2 × nonzeros ÷ time of a step; **dense-equivalent**: 2 × dense MACs ÷ the same time.
+- Cases. *nothing skipped*, the first table's: every column of every matrix is sent at every step; depends on shapes alone. *real
+  inputs*: those named below, at Θ = 0. *nine tenths unchanged*: each column moves with probability 1/10, drawn from a seed.
+- What others report stands beside, with where it stands; it was not run by us unless it says so.
+"""
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The whole page of a record."""
+    rows = record["workloads"]
+    parts = [HEAD, _table(COLUMNS, [cells(row) for row in rows])]
+    parts.append("## Every case\n")
+    parts.append(_table(CASE_COLUMNS, [line for row in rows for line in case_cells(row)]))
+    parts.append("## What was run, and what others report\n")
+    for row in rows:
+        lines = [
+            f"### {row['name']}\n",
+            f"{row['about']}, on {row['device']}, {row['hardware']['rows']} × {row['hardware']['groups']} PEs and"
+            f" {row['hardware']['lanes']} cell lane{'s' * (row['hardware']['lanes'] > 1)}.\n",
+            f"- Network: {row['network']}.",
+            f"- Inputs: {row['inputs']}.",
+            f"- Clock: {row['us_how']}.",
+        ]
+        if row["rtl"]:
+            found = row["rtl"]
+            lines.append(
+                f"- RTL: {found['values_compared']:,} values of {found['steps']} steps compared on {found['simulator']}:"
+                f" {found['mismatches']} values, {found['cycle_mismatches']} step times and {found['counter_mismatches']}"
+                " counters differ."
+            )
+        else:
+            lines.append("- RTL: not run.")
+        if row["alternative"]:
+            times = ", ".join(f"{value:g} µs ({key})" for key, value in row["alternative"]["us_per_step"].items())
+            lines.append(f"- On the CPU: {row['alternative']['what']}: {times}.")
+        lines += [f"- {each['system']}: {each['figures']} ({each['source']})." for each in row["published"]]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One workload's headline as texts."""
+    return (
+        row["name"],
+        row["device"],
+        str(row["pes"]),
+        f"{row['nnz']:,}",
+        f"{row['cycles_per_step']:,.1f}",
+        _share(row["columns_skipped"]),
+        f"{_share(row['occupancy_matvec'])} / {_share(row['occupancy_total'])}",
+        _number(row["fmax_mhz"], ".1f"),
+        _number(row["us_per_step"], ".2f"),
+        *(_number(row[key], ",") for key in ("luts", "ffs", "bram", "dsp")),
+        f"{_number(row['gops_sparse'], ',.2f')} / {_number(row['gops_dense_equivalent'], ',.1f')}",
+        _number(row["rtl_mismatches"], ""),
+    )
+
+
+def case_cells(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Every case of a workload as texts."""
+    lines: list[tuple[str, ...]] = []
+    for key, case in row["cases"].items():
+        dense = case["gops_dense_equivalent"]
+        lines.append(
+            (
+                row["name"],
+                CASES[key],
+                f"{case['cycles_per_step']:,.1f}",
+                f"{case['latency']:,.1f}",
+                _share(case["columns_skipped"]),
+                f"{_share(case['occupancy_matvec'])} / {_share(case['occupancy_total'])}",
+                f"{case['group_imbalance']:.3f}",
+                _number(case["us_per_step"], ".2f"),
+                f"{_number(case['gops_sparse'], ',.2f')} / {_number(dense, ',.1f')}",
+                _number(None if dense is None else dense / row["pes"], ".2f"),
+                f"{2 * row['dense_macs'] / (case['cycles_per_step'] * row['pes']):.1f}",
+            )
+        )
+    return lines
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns), *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _number(value: float | None, form: str) -> str:
+    """A figure; a dash where there is none."""
+    return "-" if value is None else f"{value:{form}}"

@@ -1,0 +1,174 @@
+"""docs/roofline.md: what bounds each workload, the limit, and how far from it the engine is; and how cycles grow with the shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparsegate import synthetic
+from sparsegate.bench import performance
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.pattern import NM
+from sparsegate.quantize import quantize
+from sparsegate.synthetic import Shape
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a device has: multipliers, block RAMs, and bits of one block RAM."""
+
+    multipliers: int
+    block_rams: int
+    bits: int
+
+
+CHIPS = {
+    "iCE40UP5K": Chip(8, 30, 4096),
+    "LFE5U-25F": Chip(28, 56, 18432),
+    "LFE5U-85F": Chip(156, 208, 18432),
+}
+"""From the manufacturer's data sheets."""
+
+BOUNDS = {
+    "array": "multipliers",
+    "read_out": "read-out",
+    "cell_lanes": "cell lanes",
+    "input": "input stream",
+    "output": "output stream",
+}
+"""Keys of a row's limits, in the order in which the first of equals is named, and their words."""
+
+SHAPES = (
+    *((units, NM(1, 16), 8, 1) for units in (64, 128, 256, 512)),
+    *((256, pattern, 8, 1) for pattern in (NM(1, 4), NM(1, 8), NM(2, 32))),
+    *((512, NM(1, 16), rows, groups) for rows, groups in ((4, 1), (16, 1), (16, 2), (16, 3), (32, 3))),
+)
+"""Units, pattern, PE rows and groups of the points that the law of cycles is fitted on."""
+INPUTS = 64
+
+HEAD = """# Roofline
+
+What bounds a step of each workload of [benchmarks/performance.md](benchmarks/performance.md), what that limit is, and how far from
+it the engine is. Made from `benchmarks/performance.json` by `make bench-performance`; figures in cycles a step. The words:
+
+- **multipliers**: nonzeros ÷ PEs, with the places that idle because blocks do not divide by PE rows, and columns not by groups.
+- **read-out**: one accumulator of every PE row leaves in a cycle. **cell lanes**: one unit a lane and cycle.
+- **input**, **output**: one value a cycle.
+- **bound**: the largest of these; nothing that shares an array of this size can be faster. **distance**: cycles ÷ bound.
+- **chip**: nonzeros ÷ all multipliers of the device, were every one of them a PE.
+- **memory**: bits of the nonzeros with their indices, of the memories that hold them, and of all block RAM of the device.
+"""
+
+CASES = {"nothing_skipped": "Nothing skipped", "nine_tenths_unchanged": "Nine tenths of the columns unchanged"}
+
+
+def bound(row: Mapping[str, Any], case: str) -> tuple[str, float]:
+    """What bounds a case, and the bound in cycles.
+
+    Columns that are skipped take from the multipliers' bound alone, and there by the mean of the column groups.
+    """
+    limits = dict(row["limits"]["cycles"])
+    if case != "nothing_skipped":
+        limits["array"] *= 1 - row["cases"][case]["columns_skipped"]
+    name = max(BOUNDS, key=lambda key: limits[key])
+    return BOUNDS[name], float(limits[name])
+
+
+def laws(shapes: Sequence[tuple[int, NM, int, int]] = SHAPES) -> list[dict[str, Any]]:
+    """Cycles of an LSTM with nothing skipped, and what they should depend on, over sizes, densities and arrays."""
+    points = []
+    for units, pattern, rows, groups in shapes:
+        network = synthetic.network(INPUTS, [Shape("lstm", units, pattern, pattern)], seed=1)
+        x = np.random.default_rng(1).normal(size=(1, 4, INPUTS))
+        layout = Layout(quantize(network, x), HardwareConfig(rows, groups))
+        found = performance.limits(layout)["cycles"]
+        points.append(
+            {
+                "units": units,
+                "pattern": str(pattern),
+                "rows": rows,
+                "groups": groups,
+                "nonzeros": performance.nonzeros(layout.program.phases[0]),
+                "array": found["array"],
+                "read_out": found["read_out"],
+                "cycles": performance.full(layout.program, layout)["cycles_per_step"],
+                "weight_bits": performance.limits(layout)["weight_bits"],
+            }
+        )
+    return points
+
+
+def fit(points: Sequence[Mapping[str, Any]]) -> tuple[float, float, float, float]:
+    """Least squares of cycles = a array + b read_out + c: the three, and the largest error as a share of the cycles."""
+    terms = np.array([[point["array"], point["read_out"], 1.0] for point in points])
+    cycles = np.array([point["cycles"] for point in points])
+    a, b, c = (float(value) for value in np.linalg.lstsq(terms, cycles, rcond=None)[0])
+    worst = float(np.max(np.abs(terms @ (a, b, c) - cycles) / cycles))
+    return a, b, c, worst
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The whole page of a record of 'sparsegate bench' with its ``laws``."""
+    rows = record["workloads"]
+    parts = [HEAD]
+    for case, title in CASES.items():
+        columns = ("workload", *BOUNDS.values(), "chip", "bound", "cycles", "distance")
+        lines = [f"## {title}\n", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        for row in rows:
+            name, limit = bound(row, case)
+            limits = dict(row["limits"]["cycles"])
+            share = 1.0 if case == "nothing_skipped" else 1 - row["cases"][case]["columns_skipped"]
+            limits["array"] *= share
+            cycles = row["cases"][case]["cycles_per_step"]
+            cells = [
+                row["name"],
+                *(f"{limits[key]:,.0f}" for key in BOUNDS),
+                f"{share * row['nnz'] / CHIPS[row['device']].multipliers:,.0f}",
+                name,
+                f"{cycles:,.1f}",
+                f"{cycles / limit:.3f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+    parts.append(_memory(rows))
+    if record.get("laws"):
+        parts.append(_laws(record["laws"]))
+    return "\n".join(parts)
+
+
+def _memory(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = ("workload", "device", "nonzeros and indices", "weight memories", "filled", "all block RAM", "taken")
+    lines = ["## Memory\n", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for row in rows:
+        chip, limits = CHIPS[row["device"]], row["limits"]
+        held, made, all_bits = limits["weight_bits"], limits["weight_memory_bits"], chip.block_rams * chip.bits
+        lines.append(
+            f"| {row['name']} | {row['device']} | {held:,} | {made:,} | {100 * held / made:.1f} % | {all_bits:,} |"
+            f" {100 * made / all_bits:.1f} % |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _laws(points: Sequence[Mapping[str, Any]]) -> str:
+    a, b, c, worst = fit(points)
+    lines = [
+        "## How cycles and memory grow\n",
+        f"One LSTM layer of {INPUTS} inputs with nothing skipped. Least squares over the points below:\n",
+        f"    cycles = {a:.3f} × array + {b:.3f} × read-out {'+' if c >= 0 else '-'} {abs(c):.1f}    "
+        f"(largest error {100 * worst:.1f} %)\n",
+        "with array = slots × N × (columns of the longest group), slots = ⌈4 × units / (M × PE rows)⌉, which is nonzeros ÷ PEs",
+        "where everything divides, and read-out = 4 × units ÷ PE rows, with a lane for each cluster. Memory is nonzeros × (weight",
+        "bits + log2 M), whatever the array.\n",
+        "| units | pattern | PEs | nonzeros | bits | array | read-out | cycles | by the law |",
+        "|" + "---|" * 9,
+    ]
+    for point in points:
+        law = a * point["array"] + b * point["read_out"] + c
+        lines.append(
+            f"| {point['units']} | {point['pattern']} | {point['rows']} × {point['groups']} | {point['nonzeros']:,} |"
+            f" {point['weight_bits']:,} | {point['array']:,} | {point['read_out']:,} | {point['cycles']:,.1f} | {law:,.1f} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,380 @@
+"""Networks of the size of the published engines, with real inputs, and the devices they are built for.
+
+Weights are trained where a trained network of the size exists, random in the pattern elsewhere; inputs are real wherever the data
+are there. Networks are made the same way every time, from seeds, and kept in a work folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsegate import features, magnitude, normalize, quantize, synthetic
+from sparsegate.bench import real
+from sparsegate.errors import SparseGateError
+from sparsegate.layout import HardwareConfig
+from sparsegate.network import Network
+from sparsegate.pattern import DENSE, NM
+from sparsegate.program import Program
+from sparsegate.quantize import QuantizeConfig
+from sparsegate.synthetic import Shape
+
+VERSION = 1
+"""Counts up when a change of this module makes networks of an earlier one invalid."""
+SEED = 1
+EPOCHS = 30, 40
+"""Of training and of pruning the vowels: enough for a network that is worth running, in well under a minute."""
+CALIBRATION = 60
+"""Recordings that a network is pruned and its formats are calibrated on."""
+CLIPS = 10
+"""Recordings, one of each digit, that a workload runs."""
+FLOOR = 1e-6
+"""Power below this counts as this much, before the logarithm."""
+FRAMES = 24
+"""Steps of random inputs, where the data are missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A Program and raw inputs for it: ``raw`` (N, T, I), zero past the ``lengths`` (N,)."""
+
+    program: Program
+    raw: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    network: str
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """What others report; ``source`` says where it stands, ``ours`` is never in it."""
+
+    system: str
+    figures: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of the table.
+
+    ``make`` takes the folder of the data and one to keep networks in. ``alternative``: LSTM inputs and units that the CPU runs for
+    comparison.
+    """
+
+    name: str
+    about: str
+    device: str
+    config: HardwareConfig
+    make: Callable[[Path, Path], Work]
+    published: tuple[Published, ...] = ()
+    alternative: tuple[int, int] | None = None
+
+
+def _kept(folder: Path, name: str, key: str, make: Callable[[], Program]) -> Program:
+    """A Program that is made once for each key."""
+    digest = hashlib.sha256(f"{VERSION} {key}".encode()).hexdigest()[:12]
+    path = folder / f"{name}-{digest}.safetensors"
+    if not path.exists():
+        make().save(path)
+    return Program.load(path)
+
+
+def vowels(folder: Path, work: Path) -> Work:
+    """Trained here: an LSTM of 64 units that tells nine speakers, at 1:8."""
+    from sparsegate import datasets, train
+
+    data = datasets.japanese_vowels()
+    first, second = EPOCHS
+
+    def made() -> Program:
+        network = train.train_float(data, hidden=64, epochs=first, seed=SEED, when="last")
+        network = train.prune_and_finetune(network, data, "1:8", epochs=second, seed=SEED)
+        return quantize.quantize(network, data.x_train, data.length_train)
+
+    program = _kept(work, "vowels", f"{first} {second} {SEED}", made)
+    rows = slice(0, None, len(data.x_test) // CLIPS)
+    x, lengths = data.x_test[rows][:CLIPS], data.length_test[rows][:CLIPS]
+    reached = train.accuracy(program, data.x_test, data.length_test, data.y_test)
+    return Work(
+        program,
+        program.quantize(x),
+        lengths,
+        f"trained here, pruned to 1:8, dense head on the last step; golden accuracy {100 * reached:.1f} % of"
+        f" {len(data.y_test)} test utterances",
+        f"{CLIPS} test utterances of JapaneseVowels",
+    )
+
+
+def keywords(folder: Path, work: Path) -> Work:
+    """Trained by others on Speech Commands, pruned to 1:8."""
+    _need(folder, "speech_commands")
+    from sparsegate import importers
+
+    def opened() -> Network:
+        return importers.load(real.checkpoint_of_commands(folder), layers=["lstm", "fc"], name="speech-commands")
+
+    return _of_others(folder, work, "keywords", opened, "1:8", real.cepstra, QuantizeConfig(), centre=True)
+
+
+def encoder(folder: Path, work: Path) -> Work:
+    """Trained by others to tell speakers, pruned to 2:32."""
+    _need(folder, "speaker_encoder")
+    from sparsegate import importers
+
+    checkpoint = real.checkpoint_of_encoder()
+
+    def opened() -> Network:
+        return importers.load(checkpoint, layers=real.LAYERS_OF_ENCODER, name="speaker-encoder")
+
+    # a power spectrum without logarithm spans six decades
+    config = QuantizeConfig(input_bits=16)
+    return _of_others(folder, work, "speakers", opened, "2:32", real.spectrum, config, centre=False)
+
+
+def _need(folder: Path, model: str) -> None:
+    missing = real.missing(folder)
+    if model in missing:
+        raise SparseGateError(missing[model])
+
+
+def _of_others(
+    folder: Path,
+    work: Path,
+    task: str,
+    opened: Callable[[], Network],
+    pattern: str,
+    feature: Callable[[real.Clip], NDArray[np.float64]],
+    config: QuantizeConfig,
+    centre: bool,
+) -> Work:
+    """A model that others trained: as 'bench accuracy' pruned and fine-tuned it where that has run, else pruned at once."""
+    found = _finetuned(folder, work.parent / "accuracy", task, pattern)
+    if found is None:
+        calibration = real.clips(folder, real.TRAIN)
+        x = np.stack([feature(clip) for clip in calibration[:: len(calibration) // CALIBRATION]])
+        network = opened()
+        scaling = normalize.balance(network, x, centre=centre)
+        pruned = magnitude.one_shot(normalize.fold(network, scaling), pattern)
+        found = _head_at_the_end(pruned), scaling(x), scaling(np.stack([feature(clip) for clip in _digits(folder)]))
+        how = f"trained by others, pruned to {pattern} at once by magnitude: its shape counts, not its accuracy"
+    else:
+        how = f"trained by others, pruned to {pattern} and fine-tuned by 'bench accuracy' (task {task}, seed 0)"
+        config = replace(config, rounding="compensated", bias_correction=True)
+    network, calibration_x, x = found
+    key = hashlib.sha256(b"".join(layer.w_x.tobytes() for layer in network.layers)).hexdigest()
+    program = _kept(work, task, f"{key} {config}", lambda: quantize.quantize(network, calibration_x, config=config))
+    lengths = np.full(len(x), x.shape[1])
+    return Work(
+        program, program.quantize(x), lengths, f"{how}; dense head on the last step", f"{len(x)} FSDD test recordings"
+    )
+
+
+def _head_at_the_end(network: Network) -> Network:
+    """The network with its head on the last step alone."""
+    heads = [layer.w_h is None for layer in network.layers]
+    return network.with_layers(
+        [replace(layer, when="last") if head else layer for layer, head in zip(network.layers, heads, strict=True)]
+    )
+
+
+def _finetuned(folder: Path, networks: Path, task: str, pattern: str) -> tuple[Network, NDArray, NDArray] | None:
+    """Network, calibration and test inputs of a task of 'bench accuracy', from its work folder; None where it has not run."""
+    from sparsegate.bench import accuracy
+
+    case = accuracy.Case(pattern)
+    if not (networks / f"{task}-0" / f"{case.slug}.safetensors").exists():
+        return None
+    bench = accuracy.Bench(task, 0, folder, networks)
+    if not bench.has(case):
+        return None
+    train, test = bench.task.train.x, bench.task.test.x
+    first = slice(0, 300, 300 // CLIPS)  # the official test recordings come first
+    return _head_at_the_end(bench.pruned(case)), train[:: max(1, len(train) // CALIBRATION)], test[first]
+
+
+def _digits(folder: Path) -> list[real.Clip]:
+    """One test recording of each digit, of speakers in turn."""
+    tests = real.clips(folder, real.TEST)
+    speakers = sorted({clip.speaker for clip in tests})
+    chosen = []
+    for digit in range(CLIPS):
+        mine = [clip for clip in tests if clip.digit == digit and clip.speaker == speakers[digit % len(speakers)]]
+        chosen.append(mine[0])
+    return chosen
+
+
+def random_lstm(name: str, inputs: int, units: int, pattern: NM, outputs: int = 0, pattern_p: NM = DENSE) -> Callable:
+    """A maker of an LSTM with random weights in the pattern, on filterbank frames of spoken digits."""
+
+    def make(folder: Path, work: Path) -> Work:
+        if real.fsdd_folder(folder).is_dir() and _librosa():
+            frames = [filterbank(clip, inputs) for clip in _digits(folder)]
+            about = (
+                f"FSDD: {len(frames)} test recordings, {inputs // 3} log-mel bands with first and second differences"
+            )
+        else:
+            rng = np.random.default_rng(SEED)
+            frames = [rng.normal(size=(FRAMES, inputs)) for _ in range(CLIPS)]
+            about = "random: there is no FSDD, or librosa is not installed"
+        lengths = np.array([len(each) for each in frames])
+        x = np.zeros((len(frames), lengths.max(), inputs))
+        for row, each in zip(x, frames, strict=True):
+            row[: len(each)] = each
+        shape = Shape("lstm", units, pattern, pattern, outputs=outputs, pattern_p=pattern_p)
+
+        def made() -> Program:
+            # inputs of unit deviation and weights of deviation 1 / sqrt(kept weights of a row): gates are in their steep part
+            network = synthetic.network(inputs, [shape], seed=SEED)
+            return quantize.quantize(network, x, lengths)
+
+        program = _kept(work, name, f"{shape} {SEED} {about}", made)
+        return Work(program, program.quantize(x), lengths, "random weights in the pattern", about)
+
+    return make
+
+
+def filterbank(clip: real.Clip, inputs: int) -> NDArray[np.float64]:
+    """Log-mel bands and their first and second differences, standardised over the recording: (T, inputs), zero-padded.
+
+    Windows of 25 ms every 10 ms at the recording's own 8 kHz, as speech recognisers take them.
+    """
+    samples, rate = features.read_wave(clip.path)
+    bands = inputs // 3
+    power = features.librosa().feature.melspectrogram(
+        y=samples, sr=rate, n_fft=512, win_length=rate // 40, hop_length=rate // 100, n_mels=bands
+    )
+    static = np.log(np.maximum(power.T, FLOOR))
+    first = np.gradient(static, axis=0)
+    frames = np.concatenate([static, first, np.gradient(first, axis=0)], axis=1)
+    frames = (frames - frames.mean(axis=0)) / np.maximum(frames.std(axis=0), 1e-3)
+    return np.pad(frames, ((0, 0), (0, inputs - frames.shape[1])))
+
+
+def peer(folder: Path, work: Path) -> Work:
+    """The cell that elastic-ai.creator ships, at its widths: dense, 16-bit weights and activations."""
+    from sparsegate import datasets
+
+    data = datasets.japanese_vowels()
+    rows = slice(0, None, len(data.x_test) // CLIPS)
+    x, lengths = data.x_test[rows][:CLIPS], data.length_test[rows][:CLIPS]
+    config = QuantizeConfig(activation_bits=16, weight_bits=16)
+
+    def made() -> Program:
+        network = synthetic.network(data.inputs, [Shape("lstm", 32)], seed=SEED)
+        return quantize.quantize(network, data.x_train, data.length_train, config)
+
+    program = _kept(work, "peer", f"{SEED} {config}", made)
+    about = f"{CLIPS} test utterances of JapaneseVowels"
+    return Work(program, program.quantize(x), lengths, "random dense weights of 16 bits", about)
+
+
+def _librosa() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("librosa") is not None
+
+
+ESE = Published(
+    "ESE (FPGA'17)",
+    "LSTM 153→1024 with projection 512, XCKU060, 1024 PEs, 200 MHz: 82.7 µs a step, 282 GOPS sparse, 2,520 GOPS dense-equivalent;"
+    " occupancy 69 % (282 of the 409.6 GOPS that 1024 PEs at 200 MHz have)",
+    "the paper's abstract; occupancy is our arithmetic on it",
+)
+SPARTUS = Published(
+    "Spartus (TNNLS'22)",
+    "LSTM 123→1024, 512 MACs, Zynq-7100, 200 MHz: 1 µs a step, 9,400 GOPS dense-equivalent",
+    "the paper's abstract",
+)
+EDGEDRNN = Published(
+    "EdgeDRNN (JETCAS'20)",
+    "delta GRU, 8 PEs, MiniZed, weights in DRAM: 20.2 GOPS dense-equivalent; occupancy 68 % on its shipped bench",
+    "the paper's abstract; occupancy executed by us under Verilator",
+)
+ELASTIC = Published(
+    "elastic-ai.creator 0.68",
+    "LSTM cell 12→32, 16 bits: 2,891 cycles a step with 4 multipliers in the loop; synth_ecp5: 1,489 LUT4, 539 CCU2C, 644 FF,"
+    " 23 MULT18X18D, 8 DP16KD",
+    "executed by us, patched to elaborate",
+)
+ECITON = Published("Eciton (FPL'21)", "LSTM on an iCE40 UP5K, 8 bits, hard sigmoid: 17 mW", "the paper's abstract")
+
+WIDE = HardwareConfig(rows=32, groups=3)
+
+WORKLOADS: dict[str, Workload] = {
+    each.name: each
+    for each in (
+        Workload(
+            "vowels",
+            "trained LSTM 12→64 at 1:8 with a head of 9 classes",
+            "iCE40UP5K",
+            HardwareConfig(rows=4, multiplier=16),
+            vowels,
+            (ECITON,),
+        ),
+        Workload(
+            "keywords",
+            "trained 3 × LSTM-64 at 1:8 with a head of 35 classes",
+            "LFE5U-25F",
+            HardwareConfig(rows=16),
+            keywords,
+        ),
+        Workload(
+            "encoder",
+            "trained 3 × LSTM-256 speaker encoder at 2:32 with a head of 256",
+            "LFE5U-85F",
+            WIDE,
+            encoder,
+        ),
+        Workload(
+            "ese",
+            "LSTM 153→1024 with projection 512, gates 1:16, projection 1:8",
+            "LFE5U-85F",
+            WIDE,
+            random_lstm("ese", 153, 1024, NM(1, 16), 512, NM(1, 8)),
+            (ESE, EDGEDRNN),
+            (153, 1024),
+        ),
+        Workload(
+            "spartus",
+            "LSTM 123→1024 at 1:16",
+            "LFE5U-85F",
+            WIDE,
+            random_lstm("spartus", 123, 1024, NM(1, 16)),
+            (SPARTUS, EDGEDRNN),
+        ),
+        Workload(
+            "peer-4",
+            "LSTM 12→32, dense, 16 bits, on 4 multipliers",
+            "LFE5U-25F",
+            HardwareConfig(rows=4),
+            peer,
+            (ELASTIC,),
+        ),
+        Workload(
+            "peer-8",
+            "LSTM 12→32, dense, 16 bits, on 8 multipliers",
+            "LFE5U-25F",
+            HardwareConfig(rows=8),
+            peer,
+            (ELASTIC,),
+        ),
+    )
+}
+"""By name, in the order of the table."""
+
+
+def chosen(names: list[str]) -> list[Workload]:
+    """Workloads by name, "peer" being both of its sizes; all where none is named."""
+    found: dict[str, Workload] = {}
+    for name in names or list(WORKLOADS):
+        mine = {key: each for key, each in WORKLOADS.items() if name in (key, key.partition("-")[0])}
+        if not mine:
+            raise SparseGateError(f"there is no workload {name!r}; the workloads are {', '.join(WORKLOADS)}")
+        found |= mine
+    return list(found.values())

@@ -1,0 +1,258 @@
+"""The benchmark of whole workloads: what it counts, its record, its pages, and the command."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sparsegate import artefact, cycles, golden, quantize, synthetic
+from sparsegate.bench import performance, performance_table, real, roofline, workloads
+from sparsegate.bench.workloads import Work, Workload
+from sparsegate.cli import app
+from sparsegate.errors import SparseGateError
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.pattern import NM
+from sparsegate.program import Program
+from sparsegate.synthetic import Shape
+
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "docs" / "benchmarks" / "performance.json"
+CONFIG = HardwareConfig(rows=8, groups=2)
+
+
+def program(seed: int = 1) -> Program:
+    shapes = [Shape("lstm", 20, NM(1, 8), NM(1, 8)), Shape("linear", 3, when="last")]
+    x = np.random.default_rng(seed).normal(size=(2, 6, 5))
+    return quantize.quantize(synthetic.network(5, shapes, seed=seed), x)
+
+
+def small(folder: Path, work: Path) -> Work:
+    made = program()
+    raw = synthetic.stimulus(made.input_format, 2, 6, 5, seed=3)
+    return Work(made, raw, np.array([6, 4]), "random weights", "random")
+
+
+WORKLOAD = Workload("small", "LSTM 5→20 at 1:8", "LFE5U-25F", CONFIG, small)
+
+
+def row(**options: object) -> dict:
+    return performance.measure(WORKLOAD, Path(), Path(), lambda text: None, **options)  # type: ignore[arg-type]
+
+
+def test_nonzeros_are_those_of_the_pattern_and_dense_macs_those_of_the_shape():
+    lstm, head = program().phases
+    # blocks of 8, 8 and 4 units, an entry each, for 4 gates and every column; a short block still holds its entry
+    assert performance.nonzeros(lstm) == 4 * 3 * (5 + 20)
+    assert performance.dense(lstm) == 4 * 20 * 25
+    assert performance.nonzeros(head) == performance.dense(head) == 60
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1, 0.0])
+def test_columns_that_are_drawn_are_those_that_the_cycle_model_counts(share):
+    made = program()
+    trace, layout = performance.drawn(made, 400, share), Layout(made, CONFIG)
+    found = cycles.predict(trace, layout)
+    head = 20  # its columns are all sent, once
+    seen = 400 * 25
+    assert found.columns_seen == seen + head
+    sent = (found.columns_sent - head) / seen
+    # h of the last step drives no step
+    assert sent == pytest.approx(share * (seen - 20) / seen, abs=0.012)
+    again = cycles.predict(performance.drawn(made, 400, share), layout)
+    assert (again.end == found.end).all()
+
+
+def test_nothing_skipped_is_a_run_in_which_every_column_moves():
+    """Real inputs and hidden states that all move, in the middle of a sequence: the same cycles a step, to the cycle."""
+    made = program()
+    layout = Layout(made, CONFIG)
+    raw = np.tile(np.array([[1], [2]]), (4, 5)).reshape(1, 8, 5)
+    trace = golden.run(made, raw)
+    streams = tuple(replace(s, sent=np.ones_like(s.sent)) for s in trace.passes[0].streams)
+    forced = replace(trace, passes=(replace(trace.passes[0], streams=streams),))
+    end = cycles.predict(forced, layout).end[0]
+    found = performance.full(made, layout)
+    assert found["cycles_per_step"] == end[4] - end[3] == end[5] - end[4]
+    assert found["occupancy_total"] == round(300 / (16 * found["cycles_per_step"]), 5)
+    assert found["columns_skipped"] == 0
+
+
+def test_imbalance_of_groups():
+    made = program()
+    layout = Layout(made, CONFIG)
+    assert performance.imbalance(performance.drawn(made, 20, 1.0), layout) < 1.1
+    assert performance.imbalance(performance.drawn(made, 20, 0.1), layout) > 1.2
+    assert performance.imbalance(performance.drawn(made, 20, 0.1), Layout(made, HardwareConfig(8))) == 1
+    assert performance.imbalance(performance.drawn(made, 20, 0.0), layout) == 1
+
+
+def test_a_row_of_cycles_alone():
+    found = row()
+    assert found == row()
+    assert (found["nnz"], found["dense_macs"], found["pes"]) == (300, 2000, 16)
+    assert found["cycles_per_step"] == found["cases"]["nothing_skipped"]["cycles_per_step"]
+    assert [found[key] for key in (*performance.AREA, "us_per_step", "gops_sparse", "rtl_mismatches")] == [None] * 8
+    assert found["cases"]["real"]["columns_skipped"] > 0.1
+    bounds = found["limits"]["cycles"]
+    assert bounds["multipliers"] <= bounds["array"] < found["cycles_per_step"]
+    assert (bounds["input"], bounds["output"]) == (5, 0)  # the head answers at the end
+
+
+AREA = {"fmax_mhz": 100.0, "luts": 1, "ffs": 2, "bram": 3, "dsp": 4, "how": "placed", "tools": {"yosys": "1"}}
+
+
+def test_clock_and_area():
+    asked = []
+
+    def place(made: Program, config: HardwareConfig, device: str) -> dict:
+        asked.append((made.digest, config, device))
+        return AREA
+
+    placed = row(synthesize=place)
+    assert asked == [(program().digest, CONFIG, "LFE5U-25F")]
+    assert placed["us_per_step"] == round(placed["cycles_per_step"] / 100, 4)
+    assert placed["gops_sparse"] == pytest.approx(2 * 300 / placed["us_per_step"] / 1e3, rel=0.2)
+    assert placed["gops_dense_equivalent"] == pytest.approx(2 * 2000 / placed["us_per_step"] / 1e3, abs=0.006)
+    # without place and route they stand where shape, array and device are the same, and nowhere else
+    assert row(before=placed) == placed
+    for other in ({"device": "LFE5U-85F"}, {"hardware": {}}, {"digests": {"shape": ""}}):
+        assert row(before=placed | other)["fmax_mhz"] is None
+
+
+def test_what_rtl_found_is_summed():
+    found = SimpleNamespace(
+        simulator="verilator", steps=3, values_compared=60, mismatches=1, cycle_mismatches=2, counter_mismatches=["x"]
+    )
+    vars(found).update(cycles=1000, build_seconds=1.0)
+    given = []
+    measured = row(frames=3, simulate=lambda made, config, raw: given.append(raw.shape) or found)
+    assert given == [(1, 3, 5)]
+    assert measured["rtl_mismatches"] == 4
+    assert measured["rtl"]["cycles"] == 1000
+
+
+@pytest.mark.verilator
+def test_rtl_agrees():
+    from sparsegate_sim.simulate import simulate
+
+    assert row(frames=3, simulate=simulate)["rtl_mismatches"] == 0
+
+
+def test_pages_say_what_the_record_says():
+    record = performance.merged(None, [row(synthesize=lambda *given: AREA)], ["small"])
+    record["laws"] = roofline.laws(
+        [(16, NM(1, 8), 4, 1), (32, NM(1, 8), 4, 1), (32, NM(1, 4), 8, 2), (16, NM(1, 4), 4, 2)]
+    )
+    page = performance_table.page(record)
+    assert "| small | LFE5U-25F | 16 | 300 |" in page
+    assert "nine tenths unchanged" in page
+    *_, worst = roofline.fit(record["laws"])
+    assert worst < 0.1
+    text = roofline.page(record)
+    name, limit = roofline.bound(record["workloads"][0], "nothing_skipped")
+    assert (name, limit) == ("multipliers", record["workloads"][0]["limits"]["cycles"]["array"])
+    assert f"| {record['workloads'][0]['cycles_per_step'] / limit:.3f} |" in text
+
+
+def test_rows_that_are_not_measured_stay():
+    before = {"definition": "", "workloads": [{"name": "b", "n": 1}, {"name": "a", "n": 1}], "laws": [1]}
+    after = performance.merged(before, [{"name": "b", "n": 2}], ["a", "b", "c"])
+    assert after["workloads"] == [{"name": "a", "n": 1}, {"name": "b", "n": 2}]
+    assert after["laws"] == [1]
+
+
+def test_names():
+    assert [each.name for each in workloads.chosen(["peer"])] == ["peer-4", "peer-8"]
+    assert [each.name for each in workloads.chosen([])] == list(workloads.WORKLOADS)
+    with pytest.raises(SparseGateError, match="there is no workload 'sparta'; the workloads are vowels, keywords"):
+        workloads.chosen(["sparta"])
+
+
+def test_the_issue_s_nonzeros():
+    """Nonzeros of the published sizes, by the pattern alone: 293,632 and 235,776."""
+    assert 4 * 1024 * (123 + 1024) // 16 == 293_632
+    assert 4 * 1024 * (153 + 512) // 16 + 512 * 1024 // 8 == 235_776
+    for each in performance.read(RECORD)["workloads"] if RECORD.exists() else ():
+        if each["name"] in ("spartus", "ese"):
+            assert each["nnz"] == {"spartus": 293_632, "ese": 235_776}[each["name"]]
+
+
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        workloads, "WORKLOADS", {"small": WORKLOAD, "gone": replace(WORKLOAD, name="gone", make=refuse)}
+    )
+    out, words = tmp_path / "performance.json", ["--no-pnr", "--skip-rtl"]
+    done = CliRunner().invoke(app, ["bench", "small", "gone", "--json", str(out), *words])
+    assert done.exit_code == 0, done.output
+    record = json.loads(out.read_text())
+    assert [each["name"] for each in record["workloads"]] == ["small"]
+    assert "gone: skipped, there are no data" in done.stderr
+    assert out.with_suffix(".md").read_text() == performance_table.page(record)
+    # the word performance may be there
+    again = CliRunner().invoke(app, ["bench", "performance", "small", "--json", str(out), *words])
+    assert again.exit_code == 0, again.output
+    assert json.loads(out.read_text()) == record
+    wrong = CliRunner().invoke(app, ["bench", "gone", "--json", str(tmp_path / "none.json"), *words])
+    assert wrong.exit_code == 1
+    assert not (tmp_path / "none.json").exists()
+
+
+def refuse(folder: Path, work: Path) -> Work:
+    raise SparseGateError("there are no data")
+
+
+def test_a_file_that_is_no_record_is_refused(tmp_path):
+    artefact.write_json(tmp_path / "other.json", {"rows": []})
+    with pytest.raises(SparseGateError, match="is no record of 'sparsegate bench'"):
+        performance.read(tmp_path / "other.json")
+
+
+def test_networks_are_kept(tmp_path):
+    calls = []
+
+    def make() -> Program:
+        calls.append(1)
+        return program()
+
+    first = workloads._kept(tmp_path, "net", "a", make)
+    assert workloads._kept(tmp_path, "net", "a", make).digest == first.digest
+    assert len(calls) == 1
+    workloads._kept(tmp_path, "net", "b", make)
+    assert len(calls) == 2
+
+
+def test_random_networks_run_without_data(tmp_path):
+    made = workloads.random_lstm("tiny", 6, 16, NM(1, 4), 8, NM(1, 4))(tmp_path, tmp_path)
+    assert made.inputs.startswith("random: there is no FSDD")
+    assert made.raw.shape == (workloads.CLIPS, workloads.FRAMES, 6)
+    assert made.program.layers[0].outputs == 8
+
+
+def test_frames_of_a_recording():
+    folder = real.data_folder(None)
+    if not real.fsdd_folder(folder).is_dir():
+        pytest.skip(f"there is no FSDD in {folder}")
+    pytest.importorskip("librosa")
+    (clip,) = [clip for clip in real.clips(folder, range(1)) if (clip.digit, clip.speaker) == (3, "theo")]
+    frames = workloads.filterbank(clip, 124)
+    assert frames.shape[1] == 124
+    assert np.abs(frames[:, :123].mean(axis=0)).max() < 1e-6
+    assert not frames[:, 123].any()
+
+
+@pytest.mark.skipif(not RECORD.exists(), reason="there is no committed record yet")
+def test_the_committed_pages_are_those_of_the_record():
+    record = performance.read(RECORD)
+    assert record is not None
+    assert (RECORD.with_suffix(".md")).read_text(encoding="utf-8") == performance_table.page(record)
+    assert (ROOT / "docs" / "roofline.md").read_text(encoding="utf-8") == roofline.page(record)
+    recipe = re.search(r"^bench-performance:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)
+    assert recipe
+    assert "--json docs/benchmarks/performance.json --roofline docs/roofline.md" in recipe[0]
