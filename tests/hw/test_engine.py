@@ -128,7 +128,7 @@ def play(
             if ctx.get(engine.y.valid):
                 seen.outputs.append((ctx.get(engine.y.payload.data), ctx.get(engine.y.payload.last)))
                 quiet = 0
-            if inputs and ctx.get(engine.x.ready):
+            if ctx.get(engine.x.valid) and ctx.get(engine.x.ready):
                 inputs.pop(0)
             assert quiet < 4000, "the engine stands still"
             await ctx.tick()
