@@ -214,16 +214,19 @@ def test_a_file_that_is_no_record_is_refused(tmp_path):
         performance.read(tmp_path / "other.json")
 
 
-def test_networks_are_kept(tmp_path):
+def test_networks_and_inputs_are_kept(tmp_path):
     calls = []
 
-    def make() -> Program:
+    def make() -> Work:
         calls.append(1)
-        return program()
+        return small(tmp_path, tmp_path)
 
     first = workloads._kept(tmp_path, "net", "a", make)
-    assert workloads._kept(tmp_path, "net", "a", make).digest == first.digest
+    again = workloads._kept(tmp_path, "net", "a", make)
     assert len(calls) == 1
+    assert again.program.digest == first.program.digest == program().digest
+    assert (again.raw == small(tmp_path, tmp_path).raw).all()
+    assert (again.lengths.tolist(), again.network, again.inputs) == ([6, 4], "random weights", "random")
     workloads._kept(tmp_path, "net", "b", make)
     assert len(calls) == 2
 

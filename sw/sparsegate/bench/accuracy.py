@@ -290,11 +290,6 @@ class Bench:
             return self.float(case.gates)
         return self._kept(only.slug, self._key(only), lambda: self._pruned(only))
 
-    def has(self, case: Case) -> bool:
-        """Whether an earlier run has kept the pruned network of a plain case."""
-        path = self.work / f"{case.slug}.safetensors"
-        return path.exists() and Network.load(path).meta.get("bench") == self._key(case)
-
     def _key(self, case: Case) -> str:
         """What made the network of a case: of another key, it is made again."""
         plan = self.plan

@@ -7,6 +7,7 @@ are there. Networks are made the same way every time, from seeds, and kept in a 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsegate import features, magnitude, normalize, quantize, synthetic
+from sparsegate import artefact, datasets, features, magnitude, normalize, quantize, synthetic
 from sparsegate.bench import real
 from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig
@@ -76,39 +77,47 @@ class Workload:
     alternative: tuple[int, int] | None = None
 
 
-def _kept(folder: Path, name: str, key: str, make: Callable[[], Program]) -> Program:
-    """A Program that is made once for each key."""
+def _kept(folder: Path, name: str, key: str, make: Callable[[], Work]) -> Work:
+    """A Program and its inputs, made once for each key."""
     digest = hashlib.sha256(f"{VERSION} {key}".encode()).hexdigest()[:12]
-    path = folder / f"{name}-{digest}.safetensors"
-    if not path.exists():
-        make().save(path)
-    return Program.load(path)
+    program, inputs = (folder / f"{name}-{digest}{ending}" for ending in (".safetensors", ".npz"))
+    if not inputs.exists():
+        made = make()
+        made.program.save(program)
+        words = np.array([made.network, made.inputs])
+        with artefact.writing(inputs) as temporary, temporary.open("wb") as file:
+            np.savez(file, raw=made.raw, lengths=made.lengths, words=words)
+    with np.load(inputs, allow_pickle=False) as found:
+        return Work(Program.load(program), found["raw"], found["lengths"], *map(str, found["words"]))
 
 
 def vowels(folder: Path, work: Path) -> Work:
     """Trained here: an LSTM of 64 units that tells nine speakers, at 1:8."""
-    from sparsegate import datasets, train
+    from sparsegate import train
 
-    data = datasets.japanese_vowels()
     first, second = EPOCHS
 
-    def made() -> Program:
+    def made() -> Work:
+        data = datasets.japanese_vowels()
         network = train.train_float(data, hidden=64, epochs=first, seed=SEED, when="last")
         network = train.prune_and_finetune(network, data, "1:8", epochs=second, seed=SEED)
-        return quantize.quantize(network, data.x_train, data.length_train)
+        program = quantize.quantize(network, data.x_train, data.length_train)
+        reached = train.accuracy(program, data.x_test, data.length_test, data.y_test)
+        return Work(
+            program,
+            *_utterances(data, program),
+            f"trained here, pruned to 1:8, dense head on the last step; golden accuracy {100 * reached:.1f} % of"
+            f" {len(data.y_test)} test utterances",
+            f"{CLIPS} test utterances of JapaneseVowels",
+        )
 
-    program = _kept(work, "vowels", f"{first} {second} {SEED}", made)
+    return _kept(work, "vowels", f"{first} {second} {SEED}", made)
+
+
+def _utterances(data: datasets.Dataset, program: Program) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Raw test utterances from all over the test part, and their lengths."""
     rows = slice(0, None, len(data.x_test) // CLIPS)
-    x, lengths = data.x_test[rows][:CLIPS], data.length_test[rows][:CLIPS]
-    reached = train.accuracy(program, data.x_test, data.length_test, data.y_test)
-    return Work(
-        program,
-        program.quantize(x),
-        lengths,
-        f"trained here, pruned to 1:8, dense head on the last step; golden accuracy {100 * reached:.1f} % of"
-        f" {len(data.y_test)} test utterances",
-        f"{CLIPS} test utterances of JapaneseVowels",
-    )
+    return program.quantize(data.x_test[rows][:CLIPS]), data.length_test[rows][:CLIPS]
 
 
 def keywords(folder: Path, work: Path) -> Work:
@@ -154,25 +163,35 @@ def _of_others(
     centre: bool,
 ) -> Work:
     """A model that others trained: as 'bench accuracy' pruned and fine-tuned it where that has run, else pruned at once."""
-    found = _finetuned(folder, work.parent / "accuracy", task, pattern)
-    if found is None:
-        calibration = real.clips(folder, real.TRAIN)
-        x = np.stack([feature(clip) for clip in calibration[:: len(calibration) // CALIBRATION]])
-        network = opened()
-        scaling = normalize.balance(network, x, centre=centre)
-        pruned = magnitude.one_shot(normalize.fold(network, scaling), pattern)
-        found = _head_at_the_end(pruned), scaling(x), scaling(np.stack([feature(clip) for clip in _digits(folder)]))
-        how = f"trained by others, pruned to {pattern} at once by magnitude: its shape counts, not its accuracy"
-    else:
-        how = f"trained by others, pruned to {pattern} and fine-tuned by 'bench accuracy' (task {task}, seed 0)"
-        config = replace(config, rounding="compensated", bias_correction=True)
-    network, calibration_x, x = found
-    key = hashlib.sha256(b"".join(layer.w_x.tobytes() for layer in network.layers)).hexdigest()
-    program = _kept(work, task, f"{key} {config}", lambda: quantize.quantize(network, calibration_x, config=config))
-    lengths = np.full(len(x), x.shape[1])
-    return Work(
-        program, program.quantize(x), lengths, f"{how}; dense head on the last step", f"{len(x)} FSDD test recordings"
-    )
+    kept = _finetuned(work.parent / "accuracy", task, pattern)
+
+    def made() -> Work:
+        if kept is None:
+            calibration = real.clips(folder, real.TRAIN)
+            x = np.stack([feature(clip) for clip in calibration[:: len(calibration) // CALIBRATION]])
+            network = opened()
+            scaling = normalize.balance(network, x, centre=centre)
+            network = magnitude.one_shot(normalize.fold(network, scaling), pattern)
+            x, tests = scaling(x), scaling(np.stack([feature(clip) for clip in _digits(folder)]))
+            how = f"pruned to {pattern} at once by magnitude: its shape counts, not its accuracy"
+            full = config
+        else:
+            from sparsegate.bench import accuracy
+
+            bench = accuracy.Bench(task, 0, folder, work.parent / "accuracy")
+            network = Network.load(kept)
+            train, test = bench.task.train.x, bench.task.test.x
+            x = train[:: max(1, len(train) // CALIBRATION)]
+            tests = test[0 : 300 : 300 // CLIPS]  # the official test recordings come first
+            how = f"pruned to {pattern} and fine-tuned by 'bench accuracy' (task {task}, seed 0)"
+            full = replace(config, rounding="compensated", bias_correction=True)
+        program = quantize.quantize(_head_at_the_end(network), x, config=full)
+        lengths = np.full(len(tests), tests.shape[1])
+        about = f"trained by others, {how}; dense head on the last step"
+        return Work(program, program.quantize(tests), lengths, about, f"{len(tests)} FSDD test recordings")
+
+    source = "at once" if kept is None else hashlib.sha256(kept.read_bytes()).hexdigest()
+    return _kept(work, task, f"{source} {pattern} {CALIBRATION} {config}", made)
 
 
 def _head_at_the_end(network: Network) -> Network:
@@ -183,19 +202,10 @@ def _head_at_the_end(network: Network) -> Network:
     )
 
 
-def _finetuned(folder: Path, networks: Path, task: str, pattern: str) -> tuple[Network, NDArray, NDArray] | None:
-    """Network, calibration and test inputs of a task of 'bench accuracy', from its work folder; None where it has not run."""
-    from sparsegate.bench import accuracy
-
-    case = accuracy.Case(pattern)
-    if not (networks / f"{task}-0" / f"{case.slug}.safetensors").exists():
-        return None
-    bench = accuracy.Bench(task, 0, folder, networks)
-    if not bench.has(case):
-        return None
-    train, test = bench.task.train.x, bench.task.test.x
-    first = slice(0, 300, 300 // CLIPS)  # the official test recordings come first
-    return _head_at_the_end(bench.pruned(case)), train[:: max(1, len(train) // CALIBRATION)], test[first]
+def _finetuned(networks: Path, task: str, pattern: str) -> Path | None:
+    """The file of a network that 'bench accuracy' has fine-tuned; None where it has not run."""
+    path = networks / f"{task}-0" / f"pattern={pattern.replace(':', '_')}.safetensors"
+    return path if path.exists() else None
 
 
 def _digits(folder: Path) -> list[real.Clip]:
@@ -213,28 +223,26 @@ def random_lstm(name: str, inputs: int, units: int, pattern: NM, outputs: int = 
     """A maker of an LSTM with random weights in the pattern, on filterbank frames of spoken digits."""
 
     def make(folder: Path, work: Path) -> Work:
-        if real.fsdd_folder(folder).is_dir() and _librosa():
-            frames = [filterbank(clip, inputs) for clip in _digits(folder)]
-            about = (
-                f"FSDD: {len(frames)} test recordings, {inputs // 3} log-mel bands with first and second differences"
-            )
-        else:
-            rng = np.random.default_rng(SEED)
-            frames = [rng.normal(size=(FRAMES, inputs)) for _ in range(CLIPS)]
-            about = "random: there is no FSDD, or librosa is not installed"
-        lengths = np.array([len(each) for each in frames])
-        x = np.zeros((len(frames), lengths.max(), inputs))
-        for row, each in zip(x, frames, strict=True):
-            row[: len(each)] = each
         shape = Shape("lstm", units, pattern, pattern, outputs=outputs, pattern_p=pattern_p)
+        spoken = real.fsdd_folder(folder).is_dir() and importlib.util.find_spec("librosa") is not None
 
-        def made() -> Program:
+        def made() -> Work:
+            if spoken:
+                frames = [filterbank(clip, inputs) for clip in _digits(folder)]
+                about = f"FSDD: {len(frames)} test recordings, {inputs // 3} log-mel bands with first and second differences"
+            else:
+                rng = np.random.default_rng(SEED)
+                frames = [rng.normal(size=(FRAMES, inputs)) for _ in range(CLIPS)]
+                about = "random: there is no FSDD, or librosa is not installed"
+            lengths = np.array([len(each) for each in frames])
+            x = np.zeros((len(frames), lengths.max(), inputs))
+            for row, each in zip(x, frames, strict=True):
+                row[: len(each)] = each
             # inputs of unit deviation and weights of deviation 1 / sqrt(kept weights of a row): gates are in their steep part
-            network = synthetic.network(inputs, [shape], seed=SEED)
-            return quantize.quantize(network, x, lengths)
+            program = quantize.quantize(synthetic.network(inputs, [shape], seed=SEED), x, lengths)
+            return Work(program, program.quantize(x), lengths, "random weights in the pattern", about)
 
-        program = _kept(work, name, f"{shape} {SEED} {about}", made)
-        return Work(program, program.quantize(x), lengths, "random weights in the pattern", about)
+        return _kept(work, name, f"{shape} {SEED} {spoken}", made)
 
     return make
 
@@ -258,26 +266,16 @@ def filterbank(clip: real.Clip, inputs: int) -> NDArray[np.float64]:
 
 def peer(folder: Path, work: Path) -> Work:
     """The cell that elastic-ai.creator ships, at its widths: dense, 16-bit weights and activations."""
-    from sparsegate import datasets
-
-    data = datasets.japanese_vowels()
-    rows = slice(0, None, len(data.x_test) // CLIPS)
-    x, lengths = data.x_test[rows][:CLIPS], data.length_test[rows][:CLIPS]
     config = QuantizeConfig(activation_bits=16, weight_bits=16)
 
-    def made() -> Program:
+    def made() -> Work:
+        data = datasets.japanese_vowels()
         network = synthetic.network(data.inputs, [Shape("lstm", 32)], seed=SEED)
-        return quantize.quantize(network, data.x_train, data.length_train, config)
+        program = quantize.quantize(network, data.x_train, data.length_train, config)
+        about = f"{CLIPS} test utterances of JapaneseVowels"
+        return Work(program, *_utterances(data, program), "random dense weights of 16 bits", about)
 
-    program = _kept(work, "peer", f"{SEED} {config}", made)
-    about = f"{CLIPS} test utterances of JapaneseVowels"
-    return Work(program, program.quantize(x), lengths, "random dense weights of 16 bits", about)
-
-
-def _librosa() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("librosa") is not None
+    return _kept(work, "peer", f"{SEED} {config}", made)
 
 
 ESE = Published(
