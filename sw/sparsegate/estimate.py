@@ -31,18 +31,17 @@ POINTS, LAWS, VERSION = "sparsegate-points", "sparsegate-laws", 1
 FILE = "laws.json"
 SHARE = 0.9
 """Of a device's LUTs that a design may take: beyond that, routing gets slow and then impossible."""
-WIDEST = {"ecp5": 18, "ice40": 16, "gowin": 18}
+WIDEST = {"ecp5": 18, "ice40": 16}
 """Bits of a multiplier's operands."""
 SHAPES = {
     "ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
     "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
-    "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
 }
 """Words and bits of a block RAM."""
 DISTRIBUTED = 64
 """Words up to which a memory is distributed RAM or logic, where the device has such."""
 TABLE_BITS = 2048
-"""Bits of an activation table up to which it becomes logic, where block RAM is scarce (ECP5, Gowin)."""
+"""Bits of an activation table up to which it becomes logic, where block RAM is scarce (ECP5)."""
 STEPS = 4
 """Of the sequence on which cycles are counted."""
 
