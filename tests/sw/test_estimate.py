@@ -91,6 +91,7 @@ def test_laws_are_found_again(tmp_path, monkeypatch):
         )
     found = estimate.refit(points)
     assert found == {"ecp5": {figure: pytest.approx(law) for figure, law in true.items()}}
+    assert estimate.refit(points[:2]) == {}  # too few to fit anything
     monkeypatch.setattr(estimate, "load_laws", lambda: found)
     for row in estimate.errors(points):
         assert (row["dsp"], row["bram"]) == (0, -1)
