@@ -97,6 +97,7 @@ clean: ## remove everything generated except .venv
 system: | $(READY)
 	@missing=()
 	command -v iverilog >/dev/null || missing+=(iverilog)
+	command -v icebox_vlog >/dev/null || missing+=(fpga-icestorm)
 	command -v c++ >/dev/null || missing+=(g++)
 	command -v perl >/dev/null || missing+=(perl)
 	[ $${#missing[@]} -eq 0 ] && exit 0

@@ -31,18 +31,19 @@ POINTS, LAWS, VERSION = "sparsegate-points", "sparsegate-laws", 1
 FILE = "laws.json"
 SHARE = 0.9
 """Of a device's LUTs that a design may take: beyond that, routing gets slow and then impossible."""
-WIDEST = {"ecp5": 18, "ice40": 16, "gowin": 18}
+WIDEST = {"ecp5": 18, "ice40": 16}
 """Bits of a multiplier's operands."""
 SHAPES = {
     "ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
     "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
-    "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
 }
 """Words and bits of a block RAM."""
 DISTRIBUTED = 64
 """Words up to which a memory is distributed RAM or logic, where the device has such."""
 TABLE_BITS = 2048
-"""Bits of an activation table up to which it becomes logic, where block RAM is scarce (ECP5, Gowin)."""
+"""Bits of an activation table up to which it becomes logic, where block RAM is scarce (ECP5)."""
+FEWEST = 3
+"""Different layouts among the points of a family from which laws are fitted."""
 STEPS = 4
 """Of the sequence on which cycles are counted."""
 
@@ -369,6 +370,8 @@ def refit(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, 
     for family in sorted({device(str(one["device"])).family for one in points}):
         mine = [one for one in points if device(str(one["device"])).family == family and one["multipliers"] == "dsp"]
         mine = mine or [one for one in points if device(str(one["device"])).family == family]
+        if len({artefact.canonical(one["sizes"]) for one in mine}) < FEWEST:
+            continue
         for figure, names in SIZES.items():
             wanted = np.array([float(one[figure]) for one in mine])
             matrix = np.array([[float(one["sizes"][name]) for name in names] for one in mine])
