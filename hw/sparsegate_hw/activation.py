@@ -52,7 +52,7 @@ class ActivationLookup(wiring.Component):
         word = data.View(entry, rom.o)
         positive: Value = word.base
         if step:
-            m.submodules.rise = rise = Multiplier(len(word.slope) + 1, step + 1)
+            m.submodules.rise = rise = Multiplier(len(word.slope) + 1, step + 1, small=True)
             within: Value = magnitude[:step]
             base: Value = word.base
             for stage in range(timing.MEMORY):

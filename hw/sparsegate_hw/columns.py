@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate.layout import Layout
 from sparsegate_hw.pe import depth_bits
+from sparsegate_hw.primitives import memory_style
 
 
 def entry_layout(places: int, delta_width: int) -> data.StructLayout:
@@ -72,7 +73,12 @@ class ColumnList(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=self.entry, depth=self.depth, init=[])
+        m.submodules.memory = memory = Memory(
+            shape=self.entry,
+            depth=self.depth,
+            init=[],
+            attrs=memory_style(platform, self.entry.size, self.depth),
+        )
         write, read = memory.write_port(), memory.read_port()
         counts = self.read.counts
         m.d.comb += [

@@ -10,15 +10,20 @@ ECP5: Lattice FPGA-TN-02204; iCE40: FPGA-TN-02002, and the order of bits in a bl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from amaranth.hdl import Array, Cat, ClockSignal, Const, Instance, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
 
-DISTRIBUTED = 64
-"""Words up to which a memory of an ECP5 is distributed RAM, 16 words of 4 bits a cell."""
+from sparsegate.layout import BLOCK_SHAPES, rom_blocks
+
+ICE40_SHAPES = ((256, 16), (512, 8), (1024, 4), (2048, 2))
+"""Words and bits of an iCE40's block RAM."""
 
 
 def family(platform: Any) -> str | None:
@@ -31,14 +36,13 @@ class Contents(wiring.Component):
 
     Members: ``address``; ``o`` unsigned(width), the word. Reading beyond the last word gives anything.
 
-    Timing: latency 1, one word a cycle.
-    Size: a cell of distributed RAM (ECP5) for every 16 words and 4 bits up to 64 words, else block RAMs.
+    Timing: latency 1, one word a cycle; 2 with ``registered``, for which a block RAM has a register of its own.
+    Size: ``layout.rom_blocks`` block RAMs of an ECP5; where that is 0, a cell of distributed RAM for every 16 words and 4 bits.
     """
 
-    latency = 1
-
-    def __init__(self, width: int, words: Sequence[int]) -> None:
-        self._width, self._words = width, words
+    def __init__(self, width: int, words: Sequence[int], registered: bool = False) -> None:
+        self._width, self._words, self._registered = width, words, registered
+        self.latency = 2 if registered else 1
         assert min(words) >= 0, "words are unsigned"
         assert max(words) < 1 << width, "a word is wider than its memory"
         super().__init__({"address": In(max(1, (len(words) - 1).bit_length())), "o": Out(width)})
@@ -51,23 +55,31 @@ class Contents(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         of = family(platform)
-        if of == "ecp5" and len(self._words) <= DISTRIBUTED:
-            self._distributed(m)
+        inside = False  # whether the second register is the block RAM's own
+        if of == "ecp5" and not rom_blocks(self._width, len(self._words)):
+            word = self._distributed(m)
         elif of == "ecp5":
-            self._tiles(m, *((512, 36) if len(self._words) <= 512 else (1024, 18)), _dp16kd)
+            shape = next((shape for shape in BLOCK_SHAPES if shape[0] >= len(self._words)), BLOCK_SHAPES[-1])
+            inside = self._registered
+            word = self._tiles(m, *shape, partial(_dp16kd, registered=inside))
         elif of == "ice40":
-            shapes = ((256, 16), (512, 8), (1024, 4), (2048, 2))
-            shape = next((shape for shape in shapes if shape[0] >= len(self._words)), shapes[-1])
-            self._tiles(m, *shape, _sb_ram40)
+            shape = next((shape for shape in ICE40_SHAPES if shape[0] >= len(self._words)), ICE40_SHAPES[-1])
+            word = self._tiles(m, *shape, _sb_ram40)
         else:
             m.submodules.memory = memory = Memory(shape=self._width, depth=len(self._words), init=[])
             # Amaranth would look at every word by itself, half a minute for a million of them
             memory.init._elems[:] = self._words
-            port = memory.read_port()
-            m.d.comb += [port.addr.eq(self.address), self.o.eq(port.data)]
+            read = memory.read_port()
+            m.d.comb += read.addr.eq(self.address)
+            word = read.data
+        if self._registered and not inside:
+            out = Signal.like(self.o, name="out", reset_less=True)
+            m.d.sync += out.eq(word)
+            word = out
+        m.d.comb += self.o.eq(word)
         return m
 
-    def _tiles(self, m: Module, depth: int, columns: int, cell: Any) -> None:
+    def _tiles(self, m: Module, depth: int, columns: int, cell: Any) -> Value:
         """Block RAMs side by side, and in rows where the memory is deeper than one."""
         inside = (depth - 1).bit_length()
         address = Cat(self.address, Const(0, inside))[:inside]
@@ -81,14 +93,15 @@ class Contents(wiring.Component):
                 m.submodules[f"block_{row}_{column}"] = cell(columns, mine, address, out)
                 parts.append(out)
             rows.append(Cat(*parts)[: self._width])
-        chosen: Value = rows[0]
+        chosen: Value = self.address[inside:]
         if len(rows) > 1:
-            row = Signal(range(len(rows)), name="row")
-            m.d.sync += row.eq(self.address[inside:])
-            chosen = Array(rows)[row]
-        m.d.comb += self.o.eq(chosen)
+            for stage in range(2 if getattr(cell, "keywords", {}).get("registered") else 1):
+                row = Signal(range(len(rows)), name=f"row_{stage}", reset_less=True)
+                m.d.sync += row.eq(chosen)
+                chosen = row
+        return Array(rows)[chosen] if len(rows) > 1 else rows[0]
 
-    def _distributed(self, m: Module) -> None:
+    def _distributed(self, m: Module) -> Value:
         banks = []
         for bank in range(-(-len(self._words) // 16)):
             words = self._words[16 * bank : 16 * bank + 16]
@@ -110,28 +123,28 @@ class Contents(wiring.Component):
                 )
                 outs.append(out)
             banks.append(Cat(*outs)[: self._width])
-        chosen = Array(banks)[self.address[4:]] if len(banks) > 1 else banks[0]
-        m.d.sync += self.o.eq(chosen)
+        word = Signal.like(self.o, name="word", reset_less=True)
+        m.d.sync += word.eq(Array(banks)[self.address[4:]] if len(banks) > 1 else banks[0])
+        return word
 
 
-def _dp16kd(columns: int, words: Sequence[int], address: Value, out: Signal) -> Instance:
-    """512 words of 36 bits through both ports, or 1024 of 18 bits through port A. ``INITVAL_hh``: 16 halves of 18 bits in 20."""
-    halves = [word >> shift & 0x3FFFF for word in words for shift in range(0, columns, 18)]
+def _dp16kd(columns: int, words: Sequence[int], address: Value, out: Signal, registered: bool) -> Instance:
+    """A block RAM of one of ``BLOCK_SHAPES``: 36 bits through both ports, fewer through port A."""
+    depth = next(rows for rows, bits in BLOCK_SHAPES if bits == columns)
     contents = {
-        f"p_INITVAL_{row:02X}": Const(
-            sum(half << 20 * at for at, half in enumerate(halves[16 * row : 16 * row + 16])), 320
-        )
-        for row in range(64)
+        f"p_INITVAL_{row:02X}": Const(value, 320) for row, value in enumerate(initvals(unpack(words, columns, depth)))
     }
+    port = min(columns, 18)  # both ports read halves of a 36-bit word
+    low = 14 - (depth - 1).bit_length()
     ports: dict[str, Any] = {}
     for number, side in enumerate("AB"):
         used = columns == 36 or number == 0
-        where = Cat(Const(0, 4), *([Const(number, 1)] if columns == 36 else []), address) if used else Const(0, 14)
+        where = Cat(Const(0, 4), Const(number, 1), address) if columns == 36 else Cat(Const(0, low), address)
         for bit in range(14):
-            ports[f"i_AD{side}{bit}"] = where[bit]
+            ports[f"i_AD{side}{bit}"] = where[bit] if used and bit < len(where) else Const(0)
         for bit in range(18):
             ports[f"i_DI{side}{bit}"] = Const(0)
-            if used:
+            if used and 18 * number + bit < columns:
                 ports[f"o_DO{side}{bit}"] = out[18 * number + bit]
         ports |= {f"i_CS{side}{bit}": Const(0) for bit in range(3)}
         ports |= {
@@ -140,13 +153,33 @@ def _dp16kd(columns: int, words: Sequence[int], address: Value, out: Signal) -> 
             f"i_OCE{side}": Const(int(used)),
             f"i_WE{side}": Const(0),
             f"i_RST{side}": Const(0),
-            f"p_DATA_WIDTH_{side}": 18,
-            f"p_REGMODE_{side}": "NOREG",
+            f"p_DATA_WIDTH_{side}": port,
+            f"p_REGMODE_{side}": "OUTREG" if registered else "NOREG",
             f"p_WRITEMODE_{side}": "READBEFOREWRITE",
             f"p_CSDECODE_{side}": "0b000",
             f"p_CLK{side}MUX": f"CLK{side}",
         }
     return Instance("DP16KD", **contents, **ports, p_RESETMODE="SYNC", p_ASYNC_RESET_RELEASE="SYNC", p_GSR="DISABLED")
+
+
+def unpack(words: Sequence[int], width: int, depth: int) -> NDArray[np.uint8]:
+    """Bits of words, least significant first, zeros to ``depth``. (depth, width)"""
+    size = -(-width // 8)
+    raw = b"".join(word.to_bytes(size, "little") for word in words).ljust(depth * size, b"\0")
+    return np.unpackbits(np.frombuffer(raw, np.uint8).reshape(depth, size), axis=1, bitorder="little")[:, :width]
+
+
+def initvals(bits: NDArray[np.uint8]) -> list[int]:
+    """The 64 INITVAL parameters of a DP16KD that holds the words (depth, columns) of one of ``BLOCK_SHAPES``.
+
+    It is an array of 2048 bytes of 9 bits, of whose ninth words of fewer than 9 bits make no use. A parameter holds 16
+    words of 18 bits, each in 20 bits.
+    """
+    if bits.shape[1] < 9:
+        bits = np.pad(bits.reshape(2048, 8), ((0, 0), (0, 1)))
+    spaced = np.pad(bits.reshape(64, 16, 18), ((0, 0), (0, 0), (0, 2)))
+    rows = np.packbits(spaced.reshape(64, 320), axis=1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in rows]
 
 
 def _sb_ram40(columns: int, words: Sequence[int], address: Value, out: Signal) -> Instance:

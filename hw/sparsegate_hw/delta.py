@@ -14,6 +14,7 @@ from sparsegate.layout import Layout
 from sparsegate.program import THRESHOLD_BITS
 from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import depth_bits
+from sparsegate_hw.primitives import memory_style
 
 
 class DeltaCompare(wiring.Component):
@@ -120,7 +121,9 @@ class InputEncoder(wiring.Component):
         layout = self._layout
         inputs, groups = [run.inputs for run in layout.passes], layout.groups
         width = source_width(layout)
-        m.submodules.sent = sent = Memory(shape=signed(width), depth=max(inputs), init=[])
+        m.submodules.sent = sent = Memory(
+            shape=signed(width), depth=max(inputs), init=[], attrs=memory_style(platform, width, max(inputs))
+        )
         m.submodules.compare = compare = DeltaCompare(width)
         write = sent.write_port()
         # read a cycle ahead of the column: one that comes again after another meets its own update on the way

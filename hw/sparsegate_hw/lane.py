@@ -19,7 +19,7 @@ from sparsegate_hw.arithmetic import PipelineArithmetic
 from sparsegate_hw.constant import constant
 from sparsegate_hw.delta import THRESHOLD_BITS, DeltaCompare
 from sparsegate_hw.pe import depth_bits
-from sparsegate_hw.primitives import ReadOnlyMemory
+from sparsegate_hw.primitives import ReadOnlyMemory, memory_style
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,7 +366,9 @@ class Lane(wiring.Component):
             }
         )
         m.submodules.biases = biases = ReadOnlyMemory(
-            images.bias_width(layout), images.bias_words(layout, self._bias, self._real, self._constants), replaceable=True
+            images.bias_width(layout),
+            images.bias_words(layout, self._bias, self._real, self._constants),
+            replaceable=True,
         )
         m.d.comb += biases.address.eq(bus.bias)
         bias = data.View(word, biases.o)
@@ -381,7 +383,7 @@ class Lane(wiring.Component):
         for before, after in zip(real, real[1:], strict=False):
             m.d.sync += after.eq(before)
 
-        states, writes = self._states(m)
+        states, writes = self._states(m, platform)
 
         # -- cells -----------------------------------------------------------------------------------------------------
         result_real = Signal()
@@ -424,8 +426,8 @@ class Lane(wiring.Component):
                 m.d.comb += [h.eq(self.words[0]), result_real.eq(here.data)]
                 for word, write in zip(list(self.words)[1:], writes, strict=True):
                     m.d.comb += [write.addr.eq(bus.dump), write.data.eq(word), write.en.eq(bus.load)]
-            self._keep(m, h)
-        self._compare(m, h, result_real)
+            self._keep(m, platform, h)
+        self._compare(m, platform, h, result_real)
         return m
 
     def _select(self, m: Module) -> list[Signal]:
@@ -465,14 +467,15 @@ class Lane(wiring.Component):
                         m.d.sync += register.eq(Array(rows)[bus.sub])
         return chosen
 
-    def _states(self, m: Module) -> tuple[list[Value], list[Any]]:
+    def _states(self, m: Module, platform: Any) -> tuple[list[Value], list[Any]]:
         """States by number, and the ports that write them. A sequence's first step starts from zero."""
         layout, bus = self._layout, self.bus
         states: list[Value] = []
         writes = []
         self._reads = []
         for number in range(state_count(layout)):
-            memory = Memory(shape=signed(state_width(layout)), depth=layout.position_depth, init=[])
+            width, depth = state_width(layout), layout.position_depth
+            memory = Memory(shape=signed(width), depth=depth, init=[], attrs=memory_style(platform, width, depth))
             m.submodules[f"states_{number}"] = memory
             read, write = memory.read_port(), memory.write_port()
             m.d.comb += read.addr.eq(Mux(bus.dumping, bus.dump, bus.state) if layout.states else bus.state)
@@ -484,10 +487,15 @@ class Lane(wiring.Component):
             self._reads.append(read.data)
         return states, writes
 
-    def _keep(self, m: Module, h: Signal) -> None:
+    def _keep(self, m: Module, platform: Any, h: Signal) -> None:
         """h of every position, for whoever asks for the final state; columns only know what was sent of it."""
         layout, bus = self._layout, self.bus
-        m.submodules.outputs = memory = Memory(shape=signed(len(h)), depth=layout.position_depth, init=[])
+        m.submodules.outputs = memory = Memory(
+            shape=signed(len(h)),
+            depth=layout.position_depth,
+            init=[],
+            attrs=memory_style(platform, len(h), layout.position_depth),
+        )
         read, write = memory.read_port(), memory.write_port()
         m.d.comb += [
             read.addr.eq(bus.dump),
@@ -499,11 +507,16 @@ class Lane(wiring.Component):
         for word, value in zip(list(self.kept)[1:], self._reads, strict=True):
             m.d.comb += word.eq(value)
 
-    def _compare(self, m: Module, h: Signal, result_real: Signal) -> None:
+    def _compare(self, m: Module, platform: Any, h: Signal, result_real: Signal) -> None:
         """The output, then its difference from what was sent, then whether it moved."""
         layout, bus = self._layout, self.bus
         width = column_width(layout)
-        m.submodules.sent = sent = Memory(shape=signed(width), depth=layout.position_depth, init=[])
+        m.submodules.sent = sent = Memory(
+            shape=signed(width),
+            depth=layout.position_depth,
+            init=[],
+            attrs=memory_style(platform, width, layout.position_depth),
+        )
         m.submodules.compare = compare = DeltaCompare(width)
         reference, update = sent.read_port(), sent.write_port()
         feeds = Array([int(consumed) for consumed in layout.consumed])[bus.phase]

@@ -13,6 +13,7 @@ from sparsegate import timing
 from sparsegate.layout import Layout
 from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import depth_bits
+from sparsegate_hw.primitives import memory_style
 
 
 def finals(layout: Layout) -> list[int]:
@@ -79,7 +80,12 @@ class OutputBuffer(wiring.Component):
         move = Signal()
         values = []
         for lane in range(layout.lanes):
-            memory = Memory(shape=signed(width), depth=self._depth, init=[])
+            memory = Memory(
+                shape=signed(width),
+                depth=self._depth,
+                init=[],
+                attrs=memory_style(platform, width, self._depth),
+            )
             m.submodules[f"lane_{lane}"] = memory
             write, read = memory.write_port(), memory.read_port()
             m.d.comb += [

@@ -12,15 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from amaranth.hdl import Array, Cat, ClockSignal, Const, Instance, Module, Mux, ResetSignal, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from numpy.typing import NDArray
 
 from sparsegate import timing
-from sparsegate.layout import BLOCK_SHAPES, rom_blocks
+from sparsegate.layout import rom_blocks
 from sparsegate_hw.contents import Contents
 
 WIDEST = {"ecp5": 18, "ice40": 16}
@@ -56,17 +54,27 @@ def accumulator_style(platform: Any) -> dict[str, Any]:
     return {} if of is None else {"ram_style": "distributed" if of.family == "ecp5" else "block"}
 
 
+def memory_style(platform: Any, width: int, depth: int) -> dict[str, Any]:
+    """Attributes of a memory that is written and has a registered read: where it goes follows from its size alone."""
+    of = fabric(platform)
+    if of is None:
+        return {}
+    return {"ram_style": "block" if of.family == "ice40" or rom_blocks(width, depth) else "distributed"}
+
+
 class Multiplier(wiring.Component):
     """o = a * b, exactly.
 
-    Members: ``a`` signed(a_width), ``b`` signed(b_width), ``o`` signed(a_width + b_width).
+    Members: ``a`` signed(a_width), ``b`` signed(b_width), ``o`` signed(a_width + b_width). A ``small`` one, with few rows to add,
+    is made of logic and leaves the device's multipliers to others.
 
     Timing: latency ``timing.MUL`` = 3, one product a cycle; registers at the inputs, within, and at the output.
     """
 
     latency = timing.MUL
 
-    def __init__(self, a_width: int, b_width: int) -> None:
+    def __init__(self, a_width: int, b_width: int, small: bool = False) -> None:
+        self._small = small
         super().__init__({"a": In(signed(a_width)), "b": In(signed(b_width)), "o": Out(signed(a_width + b_width))})
 
     @staticmethod
@@ -82,7 +90,7 @@ class Multiplier(wiring.Component):
             return m
         widest = WIDEST[of.family]
         pieces = -(-len(self.a) // widest) * -(-len(self.b) // widest)
-        if not of.take(pieces):
+        if self._small or not of.take(pieces):
             self._logic(m)
         elif pieces > 1:
             self._behaviour(m)  # Yosys joins several
@@ -214,96 +222,21 @@ class ReadOnlyMemory(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         of = fabric(platform)
-        blocks = rom_blocks(self._width, len(self._words))
-        fits = len(self._words) <= BLOCK_SHAPES[-1][0]
-        if of is not None and of.family == "ecp5" and blocks and fits:
-            self._ecp5(m)
+        if of is not None and (
+            self._replaceable or (of.family == "ecp5" and rom_blocks(self._width, len(self._words)))
+        ):
+            m.submodules.memory = cells = Contents(self._width, self._words, registered=True)
+            m.d.comb += [cells.address.eq(self.address), self.o.eq(cells.o)]
             return m
-        port: Any
-        if self._replaceable and of is not None:
-            m.submodules.memory = port = Contents(self._width, self._words)
-            m.d.comb += port.address.eq(self.address)
-            word = port.o
-        else:
-            style = {"rom_style": "logic"} if of is not None and of.family == "ecp5" and not blocks else {}
-            memory = Memory(shape=self._width, depth=len(self._words), init=[], attrs=style)
-            m.submodules.memory = memory
-            # Amaranth would look at every word by itself, half a minute for a million of them
-            memory.init._elems[:] = self._words
-            port = memory.read_port()
-            m.d.comb += port.addr.eq(self.address)
-            word = port.data
+        style = {"rom_style": "logic"} if of is not None and of.family == "ecp5" else {}
+        m.submodules.memory = memory = Memory(shape=self._width, depth=len(self._words), init=[], attrs=style)
+        # Amaranth would look at every word by itself, half a minute for a million of them
+        memory.init._elems[:] = self._words
+        port = memory.read_port()
         out = _kept(self.o, "out")
-        m.d.comb += self.o.eq(out)
-        m.d.sync += out.eq(word)
+        m.d.comb += [port.addr.eq(self.address), self.o.eq(out)]
+        m.d.sync += out.eq(port.data)
         return m
-
-    def _ecp5(self, m: Module) -> None:
-        depth, columns = next(shape for shape in BLOCK_SHAPES if shape[0] >= len(self._words))
-        bits = unpack(self._words, self._width, depth)
-        # both ports read halves of a 36-bit word; else port A reads it
-        port = min(columns, 18)
-        address = Cat(Const(0, (14 - (16384 // port - 1).bit_length())), self.address, Const(0, 14))[:14]
-        for at in range(0, self._width, columns):
-            take = min(columns, self._width - at)
-            mine = np.zeros((depth, columns), np.uint8)
-            mine[:, :take] = bits[:, at : at + take]
-            contents = {f"p_INITVAL_{n:02X}": Const(value, 320) for n, value in enumerate(initvals(mine))}
-            out = [Signal(18, name=f"out_{side}_{at}") for side in "ab"]
-            half = Const(0, 1)
-            ports: dict[str, Any] = {}
-            for number, side in enumerate("AB"):
-                used = number == 0 or columns == 36
-                where = (
-                    address
-                    if columns != 36
-                    else Cat(Const(0, 4), Const(number, 1), self.address, half.replicate(9))[:14]
-                )
-                ports |= {
-                    **_pins(f"i_AD{side}", where if used else Const(0, 14)),
-                    **_pins(f"i_DI{side}", Const(0, 18)),
-                    **_pins(f"o_DO{side}", out[number]),
-                    **_pins(f"i_CS{side}", Const(0, 3)),
-                    f"i_CLK{side}": ClockSignal(),
-                    f"i_CE{side}": Const(int(used)),
-                    f"i_OCE{side}": Const(int(used)),
-                    f"i_WE{side}": Const(0),
-                    f"i_RST{side}": Const(0),
-                    f"p_DATA_WIDTH_{side}": port,
-                    f"p_REGMODE_{side}": "OUTREG",
-                    f"p_WRITEMODE_{side}": "READBEFOREWRITE",
-                    f"p_CSDECODE_{side}": "0b000",
-                    f"p_CLK{side}MUX": f"CLK{side}",
-                }
-            m.submodules[f"block_{at}"] = Instance(
-                "DP16KD",
-                **contents,
-                **ports,
-                p_RESETMODE="SYNC",
-                p_ASYNC_RESET_RELEASE="SYNC",
-                p_GSR="DISABLED",
-            )
-            m.d.comb += self.o[at : at + take].eq(Cat(*out)[:take] if columns > 18 else out[0][:take])
-
-
-def unpack(words: Sequence[int], width: int, depth: int) -> NDArray[np.uint8]:
-    """Bits of words, least significant first, zeros to ``depth``. (depth, width)"""
-    size = -(-width // 8)
-    raw = b"".join(word.to_bytes(size, "little") for word in words).ljust(depth * size, b"\0")
-    return np.unpackbits(np.frombuffer(raw, np.uint8).reshape(depth, size), axis=1, bitorder="little")[:, :width]
-
-
-def initvals(bits: NDArray[np.uint8]) -> list[int]:
-    """The 64 INITVAL parameters of a DP16KD that holds the words (depth, columns) of one of ``BLOCK_SHAPES``.
-
-    It is an array of 2048 bytes of 9 bits, of whose ninth words of fewer than 9 bits make no use. A parameter holds 16
-    words of 18 bits, each in 20 bits.
-    """
-    if bits.shape[1] < 9:
-        bits = np.pad(bits.reshape(2048, 8), ((0, 0), (0, 1)))
-    spaced = np.pad(bits.reshape(64, 16, 18), ((0, 0), (0, 0), (0, 2)))
-    rows = np.packbits(spaced.reshape(64, 320), axis=1, bitorder="little")
-    return [int.from_bytes(row.tobytes(), "little") for row in rows]
 
 
 class Register(wiring.Component):

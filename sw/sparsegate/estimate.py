@@ -24,7 +24,7 @@ from sparsegate import activation, artefact, cycles, golden
 from sparsegate.devices import Device, device
 from sparsegate.errors import SparseGateError
 from sparsegate.images import table_fields
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.layout import HardwareConfig, Layout, rom_blocks
 from sparsegate.program import Phase, Program
 
 POINTS, LAWS, VERSION = "sparsegate-points", "sparsegate-laws", 1
@@ -33,15 +33,8 @@ SHARE = 0.9
 """Of a device's LUTs that a design may take: beyond that, routing gets slow and then impossible."""
 WIDEST = {"ecp5": 18, "ice40": 16}
 """Bits of a multiplier's operands."""
-SHAPES = {
-    "ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
-    "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
-}
-"""Words and bits of a block RAM."""
-DISTRIBUTED = 64
-"""Words up to which a memory is distributed RAM or logic, where the device has such."""
-TABLE_BITS = 2048
-"""Bits of an activation table up to which it becomes logic, where block RAM is scarce (ECP5)."""
+ICE40_SHAPES = ((256, 16), (512, 8), (1024, 4), (2048, 2))
+"""Words and bits of an iCE40's block RAM."""
 FEWEST = 3
 """Different layouts among the points of a family from which laws are fitted."""
 STEPS = 4
@@ -193,10 +186,10 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
         "pes": pes,
         "groups": layout.groups,
         "products": pes * (layout.weight_width + layout.operand_width),
-        "accumulators": pes * _cells(layout.acc_depth, layout.acc_width),
+        "accumulators": pes * layout.acc_banks * _cells(layout.acc_bank_depth, layout.acc_width),
         "lane_bits": lanes * (sum(value.bits for value in values) + layout.sums * layout.acc_width),
         "lists": lists,
-        "memories": lanes * (_cells(layout.position_depth, word) if layout.position_depth <= DISTRIBUTED else 0),
+        "memories": lanes * (0 if blocks(word, layout.position_depth, family) else _cells(layout.position_depth, word)),
     }
     found["dsp"] = 0
     if multipliers == "dsp":
@@ -211,7 +204,7 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
         for function in value.lookups
     ]
     found["bram"] = (
-        pes * blocks(layout.entry_width, layout.weight_depth, family)
+        pes * blocks(layout.weight_planes * layout.entry_width, layout.weight_words, family)
         + lanes * (blocks(word, layout.position_depth, family) + sum(tables))
         + _other_blocks(layout, family)
     )
@@ -219,21 +212,19 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
 
 
 def blocks(width: int, depth: int, family: str) -> int:
-    """Block RAMs of a read-only memory; 0 where it is distributed."""
-    if family != "ice40" and depth <= DISTRIBUTED:
-        return 0
-    rows, columns = next((shape for shape in SHAPES[family] if shape[0] >= depth), SHAPES[family][-1])
+    """Block RAMs of a read-only memory; 0 where it is distributed RAM or logic."""
     if family != "ice40":
-        rows, columns = SHAPES[family][0 if depth <= 512 else 1]
+        return rom_blocks(width, depth)
+    rows, columns = next((shape for shape in ICE40_SHAPES if shape[0] >= depth), ICE40_SHAPES[-1])
     return -(-width // columns) * -(-depth // rows)
 
 
 def _table_blocks(phase: Phase, function: str, family: str) -> int:
     table = activation.table(function, phase.formats["pre"], phase.formats["gate"], phase.step_bits)
     width, depth = sum(table_fields(table)), len(table.base)
-    if family != "ice40" and width * depth <= TABLE_BITS:
-        return 0
-    return min(-(-width // columns) * -(-depth // rows) for rows, columns in SHAPES[family])
+    if family != "ice40":
+        return rom_blocks(width, depth)
+    return min(-(-width // columns) * -(-depth // rows) for rows, columns in ICE40_SHAPES)
 
 
 def _other_blocks(layout: Layout, family: str) -> int:

@@ -85,8 +85,11 @@ BLOCK_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 
 """Words and bits of an ECP5's block RAM (DP16KD), read through its two ports together or one of them."""
 MAX_PLANES = 8
 """Entries in a word of a weight memory: a choice among more would be the slowest path of a processing element."""
-ROM_BITS = 2048
-"""A read-only memory of no more bits for each of the block RAMs that it would take becomes logic."""
+ROM_BITS = 4608
+"""A memory of no more bits for each of the block RAMs that it would take becomes logic or distributed RAM.
+
+A quarter of a block RAM: so much takes some 200 to 300 LUTs, and an LFE5U-85F has 400 LUTs for each block RAM. Weights want those.
+"""
 
 
 def rom_blocks(width: int, depth: int) -> int:

@@ -108,9 +108,9 @@ def ice40_models():
 
 
 def test_design_is_form_and_contents():
-    first, second = words_of(12, 152), words_of(12, 152)[::-1]
+    first, second = words_of(30, 200), words_of(30, 200)[::-1]
     texts = [
-        rtlil.convert(Walk(12, words), name="top", platform=SimpleNamespace(family="ecp5"), emit_src=False)
+        rtlil.convert(Walk(30, words), name="top", platform=SimpleNamespace(family="ecp5"), emit_src=False)
         for words in (first, second)
     ]
     (form, contents), (other_form, other) = map(patch.split, texts)

@@ -183,7 +183,7 @@ SHAPES = [
     (11, 3000),
     (3, 8192),
     (1, 16384),
-    (97, 128),
+    (97, 200),
 ]
 
 
@@ -202,11 +202,12 @@ def test_a_memory_is_its_words() -> None:
         assert wanted(dut, names, items)[2:] == [words[address] for (address,) in items[:-2]]
 
 
-def test_memories_too_small_for_a_block_or_too_deep_are_left_to_yosys() -> None:
-    assert rom_blocks(8, 256) == 0
-    assert rom_blocks(8, 257) == 1
-    for width, depth in ((8, 256), (1, 20000)):
-        assert "DP16KD" not in convert(memory(width, depth)[0], "block", Fabric("ecp5", 0))
+def test_small_memories_are_logic_and_deep_ones_stand_on_top_of_one_another() -> None:
+    assert rom_blocks(9, 512) == 0
+    assert rom_blocks(9, 513) == 1
+    for width, depth in ((9, 512), (1, 20000), (9, 513)):
+        text = convert(memory(width, depth)[0], "block", Fabric("ecp5", 0))
+        assert text.count("DP16KD #(") == rom_blocks(width, depth), (width, depth)
 
 
 def test_a_register_is_a_cell_that_nothing_merges(tmp_path: Path) -> None:

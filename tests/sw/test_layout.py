@@ -118,7 +118,7 @@ def test_a_word_holds_the_entries_of_its_planes(layout: Layout, words: int | Non
     ("width", "depth", "words", "planes", "blocks"),
     [
         (12, 3064, 1024, 3, 2),  # LSTM of 1024 units at 1:16 on 32 x 3
-        (11, 192, 192, 1, 1),
+        (11, 192, 192, 1, 0),
         (11, 100, 100, 1, 0),
         (12, 1025, 512, 3, 1),
         (9, 2048, 2048, 1, 1),

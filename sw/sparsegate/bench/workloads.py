@@ -36,6 +36,8 @@ CLIPS = 10
 """Recordings, one of each digit, that a workload runs."""
 FLOOR = 1e-6
 """Power below this counts as this much, before the logarithm."""
+LARGE = QuantizeConfig(table_bits=7)
+"""Of the largest arrays: interpolated tables are small enough for logic, so that block RAM is left to the weights."""
 FRAMES = 24
 """Steps of random inputs, where the data are missing."""
 
@@ -239,10 +241,10 @@ def random_lstm(name: str, inputs: int, units: int, pattern: NM, outputs: int = 
             for row, each in zip(x, frames, strict=True):
                 row[: len(each)] = each
             # inputs of unit deviation and weights of deviation 1 / sqrt(kept weights of a row): gates are in their steep part
-            program = quantize.quantize(synthetic.network(inputs, [shape], seed=SEED), x, lengths)
+            program = quantize.quantize(synthetic.network(inputs, [shape], seed=SEED), x, lengths, LARGE)
             return Work(program, program.quantize(x), lengths, "random weights in the pattern", about)
 
-        return _kept(work, name, f"{shape} {SEED} {spoken}", made)
+        return _kept(work, name, f"{shape} {SEED} {spoken} {LARGE}", made)
 
     return make
 

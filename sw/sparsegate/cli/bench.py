@@ -141,7 +141,7 @@ def _place(
     from sparsegate.bench.performance import AREA
     from sparsegate_hw.synth import synthesize
 
-    result = synthesize(program, config, device=device, folder=work, attempts=seeds, progress=say)
+    result = synthesize(program, config, device=device, folder=work, attempts=1, seeds=seeds, progress=say)
     return {key: getattr(result, key) for key in AREA} | {"how": result.how, "tools": dict(result.tools)}
 
 
