@@ -118,7 +118,7 @@ def test_design_is_form_and_contents():
     assert contents != other
     assert list(contents) == ["memory.block_0_0"]
     assert len(contents["memory.block_0_0"]) == 64
-    assert contents["memory.block_0_0"]["INITVAL_00"] & 0x3FFFF == first[0]
+    assert contents["memory.block_0_0"]["INITVAL_00"] & 0x3FFFF == first[0] & 0x3FFFF
 
 
 def test_textual_configurations():
