@@ -107,7 +107,7 @@ system: | $(READY)
 	else
 	  echo "Not installed: $$packages. To install: sudo apt-get install $$packages" >&2
 	  case " $$packages " in *' g++ '*|*' perl '*) echo 'Verilator cannot build a simulation without g++ and perl.' >&2; exit 1;; esac
-	  echo 'Going on without; what needs Icarus Verilog is skipped.' >&2
+	  echo 'Going on without; what needs Icarus Verilog or icebox_vlog is skipped.' >&2
 	  exit 0
 	fi
 	echo "Installing with apt-get: $$packages"

@@ -93,7 +93,7 @@ def test_missing_packages_are_named(bare):
     programs = ready(bare)
     run = make(bare, "system", PATH=str(programs))
     assert run.returncode != 0
-    assert "Not installed: iverilog g++ perl. To install: sudo apt-get install iverilog g++ perl" in run.stderr
+    assert "Not installed: iverilog fpga-icestorm g++ perl. To install: sudo apt-get install iverilog fpga-icestorm g++ perl" in run.stderr
     assert "Verilator cannot build a simulation without g++ and perl." in run.stderr
 
 
@@ -103,8 +103,8 @@ def test_icarus_is_not_required(bare):
         script(programs / name, "exit 0")
     run = make(bare, "system", PATH=str(programs))
     assert run.returncode == 0, run.stderr
-    assert "To install: sudo apt-get install iverilog" in run.stderr
-    assert "what needs Icarus Verilog is skipped" in run.stderr
+    assert "To install: sudo apt-get install iverilog fpga-icestorm" in run.stderr
+    assert "what needs Icarus Verilog or icebox_vlog is skipped" in run.stderr
 
 
 def test_packages_are_installed_where_we_may(bare):
@@ -115,5 +115,5 @@ def test_packages_are_installed_where_we_may(bare):
     assert run.returncode == 0, run.stderr
     assert (bare / "asked").read_text().splitlines() == [
         "update -qq",
-        "install -y -qq --no-install-recommends iverilog g++ perl",
+        "install -y -qq --no-install-recommends iverilog fpga-icestorm g++ perl",
     ]

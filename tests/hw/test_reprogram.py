@@ -207,7 +207,7 @@ def test_the_bitstream_of_an_ice40_gives_the_golden_integers(tmp_path):
     lengths = np.array([3, 2])
     for bitstream, runs in ((built.bitstream, program), (done.bitstream, done.program)):
         expected = golden.run(runs, raw, lengths)
-        counted = predict(expected, Layout(runs, CONFIG)).busy
+        counted = predict(expected, Layout(runs, CONFIG), apart=True).busy
         asked = [(Command.IDENTIFY, b""), (Command.THRESHOLDS, b"")]
         steps = [(n, t) for n, length in enumerate(lengths) for t in range(length)]
         asked += [(Command.FRAME, encode_step(raw[n, t], 8, t == lengths[n] - 1)) for n, t in steps]

@@ -29,8 +29,13 @@ class Netlist:
     multipliers: int = 0
 
     def words(self, name: str) -> list[int]:
-        """Bits of the words of all memories that are called so."""
-        return [width for _, memory, width in self.memories if memory == name]
+        """Bits of the words of all memories that are called so, or lie in a component that is; a bank of several has a number."""
+        called = [(module.rsplit(".", 1)[-1] if memory == "memory" else memory) for module, memory, _ in self.memories]
+        return [
+            width
+            for here, (*_, width) in zip(called, self.memories, strict=True)
+            if re.fullmatch(rf"{name}(_\d+)?", here)
+        ]
 
 
 def netlist(*shapes: Shape, **options) -> Netlist:
@@ -121,4 +126,4 @@ def test_a_mixture_holds_each_cell_once_a_lane() -> None:
     mixed = netlist(layer("lstm"), layer("gru"), layer("lstm"), Shape("linear_relu", 3))
     cells = [name for name in mixed.modules if re.search(r"lane_0\.[a-z_]+_\d$", name)]
     assert sorted(name.rsplit(".", 1)[1][:-2] for name in cells) == ["gru", "linear_relu", "lstm"]
-    assert len(mixed.words("accumulators_apart")) == 1
+    assert len(mixed.words("accumulators_apart")) == 2  # a row's, in both banks
