@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -32,6 +32,40 @@ def output_payload(layout: Layout, width: int | None = None) -> data.StructLayou
     """
     value, beat = signed(output_width(layout) if width is None else width), layout.config.outputs
     return data.StructLayout({"data": value if beat == 1 else data.ArrayLayout(value, beat), "last": 1})
+
+
+class OneByOne(wiring.Component):
+    """Gives the ``beat`` values of an output stream's beats one after the other.
+
+    Members: ``i`` stream of :func:`output_payload` with an array of values, ``o`` the same with one value of ``width`` bits.
+
+    Timing: latency 0, one value a cycle; a beat is taken with its last value.
+    """
+
+    def __init__(self, width: int, beat: int) -> None:
+        self._beat = beat
+        value = signed(width)
+        wide = data.StructLayout({"data": data.ArrayLayout(value, beat), "last": 1})
+        super().__init__(
+            {
+                "i": In(stream.Signature(wide)),
+                "o": Out(stream.Signature(data.StructLayout({"data": value, "last": 1}))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        place = Signal(range(self._beat))
+        final = place == self._beat - 1
+        m.d.comb += [
+            self.o.valid.eq(self.i.valid),
+            self.o.payload.data.eq(self.i.payload.data[place]),
+            self.o.payload.last.eq(self.i.payload.last & final),
+            self.i.ready.eq(self.o.ready & final),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += place.eq(Mux(final, 0, place + 1))
+        return m
 
 
 class OutputBuffer(wiring.Component):
