@@ -18,12 +18,13 @@ from amaranth.hdl import (
     Signal,
     Value,
 )
-from amaranth.lib import cdc, io, wiring
+from amaranth.lib import cdc, data, io, wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.errors import SparseGateError
 from sparsegate.program import Program
 from sparsegate_hw.contents import family
+from sparsegate_hw.output import OneByOne
 from sparsegate_hw.packet import Packet
 from sparsegate_hw.uart import Receiver, Transmitter, divisor_for
 
@@ -83,7 +84,14 @@ class Board(wiring.Component):
         wiring.connect(m, receiver.o, packet.i)
         wiring.connect(m, packet.o, transmitter.i)
         wiring.connect(m, packet.x, engine.x)
-        wiring.connect(m, engine.y, packet.y)
+        values = engine.y.payload.data.shape()
+        if isinstance(values, data.ArrayLayout):
+            # the packets' buffer takes a value a cycle: nothing beside the UART
+            m.submodules.one_by_one = narrow = OneByOne(packet.identity.output_width, values.length)
+            wiring.connect(m, engine.y, narrow.i)
+            wiring.connect(m, narrow.o, packet.y)
+        else:
+            wiring.connect(m, engine.y, packet.y)
         wiring.connect(m, engine.counters, packet.counters)
         for target, source in zip(engine.threshold, packet.threshold, strict=True):
             m.d.comb += target.eq(source)

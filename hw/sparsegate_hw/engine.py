@@ -13,6 +13,7 @@ from sparsegate.program import Program
 from sparsegate_hw.buffer import SequenceBuffer
 from sparsegate_hw.core import Core, Counters, Trace, saturation_sites, state_ports
 from sparsegate_hw.delta import THRESHOLD_BITS
+from sparsegate_hw.output import output_payload
 
 
 class Engine(wiring.Component):
@@ -21,7 +22,8 @@ class Engine(wiring.Component):
     Members
     -------
     x : stream of columns' values, frames of ``program.inputs``; ``last`` with the final value of a sequence's final frame.
-    y : stream of outputs, frames of ``program.outputs``, one a step (or a sequence, for a layer that runs on the last step).
+    y : stream of outputs, frames of ``program.outputs``, one a step (or a sequence, for a layer that runs on the last step);
+        with ``config.outputs`` > 1 ``data`` is an array of so many values, in unit order.
     threshold : Θ of each of ``program.vectors``, in LSBs; change it only when no frame is
         in work or waiting: after the last step's ``step_done``, before the next sequence's first value.
     counters : see :class:`Counters`.
@@ -43,13 +45,10 @@ class Engine(wiring.Component):
         self.program, self.config = program, config or HardwareConfig()
         self.layout = layout = Layout(program, self.config)
 
-        def values(width: int) -> stream.Signature:
-            return stream.Signature(data.StructLayout({"data": signed(width), "last": 1}))
-
         super().__init__(
             {
-                "x": In(values(program.input_format.width)),
-                "y": Out(values(program.output_format.width)),
+                "x": In(stream.Signature(data.StructLayout({"data": signed(program.input_format.width), "last": 1}))),
+                "y": Out(stream.Signature(output_payload(layout, program.output_format.width))),
                 "threshold": In(THRESHOLD_BITS).array(len(program.vectors)),
                 "counters": Out(Counters(program)),
                 "step_start": Out(1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -26,20 +26,58 @@ def output_width(layout: Layout) -> int:
     return max(layout.phases[number].phase.formats["h"].width for number in finals(layout))
 
 
-def output_payload(layout: Layout) -> data.StructLayout:
-    """Payload of a pass's output stream: one value; ``last`` with the final value of a sequence's final frame."""
-    return data.StructLayout({"data": signed(output_width(layout)), "last": 1})
+def output_payload(layout: Layout, width: int | None = None) -> data.StructLayout:
+    """Payload of an output stream: ``data`` one value, or an array of ``config.outputs``, the first unit's first; ``last`` with
+    the final beat of a sequence's final frame. ``width`` of a value: a pass's where omitted.
+    """
+    value, beat = signed(output_width(layout) if width is None else width), layout.config.outputs
+    return data.StructLayout({"data": value if beat == 1 else data.ArrayLayout(value, beat), "last": 1})
+
+
+class OneByOne(wiring.Component):
+    """Gives the ``beat`` values of an output stream's beats one after the other.
+
+    Members: ``i`` stream of :func:`output_payload` with an array of values, ``o`` the same with one value of ``width`` bits.
+
+    Timing: latency 0, one value a cycle; a beat is taken with its last value.
+    """
+
+    def __init__(self, width: int, beat: int) -> None:
+        self._beat = beat
+        value = signed(width)
+        wide = data.StructLayout({"data": data.ArrayLayout(value, beat), "last": 1})
+        super().__init__(
+            {
+                "i": In(stream.Signature(wide)),
+                "o": Out(stream.Signature(data.StructLayout({"data": value, "last": 1}))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        place = Signal(range(self._beat))
+        final = place == self._beat - 1
+        m.d.comb += [
+            self.o.valid.eq(self.i.valid),
+            self.o.payload.data.eq(self.i.payload.data[place]),
+            self.o.payload.last.eq(self.i.payload.last & final),
+            self.i.ready.eq(self.o.ready & final),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += place.eq(Mux(final, 0, place + 1))
+        return m
 
 
 class OutputBuffer(wiring.Component):
-    """One memory a lane, written by position and read by unit.
+    """One memory a lane, written by position and read by unit; with ``config.outputs`` > 1 so many of them, in which consecutive
+    positions lie in turn.
 
     Members: ``write`` (valid, position within the phase), ``h`` of every lane; ``start`` with ``run`` (the pass) and
     ``last`` begin a
-    frame; ``busy`` until its last value is out of the memories; ``o`` stream of :func:`output_payload`.
+    frame; ``busy`` until its last beat is out of the memories; ``o`` stream of :func:`output_payload`.
 
-    Timing: the first value is valid ``timing.OUTPUT`` cycles after ``start``, then one a cycle; ``busy`` lasts as many
-    cycles as the frame has values, without stalls.
+    Timing: the first beat is valid ``timing.OUTPUT`` cycles after ``start``, then one a cycle; ``busy`` lasts as many
+    cycles as the frame has beats, without stalls.
     """
 
     latency = timing.OUTPUT
@@ -74,35 +112,37 @@ class OutputBuffer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout, phases = self._layout, self._phases
-        turns = layout.lane_clusters
-        width = output_width(layout)
-        address = Signal(depth_bits(self._depth))
+        turns, beat = layout.lane_clusters, layout.config.outputs
+        width, depth = output_width(layout), self._depth // beat
+        address = Signal(depth_bits(depth))
         move = Signal()
+        # a beat's values lie at one address, by the low bits of their positions
+        low = beat.bit_length() - 1
         values = []
         for lane in range(layout.lanes):
-            memory = Memory(
-                shape=signed(width),
-                depth=self._depth,
-                init=[],
-                attrs=memory_style(platform, width, self._depth),
-            )
-            m.submodules[f"lane_{lane}"] = memory
-            write, read = memory.write_port(), memory.read_port()
-            m.d.comb += [
-                write.en.eq(self.write.valid),
-                write.addr.eq(self.write.position),
-                write.data.eq(self.h[lane]),
-                read.addr.eq(address),
-                read.en.eq(move),
-            ]
-            values.append(read.data)
+            for place in range(beat):
+                memory = Memory(shape=signed(width), depth=depth, init=[], attrs=memory_style(platform, width, depth))
+                m.submodules[f"lane_{lane}" if beat == 1 else f"lane_{lane}_{place}"] = memory
+                write, read = memory.write_port(), memory.read_port()
+                here = self.write.valid
+                if low:
+                    here = here & (self.write.position[:low] == place)
+                m.d.comb += [
+                    write.en.eq(here),
+                    write.addr.eq(self.write.position[low:]),
+                    write.data.eq(self.h[lane]),
+                    read.addr.eq(address),
+                    read.en.eq(move),
+                ]
+                values.append(read.data)
+        beats = [Cat(values[lane * beat : (lane + 1) * beat]) for lane in range(layout.lanes)]
 
         run = Signal.like(self.run, name="run_now")
-        blocks = constant(m, run, [phase.phase.block - 1 for phase in phases], "blocks")
-        strides = constant(m, run, [phase.phase.block * turns for phase in phases], "strides")
-        outputs = constant(m, self.run, [phase.phase.units - 1 for phase in phases], "outputs")
+        blocks = constant(m, run, [phase.phase.block // beat - 1 for phase in phases], "blocks")
+        strides = constant(m, run, [phase.phase.block // beat * turns for phase in phases], "strides")
+        outputs = constant(m, self.run, [phase.phase.units // beat - 1 for phase in phases], "outputs")
         # units in order: unit block of the cluster, lane, turn, index in block; position = (unit block * block + index) *
-        # turns + turn
+        # turns + turn; an index is that of a beat
         base = Signal.like(address)
         offset = Signal.like(address)
         turn = Signal(range(max(2, turns)))
@@ -119,7 +159,7 @@ class OutputBuffer(wiring.Component):
                 fetched_lane.eq(lane),
                 fetched_last.eq(last & (left == 0)),
                 self.o.valid.eq(fetched),
-                self.o.payload.data.eq(Array(values)[fetched_lane]),
+                Value.cast(self.o.payload.data).eq(Array(beats)[fetched_lane]),
                 self.o.payload.last.eq(fetched_last),
             ]
         with m.If(move & self.busy):

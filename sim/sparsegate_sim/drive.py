@@ -92,7 +92,8 @@ class Plan:
     """What an engine is fed, and how much it should give.
 
     ``x`` (values,) and ``x_last`` (values,) in stream order; ``thresholds`` of every vector; ``steps``, ``outputs`` and ``states``:
-    how many steps, output values and words of final states are expected; ``state_in`` (words,): initial states, in stream order;
+    how many steps, output values and words of final states are expected; ``beat`` output values come at a time; ``state_in``
+    (words,): initial states, in stream order;
     ``stalls`` a seed or None; ``patience`` cycles without any progress after which the engine counts as stuck; ``limit`` the last
     cycle simulated whatever happens (0: none).
     """
@@ -107,6 +108,7 @@ class Plan:
     stalls: int | None = None
     patience: int = 10_000
     limit: int = 0
+    beat: int = 1
 
     @property
     def controls(self) -> dict[str, int]:
@@ -116,7 +118,7 @@ class Plan:
     def save(self, path: Path) -> None:
         """Write an npz file."""
         rest = {"stalls": self.stalls, "thresholds": list(self.thresholds)}
-        rest |= {key: getattr(self, key) for key in ("steps", "outputs", "states", "patience", "limit")}
+        rest |= {key: getattr(self, key) for key in ("steps", "outputs", "states", "patience", "limit", "beat")}
         packed = np.frombuffer(json.dumps(rest).encode(), np.uint8)
         with artefact.writing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, rest=packed, x=self.x, x_last=self.x_last, state_in=self.state_in)
@@ -139,10 +141,12 @@ def plan(
     *,
     state_in: ArrayLike = (),
     states: int = 0,
+    beat: int = 1,
 ) -> Plan:
     """The plan that streams a batch of sequences back to back: raw (N, T, I), lengths (N,).
 
     ``state_in``: words of the sequences' initial states, in stream order; ``states``: how many words of final states will come.
+    ``beat``: the engine's ``HardwareConfig.outputs``.
     """
     raw = np.asarray(raw)
     if not np.issubdtype(raw.dtype, np.integer):
@@ -173,6 +177,7 @@ def plan(
         stalls=stalls,
         # even one PE that processes every entry would be done by then
         patience=10_000 + 2 * entries,
+        beat=beat,
     )
 
 
@@ -181,7 +186,7 @@ class Recording:
     """What an engine gave. One entry an event, in order; cycles are counted from reset.
 
     ``trace_*``: results as they left the lanes (events,), ``trace_h`` (events, lanes), ``trace_real`` bit l for lane l.
-    ``y_*``: accepted output values, ``state_*`` accepted words of final states. ``step_start``, ``step_done``: cycles of the
+    ``y_*``: accepted output values (those of a beat have one cycle, and its ``last`` is the last one's), ``state_*`` accepted words of final states. ``step_start``, ``step_done``: cycles of the
     pulses. ``accepted``: input values taken.
     ``faults``: broken rules of the protocol, as sentences. ``stuck``: whether patience or limit ended the run.
     """
@@ -411,15 +416,21 @@ class Driver:
 
     def _complete(self) -> bool:
         states = len(self._sinks[STATE_OUT].taken) if STATE_OUT in self._sinks else 0
-        enough = len(self._done) >= self.plan.steps and len(self._sinks["y"].taken) >= self.plan.outputs
+        given = self.plan.beat * len(self._sinks["y"].taken)
+        enough = len(self._done) >= self.plan.steps and given >= self.plan.outputs
         return enough and states >= self.plan.states
 
     def finish(self) -> Recording:
         """Read the counters and hand over everything recorded."""
         prefix = "counters__"
         counters = {name.removeprefix(prefix): self.pins.read(name) for name in self.ports if name.startswith(prefix)}
-        y = Port(self.ports["y__payload"].width - 1, True)
-        out = [(cycle, y.value(payload), payload >> y.width) for cycle, payload in self._sinks["y"].taken]
+        beat, wide = self.plan.beat, self.ports["y__payload"].width - 1  # `last` lies above the data
+        y = Port(wide // beat, True)
+        out = [
+            (cycle, y.value(payload >> place * y.width), payload >> wide if place == beat - 1 else 0)
+            for cycle, payload in self._sinks["y"].taken
+            for place in range(beat)
+        ]
         states: list[tuple[int, int]] = []
         if STATE_OUT in self._sinks:
             word = Port(self.ports[STATE_OUT + "__payload"].width, True)

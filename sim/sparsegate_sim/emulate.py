@@ -6,6 +6,7 @@ Orders of magnitude faster than a bench in Python; the recording is the same, cy
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,7 @@ from sparsegate_sim import cache, memories, tools, verilated
 from sparsegate_sim.drive import (
     DRAIN_CYCLES,
     LOAD,
+    MASK,
     RESET_CYCLES,
     SAVE,
     STALL_LEVELS,
@@ -104,7 +106,7 @@ def run(
                 raise SimulationError(f"the emulation ended early:\n{tools.tail(log)}")
             if waves is not None:
                 keep(scratch / "waves", waves)
-            return _decode(np.fromfile(scratch / "recording", "<i8"), ports)
+            return _decode(np.fromfile(scratch / "recording", "<i8"), ports, plan.beat)
         except OSError as error:
             raise SparseGateError(f"cannot write {folder}: {error.strerror or error}") from error
 
@@ -116,7 +118,7 @@ def _encode(plan: Plan, ports: Mapping[str, Port]) -> NDArray[np.int64]:
     seed = np.array([plan.stalls or 0], np.uint64).astype(np.int64)
     head = [
         plan.steps,
-        plan.outputs,
+        -(-plan.outputs // plan.beat),
         plan.states,
         plan.patience,
         plan.limit,
@@ -127,7 +129,7 @@ def _encode(plan: Plan, ports: Mapping[str, Port]) -> NDArray[np.int64]:
     return np.concatenate([*parts, [len(plan.state_in)], plan.state_in]).astype("<i8")
 
 
-def _decode(values: NDArray[np.int64], ports: Mapping[str, Port]) -> Recording:
+def _decode(values: NDArray[np.int64], ports: Mapping[str, Port], beat: int) -> Recording:
     """What emulate.cpp wrote."""
     cycles, accepted, stuck = (int(value) for value in values[:3])
     sections, place = [], 3
@@ -137,16 +139,22 @@ def _decode(values: NDArray[np.int64], ports: Mapping[str, Port]) -> Recording:
         place += 1 + count
     flat_trace, y, state, start, done, flat_faults, counters = sections
     trace = flat_trace.reshape(-1, 4 + _lanes(ports))
-    y, state = y.reshape(-1, 2), state.reshape(-1, 2)
-    width = ports["y__payload"].width - 1  # `last` lies above the data
-    out = np.stack([y[:, 0], _signed(y[:, 1], width), y[:, 1] >> width], axis=1)
+    words = _words(ports)
+    y, state = y.reshape(-1, 1 + words), state.reshape(-1, 1 + words)
+    wide = ports["y__payload"].width - 1  # `last` lies above the data
+    width = wide // beat
+    data = np.stack([_signed(_field(y[:, 1:], place * width), width) for place in range(beat)], axis=1)
+    last = np.zeros_like(data)
+    last[:, -1] = _field(y[:, 1:], wide) & 1
+    out = np.stack([np.repeat(y[:, 0], beat), data.reshape(-1), last.reshape(-1)], axis=1)
     if STATE_OUT + "__payload" in ports:
         state = np.stack([state[:, 0], _signed(state[:, 1], ports[STATE_OUT + "__payload"].width)], axis=1)
     faults = []
-    for what, stream, cycle, item, payload in flat_faults.reshape(-1, 5).tolist():
+    for what, stream, cycle, *raw in flat_faults.reshape(-1, 3 + 2 * words).tolist():
         if what == 2:
             faults.append(TOO_LONG_FAULT.format(cycle))
         else:
+            item, payload = _joined(raw[:words]), _joined(raw[words:])
             became = f"became {payload:#x}" if what else "was withdrawn"
             faults.append(f"cycle {cycle}: {('output', 'state')[stream]} item {item:#x} {became} before it was taken")
     return Recording.from_rows(
@@ -161,6 +169,26 @@ def _decode(values: NDArray[np.int64], ports: Mapping[str, Port]) -> Recording:
         counters=dict(zip(_counters(ports), counters.tolist(), strict=True)),
         faults=faults,
     )
+
+
+def _words(ports: Mapping[str, Port]) -> int:
+    """Words of 64 bits in which emulate.cpp holds an item that an engine gives."""
+    return -(-max(ports["y__payload"].width, 1) // 64)
+
+
+def _joined(words: list[int]) -> int:
+    """The number of which these are the words, least significant first."""
+    return sum((word & MASK) << 64 * number for number, word in enumerate(words))
+
+
+def _field(words: NDArray[np.int64], low: int) -> NDArray[np.int64]:
+    """Bits of numbers (N, words) from ``low`` on, as many as one word takes."""
+    at, shift = divmod(low, 64)
+    raw = words.view(np.uint64)
+    found = raw[:, at] >> np.uint64(shift)
+    if shift and at + 1 < raw.shape[1]:
+        found = found | raw[:, at + 1] << np.uint64(64 - shift)
+    return found.view(np.int64)
 
 
 def _signed(raw: NDArray[np.int64], width: int) -> NDArray[np.int64]:
@@ -201,15 +229,26 @@ def _header(ports: Mapping[str, Port]) -> str:
     def bits(name: str) -> str:
         return f"(uint64_t){member(name)} & {(1 << ports[name].width) - 1:#x}u" if name in ports else "0"
 
-    names = ("Y_VALID", "Y_PAYLOAD", "X_READY", "STEP_START", "STEP_DONE", "TRACE_VALID")
-    ports_of = ("y__valid", "y__payload", "x__ready", "step_start", "step_done", "trace__valid")
+    def words(name: str) -> list[str]:
+        """The words of an output, which Verilator has in words of 32 bits if it is wider than 64."""
+        if ports[name].width <= 64:
+            return [f"(uint64_t){member(name)}"]
+        halves = [f"(uint64_t){member(name)}[{at}]" for at in range(-(-ports[name].width // 32))]
+        pairs = itertools.zip_longest(halves[::2], halves[1::2])
+        return [low if high is None else f"{low} | {high} << 32" for low, high in pairs]
+
+    names = ("Y_VALID", "X_READY", "STEP_START", "STEP_DONE", "TRACE_VALID")
+    ports_of = ("y__valid", "x__ready", "step_start", "step_done", "trace__valid")
     lines = [f"#define {name} {member(port).removeprefix('top.')}" for name, port in zip(names, ports_of, strict=True)]
     lines += [
-        f"constexpr int THRESHOLDS = {len(thresholds)};",
+        f"constexpr int THRESHOLDS = {len(thresholds)}, WORDS = {_words(ports)};",
         f"constexpr int RESET_CYCLES = {RESET_CYCLES}, DRAIN_CYCLES = {DRAIN_CYCLES}, STALL_SPAN = {STALL_SPAN};",
         f"constexpr uint64_t STALL_LEVELS[] = {{{', '.join(map(str, STALL_LEVELS))}}};",
         "static int64_t extend(uint64_t raw, int width) {",
         "    return static_cast<int64_t>(raw << (64 - width)) >> (64 - width);",
+        "}",
+        "static std::array<uint64_t, WORDS> y_payload(const Vtop &top) {",
+        f"    return {{{', '.join(words('y__payload'))}}};",
         "}",
         f"static void set_x(Vtop &top, int64_t item) {{ {into('x__payload', 'item')} }}",
         f"static void set_x_valid(Vtop &top, bool valid) {{ {into('x__valid', 'valid')} }}",

@@ -139,6 +139,7 @@ def simulate(
         stalls,
         state_in=frames.words(layout, program.states(state, count), count) if loaded else (),
         states=count * sum(frames.sizes(layout)) if final else 0,
+        beat=config.outputs,
     )
     begin = time.perf_counter()
     component = None

@@ -292,7 +292,8 @@ def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_de
     if layout.states:
         lane.append((max(p.formats["h"].width for p in phases), position_depth))
     finals = [layout.phases[run.phases[-1]] for run in layout.passes]
-    buffer = max(p.phase.formats["h"].width for p in finals), max(p.positions for p in finals)
+    beat = layout.config.outputs
+    buffer = max(p.phase.formats["h"].width for p in finals), max(p.positions for p in finals) // beat
     outputs, given = layout.program.outputs, layout.program.output_format.width
     return {
         "weights": layout.config.pes * rom_blocks(planes * entry, words),
@@ -300,7 +301,7 @@ def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_de
         "tables": layout.lanes * sum(rom_blocks(*shape) for shape in _tables(layout)),
         "states": layout.lanes * sum(ram_blocks(*shape) for shape in lane),
         # the lanes' buffers; then the values that wait for the UART, and the reply of a header and their bytes
-        "outputs": layout.lanes * ram_blocks(*buffer)
+        "outputs": layout.lanes * beat * ram_blocks(*buffer)
         + ram_blocks(given, outputs - 1)
         + ram_blocks(8, 5 + outputs * -(-given // 8)),
     }

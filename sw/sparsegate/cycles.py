@@ -16,7 +16,7 @@ counted from the first one after reset; for phase i in order of execution:
 - H, it is handed over to the read-out: ``max(E, F of phase i - 1 plus one)``. The input's buffer is free in the next
   cycle if this was the last phase that takes it.
 - Read-out of ``positions`` cycles begins at R = H + 1 + ``DRAIN``, if this is a pass's last phase not before the output frame of
-  the step before has left the output buffer, ``outputs`` + 2 cycles after its F.
+  the step before has left the output buffer, its beats + 2 cycles after its F: ``config.outputs`` values a beat.
 - F, its last result: R + ``positions`` - 1 + ``result_latency``. F of a step's last phase is the step's ``end``.
 
 So while nothing else is slower, a step of a single phase follows another after its beats, its read-out, and ``DRAIN`` + 2 cycles;
@@ -120,6 +120,7 @@ class _PassCycles:
     releases: int
     """Phase after whose dispatch the input's bank is free again."""
     outputs: int
+    """Beats of its output frame."""
     inputs: int
 
 
@@ -276,7 +277,7 @@ def _pass(run: PassTrace, number: int, layout: Layout, final: bool, counts: _Cou
     # a dispatch of its own starts in the cycle after the last one of the state's columns
     opening += int(run.loaded)
     last = layout.phases[this.phases[-1]].phase
-    return _PassCycles(phases, opening, closing, releases, last.units, this.inputs)
+    return _PassCycles(phases, opening, closing, releases, last.units // layout.config.outputs, this.inputs)
 
 
 def _dispatch(longest: NDArray[np.int64]) -> NDArray[np.int64]:

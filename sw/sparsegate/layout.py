@@ -32,6 +32,8 @@ MAX_PES = 4096
 MAX_MULTIPLIER = 64
 MAX_STEPS = 1 << 14
 """Far beyond the block RAMs of any FPGA that an open toolchain knows."""
+MAX_OUTPUTS = 64
+"""Longer than the blocks of any pattern in use."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class HardwareConfig:
     ``rows`` x ``groups`` PEs (Pr x Pc); ``cluster`` rows to a cluster (default: the most gates of any layer); ``lanes`` cell
     lanes (default: one per cluster); ``multiplier`` is the widest operand that the target's multiplier takes (18 bits on ECP5,
     16 on iCE40). ``states``: with ports for initial and final states. ``steps``: the longest sequence that a Program with layers in
-    both directions of time may be given, as it must be buffered. At most 4096 PEs.
+    both directions of time may be given, as it must be buffered. ``outputs``: values of an output frame that the engine gives a
+    cycle, a power of two. At most 4096 PEs.
     """
 
     rows: int = 8
@@ -51,9 +54,10 @@ class HardwareConfig:
     multiplier: int = 18
     states: bool = False
     steps: int = 128
+    outputs: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps"):
+        for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps", "outputs"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -69,6 +73,10 @@ class HardwareConfig:
             raise SparseGateError(f"steps is {self.steps}, expected at most {MAX_STEPS}")
         if self.multiplier > MAX_MULTIPLIER:
             raise SparseGateError(f"multiplier is {self.multiplier} bits, expected at most {MAX_MULTIPLIER}")
+        if self.outputs & (self.outputs - 1) or self.outputs > MAX_OUTPUTS:
+            raise SparseGateError(
+                f"outputs is {self.outputs}, expected a power of two of at most {MAX_OUTPUTS} values a cycle"
+            )
 
     @property
     def pes(self) -> int:
@@ -187,7 +195,8 @@ class Layout:
     ------
     SparseGateError
         If the cluster does not divide the rows, the lanes do not divide the clusters, a phase has more gates than a cluster
-        has rows, a shifted delta is wider than the multiplier, or the Program has an initial state and the array no state ports.
+        has rows, a shifted delta is wider than the multiplier, the Program has an initial state and the array no state ports,
+        or the output frame does not divide into beats of ``outputs`` values that one lane has beside each other.
     """
 
     def __init__(self, program: Program, config: HardwareConfig) -> None:
@@ -211,6 +220,7 @@ class Layout:
         if self.clusters % self.lanes:
             raise SparseGateError(f"{self.lanes} lanes do not divide {self.clusters} clusters evenly")
         self.lane_clusters = self.clusters // self.lanes
+        self._check_outputs()
         self._geometry = [self._measure(phase) for phase in program.phases]
         self._fill = [0] * self.groups  # words of weight memory in use, by group
         self.phases: list[PhaseLayout] = []
@@ -224,6 +234,31 @@ class Layout:
         sources = {matrix.source for phase in self.phases for matrix in phase.matrices}
         self.consumed = [number in sources for number in range(len(self.phases))]
         """Whether some matrix of its pass multiplies a phase's output."""
+
+    def _check_outputs(self) -> None:
+        """Refuse beats of several output values where these are not at consecutive positions of one lane."""
+        beat = self.config.outputs
+        if beat == 1:
+            return
+        if not self.program.streams:
+            raise SparseGateError(
+                f"outputs is {beat}, expected 1: the Program looks both ways in time, and its buffer gives a value at a time"
+            )
+        if self.lane_clusters > 1:
+            raise SparseGateError(
+                f"outputs is {beat}, expected 1 where lanes take turns: {self.lanes} lanes serve {self.clusters} clusters"
+            )
+        last = self.program.phases[-1]
+        for what, count in (("blocks", last.block), ("frames", last.units)):
+            if count % beat:
+                raise SparseGateError(
+                    f"outputs is {beat}, expected a divisor of the {count} values in the last layer's {what}"
+                )
+
+    @property
+    def output_beats(self) -> int:
+        """Beats of an output frame, of ``config.outputs`` values each."""
+        return self.program.outputs // self.config.outputs
 
     def _measure(self, phase: Phase) -> Geometry:
         packed = self.cluster // phase.gates

@@ -187,6 +187,16 @@ class Pins:
         """The simulation ends with the test."""
 
 
+def test_a_board_takes_beats_of_outputs_one_by_one():
+    x = np.random.default_rng(0).normal(size=(4, 6, 3))
+    program = quantize(synthetic.network(3, [synthetic.Shape("lstm", 8, NM(1, 4), NM(1, 4))], 0), x)
+    engine = Engine(program, HardwareConfig(rows=4, outputs=4))
+    pins = Pins(Board(engine, program, CLOCK, BAUD, timeout_s=500e-6), spoil=())
+    raw = synthetic.stimulus(program.input_format, 1, 3, 3, seed=4)
+    result = host.run(pins, program, raw, np.array([3]), timeout=60)
+    assert (result.mismatches, result.values_compared) == (0, 24)
+
+
 def test_the_host_runs_sequences_through_the_pins():
     program = make_program()
     pins = Pins(make_board(program), spoil=(0, 2, 6))

@@ -5,9 +5,10 @@ import random
 import numpy as np
 import pytest
 
+from sparsegate.layout import Layout
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape
-from sparsegate_hw.output import OutputBuffer, finals
+from sparsegate_hw.output import OneByOne, OutputBuffer, finals
 from tests.hw.blocks import both_ways, simulate, small_layout
 
 LSTM = (Shape("lstm", 10, NM(1, 4), NM(1, 4)),)
@@ -31,7 +32,57 @@ GRU = Shape("gru", 5, NM(1, 2), NM(1, 2), both=True)
 def test_frames_leave_in_unit_order(
     shapes: tuple[Shape, ...], rows: int, lanes: int, cluster: int | None, stall: float
 ) -> None:
-    layout = small_layout(rows, 1, lanes, shapes, {"cluster": cluster})
+    check(small_layout(rows, 1, lanes, shapes, {"cluster": cluster}), stall)
+
+
+@pytest.mark.parametrize(
+    ("units", "block", "clusters", "beat"),
+    [(12, 4, 2, 2), (12, 4, 2, 4), (8, 8, 1, 8), (40, 16, 2, 8), (48, 8, 3, 8)],
+)
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_a_beat_carries_consecutive_units(units: int, block: int, clusters: int, beat: int, stall: float) -> None:
+    pattern = NM(1, block)
+    check(small_layout(clusters, 1, None, (Shape("linear", units, pattern),), {"outputs": beat}), stall)
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_beats_are_given_one_by_one(stall: float) -> None:
+    dut = OneByOne(6, 4)
+    rng = random.Random(1)
+    beats = [([rng.randint(-32, 31) for _ in range(4)], number % 3 == 2) for number in range(12)]
+    got: list[tuple[int, int]] = []
+
+    async def sink(ctx):
+        while True:
+            ready = int(rng.random() >= stall)
+            ctx.set(dut.o.ready, ready)
+            _, _, valid, value, last = await ctx.tick().sample(dut.o.valid, dut.o.payload.data, dut.o.payload.last)
+            if valid and ready:
+                got.append((value, last))
+
+    async def testbench(ctx):
+        cycles = 0
+        for values, last in beats:
+            ctx.set(dut.i.payload, {"data": values, "last": int(last)})
+            ctx.set(dut.i.valid, 1)
+            ready = 0
+            while not ready:
+                _, _, ready = await ctx.tick().sample(dut.i.ready)
+                cycles += 1
+            if rng.random() < stall:
+                ctx.set(dut.i.valid, 0)
+                await ctx.tick().repeat(2)
+        assert stall or cycles == 4 * len(beats)
+
+    simulate(dut, sink, testbench)
+    assert got == [
+        (value, int(last and place == 3)) for values, last in beats for place, value in enumerate(values)
+    ]
+
+
+def check(layout: Layout, stall: float) -> None:
+    """Frames of every pass, in any order, against the layout's places."""
+    rows, lanes, beat = layout.rows, layout.lanes, layout.config.outputs
     dut = OutputBuffer(layout)
     rng = random.Random(rows)
     order = [run for run in range(len(layout.passes)) for _ in range(3)]
@@ -50,9 +101,10 @@ def test_frames_leave_in_unit_order(
         while True:
             ready = int(rng.random() >= stall)
             ctx.set(dut.o.ready, ready)
-            _, _, valid, value, last = await ctx.tick().sample(dut.o.valid, dut.o.payload.data, dut.o.payload.last)
+            _, _, valid, data, last = await ctx.tick().sample(dut.o.valid, dut.o.payload.data, dut.o.payload.last)
             if valid and ready:
-                got.append((value, last))
+                values = [data] if beat == 1 else list(data)
+                got.extend((value, last if place == beat - 1 else 0) for place, value in enumerate(values))
 
     async def testbench(ctx):
         for number, (run, phase, values) in enumerate(zip(order, phases, frames, strict=True)):
@@ -87,4 +139,4 @@ def test_frames_leave_in_unit_order(
     expected[-1] = (expected[-1][0], 1)
     assert got == expected
     if not stall:
-        assert waits == [phase.phase.units for phase in phases]
+        assert waits == [phase.phase.units // beat for phase in phases]

@@ -17,6 +17,8 @@ from tests.sim.drawn import states
 from tests.sim.shapes import FIXED, Case
 
 CASE = FIXED["ragged"]
+# a payload of 81 bits: more than a word
+BEATS = Case(3, (Shape("lstm", 16, NM(1, 8), NM(1, 8)),), HardwareConfig(8, 2, outputs=8), bits=10)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +34,9 @@ def test_ports_are_those_of_the_component(engine) -> None:
 
 
 @pytest.mark.verilator
-@pytest.mark.parametrize("name", ["ragged", "both"])
+@pytest.mark.parametrize("name", ["ragged", "both", "beats"])
 def test_recordings_are_those_of_the_driver(name: str, tmp_path) -> None:
-    case = FIXED[name]
+    case = BEATS if name == "beats" else FIXED[name]
     program, layout = case.program, Layout(case.program, case.config)
     text = convert(Engine(program, case.config), TOP)
     ports = drive.verilog_ports(text, TOP)
@@ -46,7 +48,7 @@ def test_recordings_are_those_of_the_driver(name: str, tmp_path) -> None:
         given = states(program, len(raw), seed=1)
         options = {"state_in": frames.words(layout, given, len(raw)), "states": sum(frames.sizes(layout)) * len(raw)}
     for stalls in (None, 0, 12345678901234567890):
-        work = drive.plan(program, raw, lengths, stalls=stalls, **options)
+        work = drive.plan(program, raw, lengths, stalls=stalls, beat=case.config.outputs, **options)
         quick = emulate.run(built, work, ports, tmp_path)
         slow, _, _ = record(Engine(program, case.config), work, simulator="amaranth")
         assert len(quick.state_data) == work.states

@@ -157,6 +157,54 @@ def test_fixed_shapes_on_amaranth(name: str) -> None:
     run(SHAPES[name], "amaranth")
 
 
+# values a beat: blocks as long as a beat and longer, a lane with one beat and with many, payloads of up to 81 bits
+BEATS = {
+    "two of a layer": Case(4, (Shape("lstm", 12, NM(1, 4), NM(1, 4)),), array(4, 3, outputs=2), stalls=1),
+    "four of a block of four": Case(3, (Shape("gru", 8, NM(1, 4), NM(2, 4)),), array(3, outputs=4, states=True), stalls=2),
+    "four, two groups, a short last block": Case(
+        5, (Shape("lstm", 20, NM(1, 8), NM(1, 8)),), array(4, 2, groups=2, outputs=4), stalls=3
+    ),
+    "eight of a projection": Case(
+        6, (replace(PROJECTED, units=16, outputs=16, pattern_p=NM(1, 8)),), array(4, 2, outputs=8), stalls=4
+    ),
+    "eight of a head on the last step": Case(
+        4,
+        (Shape("lstm", 6, NM(1, 2), NM(1, 2)), Shape("linear", 24, NM(1, 8), when="last")),
+        array(4, outputs=8),
+        stalls=5,
+    ),
+    "eight of ten bits": Case(
+        3,
+        (Shape("lstm", 32, NM(1, 16), NM(1, 16)),),
+        array(4, outputs=8),
+        QuantizeConfig(activation_bits=10),
+        lengths=(6, 1),
+        stalls=6,
+    ),
+    "a beat a frame": Case(2, (Shape("rnn_tanh", 8, NM(1, 8), NM(1, 8)),), array(1, 1, outputs=8), lengths=(9,), stalls=7),
+}
+
+
+@pytest.mark.icarus
+@pytest.mark.parametrize("name", BEATS)
+def test_several_output_values_a_beat(name: str) -> None:
+    """To the cycle, and with back-pressure on the beats."""
+    case = BEATS[name]
+    program = case.program()
+    run(replace(case, stalls=None), program=program)
+    run(case, "amaranth", program)
+
+
+@pytest.mark.icarus
+def test_a_frame_in_beats_no_longer_bounds_a_quiet_step() -> None:
+    """Where nothing moves, a step takes as long as its output frame does, so a beat of eight values shows in the cycles."""
+    slow = Case(2, (Shape("lstm", 64, NM(1, 8), NM(1, 8)),), array(4, 4), thresholds=(1 << 15,), lengths=(10,))
+    fast = replace(slow, hardware=replace(slow.hardware, outputs=8))
+    program = slow.program()
+    before, after = (int(np.diff(run(case, program=program).step_end[0, 4:]).max()) for case in (slow, fast))
+    assert before - after >= 20, (before, after)
+
+
 def drawn(seed: int, simulator: str) -> None:
     case = draw(seed, units=16)
     program = case.program()

@@ -129,6 +129,21 @@ def test_a_wide_output_bounds_the_rate_of_idle_steps() -> None:
     assert apart[1:].tolist() == [1 + 150 + positions + latency] * 3
 
 
+def test_a_beat_of_outputs_shortens_idle_steps() -> None:
+    small = program(1, Shape("lstm", 1), Shape("linear", 160, NM(1, 8)))
+    raw = np.zeros((1, 5, 1), int)
+    found = [
+        np.diff(cycles.predict(golden.run(small, raw), Layout(small, HardwareConfig(64, outputs=beat))).end[0])[1:]
+        for beat in (1, 2, 8)
+    ]
+    # frames of 160, 80 and 20 beats; at last the phases themselves are slower than the frame
+    positions = Layout(small, HardwareConfig(64)).phases[1].positions
+    latency = timing.result_latency(small.phases[1].spec, 0, 1)
+    assert found[0].tolist() == [1 + 160 + positions + latency] * 3
+    assert found[1].tolist() == [1 + 80 + positions + latency] * 3
+    assert (found[2] < found[1]).all()
+
+
 def test_last_only_head_takes_what_is_held() -> None:
     shapes = (Shape("lstm", 8, NM(1, 4), NM(1, 4)), Shape("linear", 3, when="last"))
     small = program(3, *shapes)

@@ -308,11 +308,33 @@ def test_passes_share_accumulators_but_not_states() -> None:
         (dict(rows=8, multiplier=9), "is wider than the multiplier's 9 bits"),
         (dict(rows=0), "rows is 0, expected 1 or more"),
         (dict(groups=-1), "groups is -1, expected 1 or more"),
+        (dict(outputs=0), "outputs is 0, expected 1 or more"),
+        (dict(outputs=3), "outputs is 3, expected a power of two of at most 64 values a cycle"),
+        (dict(outputs=128), "outputs is 128, expected a power of two of at most 64"),
+        (dict(outputs=2), "outputs is 2, expected a divisor of the 1 values in the last layer's blocks"),
     ],
 )
 def test_refuses_what_does_not_fit(config: dict[str, int], sentence: str) -> None:
     with pytest.raises(SparseGateError, match=sentence):
         Layout(program(3, Shape("lstm", 8)), HardwareConfig(**config))
+
+
+@pytest.mark.parametrize(
+    ("shape", "config", "sentence"),
+    [
+        (Shape("lstm", 8, NM(1, 4), NM(1, 4)), dict(outputs=8), "a divisor of the 4 values in the last layer's blocks"),
+        (Shape("lstm", 10, NM(1, 4), NM(1, 4)), dict(outputs=4), "a divisor of the 10 values in the last layer's frames"),
+        (
+            Shape("lstm", 16, NM(1, 4), NM(1, 4)),
+            dict(lanes=1, outputs=4),
+            "outputs is 4, expected 1 where lanes take turns: 1 lanes serve 2 clusters",
+        ),
+        (Shape("lstm", 8, NM(1, 4), NM(1, 4), both=True), dict(outputs=2), "expected 1: the Program looks both ways"),
+    ],
+)
+def test_beats_of_outputs_lie_in_one_block(shape: Shape, config: dict[str, int], sentence: str) -> None:
+    with pytest.raises(SparseGateError, match=sentence):
+        Layout(program(3, shape), HardwareConfig(8, **config))
 
 
 def test_quantization_keeps_shifted_deltas_within_the_multiplier() -> None:

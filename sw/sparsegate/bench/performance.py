@@ -153,8 +153,8 @@ def limits(layout: Layout) -> dict[str, Any]:
     """What bounds a step with nothing skipped, in cycles, were everything else for nothing; and the memory that weights take.
 
     ``multipliers``: an entry a PE and cycle. ``array``: the same with idle rows, padding and groups of unequal length.
-    ``read_out``: an accumulator of every PE row a cycle. ``cell_lanes``: a unit a lane and cycle. ``input``, ``output``: a value a
-    cycle.
+    ``read_out``: an accumulator of every PE row a cycle. ``cell_lanes``: a unit a lane and cycle. ``input``: a value a
+    cycle. ``output``: ``config.outputs`` values a cycle.
     """
     program = layout.program
     numbers = [number for number in range(len(layout.phases)) if layout.every_step(number)]
@@ -178,7 +178,7 @@ def limits(layout: Layout) -> dict[str, Any]:
             "read_out": positions,
             "cell_lanes": round(units / layout.lanes, 2),
             "input": program.inputs,
-            "output": program.outputs if streams_out else 0,
+            "output": layout.output_beats if streams_out else 0,
         },
         "weight_bits": stored,
         "weight_memory_bits": layout.config.pes * layout.weight_depth * layout.entry_width,

@@ -56,7 +56,7 @@ it the engine is. Made from `benchmarks/performance.json` by `make bench-perform
 
 - **multipliers**: nonzeros ÷ PEs, with the places that idle because blocks do not divide by PE rows, and columns not by groups.
 - **read-out**: one accumulator of every PE row leaves in a cycle. **cell lanes**: one unit a lane and cycle.
-- **input**, **output**: one value a cycle.
+- **input**: one value a cycle. **output**: `outputs` of the array's configuration, 1 unless it says otherwise.
 - **bound**: the largest of these; nothing that shares an array of this size can be faster. **distance**: cycles ÷ bound.
 - **chip**: nonzeros ÷ all multipliers of the device, were every one of them a PE.
 - **memory**: bits of the nonzeros with their indices, of the memories that hold them, and of all block RAM of the device.

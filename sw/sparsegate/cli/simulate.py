@@ -15,6 +15,7 @@ from sparsegate.cli.options import (
     Groups,
     Json,
     Lanes,
+    Outputs,
     ProgramPath,
     Rows,
     States,
@@ -45,6 +46,7 @@ def simulate(
     rows: Rows = None,
     groups: Groups = None,
     lanes: Lanes = None,
+    outputs: Outputs = None,
     steps: Steps = None,
     states: States = None,
     threshold: Thresholds = None,
@@ -63,7 +65,7 @@ def simulate(
 
     Example: [bold]sparsegate simulate build/program.safetensors --simulator icarus --sequences 4[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states)
+    compiled = open_program(program, rows, groups, lanes, steps, states, outputs)
     dataset = open_data(data, compiled.program.inputs)
     thresholds = chosen_thresholds(compiled.program, threshold)
     with console.task(f"simulate {min(sequences, len(dataset.length_test))} sequences with {simulator.value}"):
