@@ -11,6 +11,7 @@ from sparsegate import console
 from sparsegate.cli.options import (
     MANIFEST,
     PROGRAM_FILE,
+    Banks,
     Compiled,
     Groups,
     Json,
@@ -33,6 +34,7 @@ def compile_(
     rows: Rows = None,
     groups: Groups = None,
     lanes: Lanes = None,
+    banks: Banks = None,
     steps: Steps = None,
     states: States = None,
     data: OptionalData = None,
@@ -47,7 +49,7 @@ def compile_(
 
     Example: [bold]sparsegate compile build/program.safetensors --rows 8 --groups 1 --data vowels[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states)
+    compiled = open_program(program, rows, groups, lanes, steps, states, banks)
     dataset = None if data is None else open_data(data, compiled.program.inputs)
     with console.task("compile"):
         made, result = build(compiled, out)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Groups, Json, Lanes, Rows, open_program
+from sparsegate.cli.options import Banks, Groups, Json, Lanes, Rows, open_program
 
 
 def estimate(
@@ -19,6 +19,7 @@ def estimate(
     rows: Rows = None,
     groups: Groups = None,
     lanes: Lanes = None,
+    banks: Banks = None,
     device: Annotated[
         str, typer.Option("--device", help="Device whose block RAMs and multipliers are counted.")
     ] = "LFE5U-85F",
@@ -57,7 +58,7 @@ def estimate(
         for row in result["errors"]:
             table.append((row["name"], _errors(row)))
     if program is not None:
-        compiled = open_program(program, rows, groups, lanes)
+        compiled = open_program(program, rows, groups, lanes, banks=banks)
         with console.task("estimate"):
             if fit is not None:
                 found = rules.fit(compiled.program, fit, compiled.config)

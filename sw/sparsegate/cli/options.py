@@ -59,6 +59,12 @@ Rows = Annotated[
 ]
 Groups = Annotated[int | None, typer.Option("--groups", help="Column groups of the array (Pc). Default: 1.")]
 Lanes = Annotated[int | None, typer.Option("--lanes", help="Cell lanes. Default: one for each cluster of PE rows.")]
+Banks = Annotated[
+    int | None,
+    typer.Option(
+        "--banks", help="Most banks of accumulators; 1 for devices with few block RAMs. Default: as overlap wants."
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option("--steps", help="Longest sequence that the buffer of a network in both directions of time holds."),
@@ -98,6 +104,7 @@ def open_program(
     lanes: int | None = None,
     steps: int | None = None,
     states: bool | None = None,
+    banks: int | None = None,
 ) -> Compiled:
     """Read a Program file, or a compiled folder with its array. Another array than the folder's is a new compilation."""
     from dataclasses import replace
@@ -107,7 +114,7 @@ def open_program(
     from sparsegate.layout import HardwareConfig
     from sparsegate.program import Program
 
-    given = {"rows": rows, "groups": groups, "lanes": lanes, "steps": steps, "states": states}
+    given = {"rows": rows, "groups": groups, "lanes": lanes, "steps": steps, "states": states, "banks": banks}
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if not path.is_dir():
         program = Program.load(path)

@@ -10,6 +10,7 @@ import typer
 
 from sparsegate import console
 from sparsegate.cli.options import (
+    Banks,
     Compiled,
     Data,
     Groups,
@@ -45,6 +46,7 @@ def simulate(
     rows: Rows = None,
     groups: Groups = None,
     lanes: Lanes = None,
+    banks: Banks = None,
     steps: Steps = None,
     states: States = None,
     threshold: Thresholds = None,
@@ -63,7 +65,7 @@ def simulate(
 
     Example: [bold]sparsegate simulate build/program.safetensors --simulator icarus --sequences 4[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states)
+    compiled = open_program(program, rows, groups, lanes, steps, states, banks)
     dataset = open_data(data, compiled.program.inputs)
     thresholds = chosen_thresholds(compiled.program, threshold)
     with console.task(f"simulate {min(sequences, len(dataset.length_test))} sequences with {simulator.value}"):
