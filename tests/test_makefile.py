@@ -93,7 +93,10 @@ def test_missing_packages_are_named(bare):
     programs = ready(bare)
     run = make(bare, "system", PATH=str(programs))
     assert run.returncode != 0
-    assert "Not installed: iverilog fpga-icestorm g++ perl. To install: sudo apt-get install iverilog fpga-icestorm g++ perl" in run.stderr
+    assert (
+        "Not installed: iverilog fpga-icestorm g++ perl. To install: sudo apt-get install iverilog fpga-icestorm g++ perl"
+        in run.stderr
+    )
     assert "Verilator cannot build a simulation without g++ and perl." in run.stderr
 
 

@@ -64,8 +64,8 @@ class Packet(wiring.Component):
     done : Out(1)
         The last step that was run ended its sequence.
 
-    Timing: inputs of a step reach the engine at one a cycle, and outputs of a whole step fit a buffer, so that the engine
-    never waits for the UART.
+    Timing: inputs of a step reach the engine at one a cycle. Its outputs wait in its own buffer until they are stored for the
+    reply, ``1 + value_bytes`` cycles each; a step is done before, so the engine never waits for the UART.
     """
 
     def __init__(self, program: Program, clock_hz: int, timeout: int, gap: int) -> None:
@@ -125,8 +125,6 @@ class Packet(wiring.Component):
         flush = Signal()
         words_in = fifo.SyncFIFOBuffered(width=word_width, depth=max(inputs, len(self.thresholds)))
         m.submodules.words_in = ResetInserter(flush)(words_in)
-        values_out = fifo.SyncFIFOBuffered(width=y_width, depth=outputs)
-        m.submodules.values_out = values_out
 
         low = Signal(8)
         odd = Signal()  # the byte before was the low half of a value
@@ -165,11 +163,6 @@ class Packet(wiring.Component):
             m.d.sync += cycles.eq(cycles + 1)
         with m.If(self.step_done):
             m.d.sync += [running.eq(0), stepped.eq(1)]
-        m.d.comb += [
-            values_out.w_data.eq(self.y.payload.data),
-            values_out.w_en.eq(self.y.valid),
-            self.y.ready.eq(values_out.w_rdy),
-        ]
         # the Program's own thresholds, until a host sets others
         thresholds = [Signal(16, name=f"threshold_{number}") for number in range(len(self.thresholds))]
         m.d.comb += [port.eq(register) for port, register in zip(self.threshold, thresholds, strict=True)]
@@ -369,9 +362,9 @@ class Packet(wiring.Component):
                         m.d.sync += [is_open.eq(~closing), self.done.eq(closing), position.eq(5)]
                         m.next = "COLLECT"
             with m.State("COLLECT"):
-                with m.If(gives & (taken != outputs)), m.If(values_out.r_rdy):
-                    m.d.comb += values_out.r_en.eq(1)
-                    m.d.sync += [value.eq(values_out.r_data.as_signed()), taken.eq(taken + 1), byte.eq(0)]
+                with m.If(gives & (taken != outputs)), m.If(self.y.valid):
+                    m.d.comb += self.y.ready.eq(1)
+                    m.d.sync += [value.eq(self.y.payload.data), taken.eq(taken + 1), byte.eq(0)]
                     m.next = "STORE"
                 with m.Elif(stepped):
                     m.d.sync += [position.eq(0), word.eq(cycles)]

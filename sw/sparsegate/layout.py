@@ -44,7 +44,8 @@ class HardwareConfig:
     lanes (default: one per cluster); ``multiplier`` is the widest operand that the target's multiplier takes (18 bits on ECP5,
     16 on iCE40). ``states``: with ports for initial and final states. ``steps``: the longest sequence that a Program with layers in
     both directions of time may be given, as it must be buffered. ``outputs``: values of an output frame that the engine gives a
-    cycle, a power of two. At most 4096 PEs.
+    cycle, a power of two. ``banks``: the most banks of accumulators; with one, a phase is dispatched only after the read-out of the
+    one before, but small memories are not split further. At most 4096 PEs.
     """
 
     rows: int = 8
@@ -55,9 +56,10 @@ class HardwareConfig:
     states: bool = False
     steps: int = 128
     outputs: int = 1
+    banks: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps", "outputs"):
+        for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps", "outputs", "banks"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -270,18 +272,19 @@ class Layout:
         """Banks of accumulators, the depth of one, and every phase's first address.
 
         A phase is dispatched while the one before is read out, so phases that follow one another lie in banks of their own: two
-        in turn, and a third for the last of an odd number, which the first one follows. A bank is the high bits of an address.
-        Passes never run at the same time, so they share the banks.
+        in turn, and a third for the last of an odd number, which the first one follows; fewer where the configuration has
+        fewer. A bank is the high bits of an address. Passes never run at the same time, so they share the banks.
         """
         found: list[tuple[int, int]] = []  # bank and place in it
         depth = banks = 1
         for this in self.program.passes:
             first = len(found)
             count = sum(len(self.program.layers[number].phases) for number in this.layers)
-            fill = [0] * min(count, 2 + count % 2)
+            fill = [0] * min(count, 2 + count % 2, self.config.banks)
             for at in range(count):
                 shape = self._geometry[first + at]
                 bank = 2 if count > 1 and count % 2 and at == count - 1 else at % 2
+                bank = min(bank, len(fill) - 1)
                 found.append((bank, fill[bank]))
                 fill[bank] += shape.slots * shape.phase.block
             banks, depth = max(banks, len(fill)), max(depth, *fill)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig, quantize
 from sparsegate_hw import netlist
 from sparsegate_hw.engine import Engine
+from sparsegate_hw.primitives import Fabric
 
 pytestmark = [
     pytest.mark.synth,
@@ -69,28 +71,18 @@ def icarus(folder, written):
     return [line for line in run.stdout.splitlines() if "$finish" not in line]
 
 
-def test_netlist_equals_golden(tmp_path):
-    bits = 7
-    shapes = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", 2)]
-    x = np.random.default_rng(0).normal(size=(4, 6, 3))
-    program = quantize(synthetic.network(3, shapes, 0), x, config=QuantizeConfig(activation_bits=bits))
-    raw = synthetic.stimulus(program.input_format, 4, 6, 3, seed=2)
-    lengths = np.array([6, 1, 4, 6])
-    thresholds = (2, 1, 0)
-    expected = golden.run(program, raw, lengths, thresholds)
-    written = netlist.write(Engine(program, HardwareConfig(rows=4)), tmp_path, "engine")
-    counts = written.report.read_text()
-    for primitive in ("DP16KD", "MULT18X18D", "TRELLIS_DPR16X4"):  # none of them was mapped away
-        assert primitive in counts
-
+def compare(tmp_path, program, config, fabric, raw, lengths, thresholds, expected):
+    """Outputs of a Program's synthesized netlist under random stalls, and the golden model's."""
+    written = netlist.write(Engine(program, config), tmp_path, "engine", fabric=fabric)
+    bits = program.input_format.width
     items, wanted = [], []
     for n, length in enumerate(lengths):
         for t in range(length):
-            for column in range(3):
-                last = t == length - 1 and column == 2
+            for column in range(program.inputs):
+                last = t == length - 1 and column == program.inputs - 1
                 items.append((int(raw[n, t, column]) & ((1 << bits) - 1)) | last << bits)
-            for unit in range(2):
-                wanted.append(f"{expected.outputs[n, t, unit]} {int(t == length - 1 and unit == 1)}")
+            for unit in range(program.outputs if t == length - 1 or program.layers[-1].when != "last" else 0):
+                wanted.append(f"{expected.outputs[n, t, unit]} {int(t == length - 1 and unit == program.outputs - 1)}")
     (tmp_path / "stimulus.hex").write_text("\n".join(f"{item:x}" for item in items))
     bench = BENCH.format(
         x_bits=bits,
@@ -102,6 +94,31 @@ def test_netlist_equals_golden(tmp_path):
     )
     (tmp_path / "bench.v").write_text(bench)
     assert icarus(tmp_path, written) == wanted
+    return written.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("fabric", "primitives"),
+    [
+        (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D", "TRELLIS_DPR16X4")),
+        (Fabric("ice40", 8), ("SB_RAM40_4K", "SB_MAC16")),
+        (Fabric("ice40", 0), ("SB_RAM40_4K",)),
+    ],
+    ids=["ecp5", "ice40", "ice40-logic"],
+)
+def test_netlist_equals_golden(tmp_path, fabric, primitives):
+    bits = 7
+    shapes = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", 2)]
+    x = np.random.default_rng(0).normal(size=(4, 6, 3))
+    program = quantize(synthetic.network(3, shapes, 0), x, config=QuantizeConfig(activation_bits=bits, operand_bits=16))
+    raw = synthetic.stimulus(program.input_format, 4, 6, 3, seed=2)
+    lengths = np.array([6, 1, 4, 6])
+    thresholds = (2, 1, 0)
+    expected = golden.run(program, raw, lengths, thresholds)
+    fabric = replace(fabric)  # it counts down
+    counts = compare(tmp_path, program, HardwareConfig(rows=4), fabric, raw, lengths, thresholds, expected)
+    for primitive in primitives:  # none of them was mapped away
+        assert primitive in counts
 
 
 class Exerciser(wiring.Component):

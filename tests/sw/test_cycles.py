@@ -210,6 +210,15 @@ def test_phases_of_different_banks_hide_read_out_and_cells() -> None:
     predicted = cycles.predict(dense_run(large, 256, 4), layout)
     assert np.diff(predicted.end[0])[-1] == predicted.beats[0, -1] + 3 * (timing.DISPATCH + 1)
     assert predicted.imbalance < 1.02
+    # with fewer banks a dispatch waits for the read-out before it more often
+    depths, steps = [], []
+    for banks in (3, 2, 1):
+        fewer = Layout(large, HardwareConfig(32, 3, banks=banks))
+        assert fewer.acc_banks == banks
+        depths.append(fewer.acc_depth)
+        steps.append(np.diff(cycles.predict(dense_run(large, 256, 4), fewer).end[0])[-1])
+    assert depths == [96, 64 * 2, 96]
+    assert steps[0] < steps[1] < steps[2]
 
 
 def test_frames_apart_show_the_latency_of_a_step() -> None:

@@ -38,6 +38,17 @@ FLOOR = 1e-6
 """Power below this counts as this much, before the logarithm."""
 LARGE = QuantizeConfig(table_bits=7)
 """Of the largest arrays: interpolated tables are small enough for logic, so that block RAM is left to the weights."""
+SMALL = QuantizeConfig(
+    activation_bits=5,
+    weight_bits=5,
+    pre_bits=9,
+    table_bits=8,
+    state_bits=12,
+    output_bits=12,
+    calibration="mse",
+    operand_bits=16,
+)
+"""Of an iCE40 UP5K with its 30 block RAMs: one for a PE's accumulators, one for a table, two for a PE's weights."""
 FRAMES = 24
 """Steps of random inputs, where the data are missing."""
 
@@ -103,17 +114,17 @@ def vowels(folder: Path, work: Path) -> Work:
         data = datasets.japanese_vowels()
         network = train.train_float(data, hidden=64, epochs=first, seed=SEED, when="last")
         network = train.prune_and_finetune(network, data, "1:8", epochs=second, seed=SEED)
-        program = quantize.quantize(network, data.x_train, data.length_train)
+        program = quantize.quantize(network, data.x_train, data.length_train, SMALL)
         reached = train.accuracy(program, data.x_test, data.length_test, data.y_test)
         return Work(
             program,
             *_utterances(data, program),
-            f"trained here, pruned to 1:8, dense head on the last step; golden accuracy {100 * reached:.1f} % of"
-            f" {len(data.y_test)} test utterances",
+            "trained here, pruned to 1:8, dense head on the last step, weights and activations of 5 bits; golden accuracy"
+            f" {100 * reached:.1f} % of {len(data.y_test)} test utterances",
             f"{CLIPS} test utterances of JapaneseVowels",
         )
 
-    return _kept(work, "vowels", f"{first} {second} {SEED}", made)
+    return _kept(work, "vowels", f"{first} {second} {SEED} {SMALL}", made)
 
 
 def _utterances(data: datasets.Dataset, program: Program) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -315,7 +326,7 @@ WORKLOADS: dict[str, Workload] = {
             "vowels",
             "trained LSTM 12→64 at 1:8 with a head of 9 classes",
             "iCE40UP5K",
-            HardwareConfig(rows=4, multiplier=16),
+            HardwareConfig(rows=4, multiplier=16, banks=1),
             vowels,
             (ECITON,),
         ),

@@ -11,6 +11,7 @@ from sparsegate import console
 from sparsegate.cli.options import (
     MANIFEST,
     PROGRAM_FILE,
+    Banks,
     Compiled,
     Groups,
     Json,
@@ -35,6 +36,7 @@ def compile_(
     groups: Groups = None,
     lanes: Lanes = None,
     outputs: Outputs = None,
+    banks: Banks = None,
     steps: Steps = None,
     states: States = None,
     data: OptionalData = None,
@@ -49,7 +51,7 @@ def compile_(
 
     Example: [bold]sparsegate compile build/program.safetensors --rows 8 --groups 1 --data vowels[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states, outputs)
+    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks)
     dataset = None if data is None else open_data(data, compiled.program.inputs)
     with console.task("compile"):
         made, result = build(compiled, out)

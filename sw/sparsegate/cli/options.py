@@ -61,7 +61,15 @@ Groups = Annotated[int | None, typer.Option("--groups", help="Column groups of t
 Lanes = Annotated[int | None, typer.Option("--lanes", help="Cell lanes. Default: one for each cluster of PE rows.")]
 Outputs = Annotated[
     int | None,
-    typer.Option("--outputs", help="Values of the output frame a cycle: 1 or a power of two that divides the last block."),
+    typer.Option(
+        "--outputs", help="Values of the output frame a cycle: 1 or a power of two that divides the last block."
+    ),
+]
+Banks = Annotated[
+    int | None,
+    typer.Option(
+        "--banks", help="Most banks of accumulators; 1 for devices with few block RAMs. Default: as overlap wants."
+    ),
 ]
 Steps = Annotated[
     int | None,
@@ -103,6 +111,7 @@ def open_program(
     steps: int | None = None,
     states: bool | None = None,
     outputs: int | None = None,
+    banks: int | None = None,
 ) -> Compiled:
     """Read a Program file, or a compiled folder with its array. Another array than the folder's is a new compilation."""
     from dataclasses import replace
@@ -112,7 +121,15 @@ def open_program(
     from sparsegate.layout import HardwareConfig
     from sparsegate.program import Program
 
-    given = {"rows": rows, "groups": groups, "lanes": lanes, "steps": steps, "states": states, "outputs": outputs}
+    given = {
+        "rows": rows,
+        "groups": groups,
+        "lanes": lanes,
+        "steps": steps,
+        "states": states,
+        "outputs": outputs,
+        "banks": banks,
+    }
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if not path.is_dir():
         program = Program.load(path)

@@ -10,6 +10,7 @@ import typer
 
 from sparsegate import console
 from sparsegate.cli.options import (
+    Banks,
     Compiled,
     Data,
     Groups,
@@ -47,6 +48,7 @@ def simulate(
     groups: Groups = None,
     lanes: Lanes = None,
     outputs: Outputs = None,
+    banks: Banks = None,
     steps: Steps = None,
     states: States = None,
     threshold: Thresholds = None,
@@ -65,7 +67,7 @@ def simulate(
 
     Example: [bold]sparsegate simulate build/program.safetensors --simulator icarus --sequences 4[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states, outputs)
+    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks)
     dataset = open_data(data, compiled.program.inputs)
     thresholds = chosen_thresholds(compiled.program, threshold)
     with console.task(f"simulate {min(sequences, len(dataset.length_test))} sequences with {simulator.value}"):

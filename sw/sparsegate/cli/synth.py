@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Compiled, Groups, Json, Lanes, Outputs, ProgramPath, Rows, open_program
+from sparsegate.cli.options import Banks, Compiled, Groups, Json, Lanes, Outputs, ProgramPath, Rows, open_program
 
 DEFAULT_BOARD = "ulx3s-85f"
 
@@ -30,6 +30,7 @@ def synth(
     groups: Groups = None,
     lanes: Lanes = None,
     outputs: Outputs = None,
+    banks: Banks = None,
     mhz: Annotated[float | None, typer.Option("--mhz", help="Clock to build for. Default: the device's.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the placement.")] = 1,
     seeds: Annotated[
@@ -56,7 +57,7 @@ def synth(
 
     Example: [bold]sparsegate synth build/program.safetensors --board ulx3s-85f[/]
     """
-    compiled = open_program(program, rows, groups, lanes, outputs=outputs)
+    compiled = open_program(program, rows, groups, lanes, outputs=outputs, banks=banks)
     with console.task("synthesize") as task:
         frequency = None if mhz is None else round(mhz * 1e6)
         result = implement(

@@ -1,0 +1,64 @@
+"""The vowels workload on an iCE40 UP5K: its own bitstream and its netlist run real utterances."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sparsegate import golden
+from sparsegate.bench.workloads import WORKLOADS
+from sparsegate_hw import synth
+from sparsegate_hw.boards import target
+from tests.hw import bitstream
+from tests.hw.test_netlist import compare
+
+VOWELS = WORKLOADS["vowels"]
+CLOCK, BAUD = 12_000_000, 1_000_000
+UTTERANCES = 2
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vowels")
+    return VOWELS.make(folder, folder)
+
+
+@bitstream.needed
+def test_the_bitstream_of_a_up5k_gives_the_golden_integers(tmp_path, work):
+    """Multipliers in logic, the board's own clock: icebox_vlog knows neither SB_MAC16 nor a PLL."""
+    built = synth.synthesize(
+        work.program,
+        VOWELS.config,
+        board="icebreaker",
+        multipliers="logic",
+        frequency_hz=CLOCK,
+        baud=BAUD,
+        folder=tmp_path,
+        attempts=1,
+    )
+    assert built.dsp == 0
+    chip = (built.bitstream, built.bitstream.parent / "top.pcf", CLOCK, BAUD)
+    bitstream.check(tmp_path, chip, work.program, VOWELS.config, work.raw[:UTTERANCES], work.lengths[:UTTERANCES])
+
+
+@pytest.mark.synth
+@pytest.mark.icarus
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
+def test_the_netlist_with_sb_mac16_gives_the_golden_integers(tmp_path, work):
+    program, raw, lengths = work.program, work.raw, work.lengths
+    config = replace(VOWELS.config, multiplier=16)
+    expected = golden.run(program, raw, lengths)
+    fabric = target(device=VOWELS.device).fabric()
+    counts = compare(tmp_path, program, config, fabric, raw, np.asarray(lengths), program.thresholds, expected)
+    assert re.search(r"\b7 +SB_MAC16\b", counts)  # one a PE, three in the lane
