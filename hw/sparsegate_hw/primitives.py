@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from amaranth.hdl import Array, Cat, ClockSignal, Const, Instance, Module, Mux, ResetSignal, Signal, Value, signed
 from amaranth.lib import wiring
@@ -33,7 +33,7 @@ class Fabric:
     elaborated, so a design needs a new one.
     """
 
-    family: Literal["ecp5", "ice40"]
+    family: str
     multipliers: int
 
     def take(self, multipliers: int) -> bool:
