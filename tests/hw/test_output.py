@@ -75,9 +75,7 @@ def test_beats_are_given_one_by_one(stall: float) -> None:
         assert stall or cycles == 4 * len(beats)
 
     simulate(dut, sink, testbench)
-    assert got == [
-        (value, int(last and place == 3)) for values, last in beats for place, value in enumerate(values)
-    ]
+    assert got == [(value, int(last and place == 3)) for values, last in beats for place, value in enumerate(values)]
 
 
 def check(layout: Layout, stall: float) -> None:

@@ -160,7 +160,9 @@ def test_fixed_shapes_on_amaranth(name: str) -> None:
 # values a beat: blocks as long as a beat and longer, a lane with one beat and with many, payloads of up to 81 bits
 BEATS = {
     "two of a layer": Case(4, (Shape("lstm", 12, NM(1, 4), NM(1, 4)),), array(4, 3, outputs=2), stalls=1),
-    "four of a block of four": Case(3, (Shape("gru", 8, NM(1, 4), NM(2, 4)),), array(3, outputs=4, states=True), stalls=2),
+    "four of a block of four": Case(
+        3, (Shape("gru", 8, NM(1, 4), NM(2, 4)),), array(3, outputs=4, states=True), stalls=2
+    ),
     "four, two groups, a short last block": Case(
         5, (Shape("lstm", 20, NM(1, 8), NM(1, 8)),), array(4, 2, groups=2, outputs=4), stalls=3
     ),
@@ -181,7 +183,9 @@ BEATS = {
         lengths=(6, 1),
         stalls=6,
     ),
-    "a beat a frame": Case(2, (Shape("rnn_tanh", 8, NM(1, 8), NM(1, 8)),), array(1, 1, outputs=8), lengths=(9,), stalls=7),
+    "a beat a frame": Case(
+        2, (Shape("rnn_tanh", 8, NM(1, 8), NM(1, 8)),), array(1, 1, outputs=8), lengths=(9,), stalls=7
+    ),
 }
 
 

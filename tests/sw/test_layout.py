@@ -323,7 +323,11 @@ def test_refuses_what_does_not_fit(config: dict[str, int], sentence: str) -> Non
     ("shape", "config", "sentence"),
     [
         (Shape("lstm", 8, NM(1, 4), NM(1, 4)), dict(outputs=8), "a divisor of the 4 values in the last layer's blocks"),
-        (Shape("lstm", 10, NM(1, 4), NM(1, 4)), dict(outputs=4), "a divisor of the 10 values in the last layer's frames"),
+        (
+            Shape("lstm", 10, NM(1, 4), NM(1, 4)),
+            dict(outputs=4),
+            "a divisor of the 10 values in the last layer's frames",
+        ),
         (
             Shape("lstm", 16, NM(1, 4), NM(1, 4)),
             dict(lanes=1, outputs=4),

@@ -61,7 +61,9 @@ Groups = Annotated[int | None, typer.Option("--groups", help="Column groups of t
 Lanes = Annotated[int | None, typer.Option("--lanes", help="Cell lanes. Default: one for each cluster of PE rows.")]
 Outputs = Annotated[
     int | None,
-    typer.Option("--outputs", help="Values of the output frame a cycle: 1 or a power of two that divides the last block."),
+    typer.Option(
+        "--outputs", help="Values of the output frame a cycle: 1 or a power of two that divides the last block."
+    ),
 ]
 Steps = Annotated[
     int | None,
