@@ -137,10 +137,11 @@ class Plan:
             elif self.teach:
                 teacher = "the baseline's outputs" + (" and the labels" if self.labels else "")
         share = f"{100 * self.until:g} % of the steps"
+        tuned = f"then {recipe(self.full)} on exact integers" if self.full else "no training"
         said = [
             f"Baseline: {baseline}",
             f"pruned: {recipe(self.prune)}, masks frozen after {share}, learning from {teacher}",
-            "8 bits: weights rounded with compensation, biases corrected, no training",
+            f"8 bits: weights rounded with compensation, biases corrected, {tuned}",
         ]
         if any(self.trains(case) for case in self.cases):
             said.append(f"fewer bits, or trained at a Θ: {recipe(self.few)} on exact integers")
@@ -192,9 +193,10 @@ PLANS: dict[str, Plan] = {
         Recipe(40, 5e-3, 64, bucket=8),
         Recipe(30, 5e-3, 64, bucket=8),
         Recipe(6, 2e-3, 64, bucket=8),
-        tuple(Case(name) for name in ("dense", *COLUMNS)),
+        PATTERNS,
         regrow=True,
         teach=True,
+        full=Recipe(6, 2e-3, 64, bucket=8),
     ),
     "keywords": Plan(
         Recipe(1, 1e-3),
