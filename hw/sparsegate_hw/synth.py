@@ -311,7 +311,7 @@ class Routed:
             )
 
 
-RUN = "run.json"
+RUN, ROUTED = "run.json", "routed.z"
 
 
 def _build(
@@ -352,7 +352,8 @@ def _build(
     assert best is not None
     run, number = best
     routed, bitstream = f"top.{family.routed}", f"top.{family.bitstream}"
-    (work / routed).write_text(patch.replace(run.text, run.places, contents), encoding="utf-8")
+    text = patch.replace(run.text, run.places, contents)
+    (work / routed).write_text(text, encoding="utf-8")
     begun = time.monotonic()
     name = family.packer.name
     run_tool(
@@ -384,8 +385,10 @@ def _build(
     # intermediate files are large and quickly made again
     (work / "top.json").unlink(missing_ok=True)
     (work / routed).unlink()
-    for file in ("routed.z", RUN, "report.json"):
+    for file in (RUN, "report.json"):
         shutil.copyfile(run.folder / file, work / file)
+    # the configuration of this bitstream: the kept design may have been routed for another Program
+    (work / ROUTED).write_bytes(zlib.compress(text.encode()))
     artefact.write_json(work / RESULT, result.as_json())
 
 
@@ -414,14 +417,14 @@ def _route(
         raise ToolError("nextpnr's configuration does not hold the memories' contents where its netlist says")
     netlist = _cell_counts(artefact.read_json(work / "top.json")) if family.cells else {}
     values = {
-        "routed": "routed.z",
+        "routed": ROUTED,
         "places": {name: [place.kind, list(place.at)] for name, place in places.items()},
         "fmax_mhz": _fmax(report, build.frequency_hz),
         "figures": family.measured(report["utilization"], netlist),
         "critical_path": critical_path(report),
     }
     with making(final, keep=lambda staging: False) as staging:
-        (staging / "routed.z").write_bytes(zlib.compress(text.encode()))
+        (staging / ROUTED).write_bytes(zlib.compress(text.encode()))
         artefact.write_json(staging / "report.json", report)
         artefact.write_json(staging / RUN, values)
     for leftover in ("attempt.routed", "attempt.json", "attempt.cells"):
