@@ -40,10 +40,10 @@ module bench;
     wire tx;
     reg [8:0] requests [0:{count}-1];
     reg [7:0] sent, got;
-    integer n, bit_, quiet = 0;
+    integer n, bit_, quiet = 0, waited = 0;
     chip dut (.clk12_0__io(clk), .uart_0__rx__io(rx), .uart_0__tx__io(tx));
     always #5 clk = ~clk;
-    always @(posedge clk) quiet = tx ? quiet + 1 : 0;
+    always @(posedge clk) begin quiet = tx ? quiet + 1 : 0; waited = tx ? waited + 1 : 1000000; end
     initial begin
         $readmemh("requests.hex", requests);
         repeat (1000) @(posedge clk);
@@ -52,8 +52,11 @@ module bench;
             rx = 0; repeat ({divisor}) @(posedge clk);
             for (bit_ = 0; bit_ < 8; bit_ = bit_ + 1) begin rx = sent[bit_]; repeat ({divisor}) @(posedge clk); end
             rx = 1; repeat ({divisor}) @(posedge clk);
-            // the last byte of a request: wait for the reply
-            if (requests[n][8]) begin quiet = 0; while (quiet < 40 * {divisor}) @(posedge clk); end
+            // the last byte of a request: wait for the reply to begin, and to end
+            if (requests[n][8]) begin
+                waited = 0; while (waited < 100000) @(posedge clk);
+                quiet = 0; while (quiet < 40 * {divisor}) @(posedge clk);
+            end
         end
         $finish;
     end
