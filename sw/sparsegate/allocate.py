@@ -299,11 +299,9 @@ def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_de
         "weights": layout.config.pes * rom_blocks(planes * entry, words),
         "biases": layout.lanes * rom_blocks(bias, position_depth),
         "tables": layout.lanes * sum(rom_blocks(*shape) for shape in _tables(layout)),
-        "states": layout.lanes * sum(ram_blocks(*shape) for shape in lane),
-        # the lanes' buffers; then the values that wait for the UART, and the reply of a header and their bytes
-        "outputs": layout.lanes * beat * ram_blocks(*buffer)
-        + ram_blocks(given, outputs - 1)
-        + ram_blocks(8, 5 + outputs * -(-given // 8)),
+        "states": layout.lanes * sum(rom_blocks(*shape) for shape in lane),
+        # the lanes' buffers, and the reply of a header and their bytes
+        "outputs": layout.lanes * beat * rom_blocks(*buffer) + ram_blocks(8, 5 + outputs * -(-given // 8)),
     }
 
 
