@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sparsegate import synthetic
 from sparsegate.bench import performance
+from sparsegate.devices import device
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
 from sparsegate.synthetic import Shape
 
-
-@dataclass(frozen=True)
-class Chip:
-    """What a device has: multipliers, block RAMs, and bits of one block RAM."""
-
-    multipliers: int
-    block_rams: int
-    bits: int
-
-
-CHIPS = {
-    "iCE40UP5K": Chip(8, 30, 4096),
-    "LFE5U-25F": Chip(28, 56, 18432),
-    "LFE5U-85F": Chip(156, 208, 18432),
-}
-"""From the manufacturer's data sheets."""
+BLOCK_BITS = {"ecp5": 18432, "ice40": 4096}
+"""Bits of a family's block RAM."""
 
 BOUNDS = {
     "array": "multipliers",
@@ -126,7 +112,7 @@ def page(record: Mapping[str, Any]) -> str:
             cells = [
                 row["name"],
                 *(f"{limits[key]:,.0f}" for key in BOUNDS),
-                f"{share * row['nnz'] / CHIPS[row['device']].multipliers:,.0f}",
+                f"{share * row['nnz'] / device(row['device']).dsp:,.0f}",
                 name,
                 f"{cycles:,.1f}",
                 f"{cycles / limit:.3f}",
@@ -143,8 +129,8 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = ("workload", "device", "nonzeros and indices", "weight memories", "filled", "all block RAM", "taken")
     lines = ["## Memory\n", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for row in rows:
-        chip, limits = CHIPS[row["device"]], row["limits"]
-        held, made, all_bits = limits["weight_bits"], limits["weight_memory_bits"], chip.block_rams * chip.bits
+        chip, limits = device(row["device"]), row["limits"]
+        held, made, all_bits = limits["weight_bits"], limits["weight_memory_bits"], chip.bram * BLOCK_BITS[chip.family]
         lines.append(
             f"| {row['name']} | {row['device']} | {held:,} | {made:,} | {100 * held / made:.1f} % | {all_bits:,} |"
             f" {100 * made / all_bits:.1f} % |"
