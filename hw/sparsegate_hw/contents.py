@@ -20,10 +20,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
-from sparsegate.layout import BLOCK_SHAPES, rom_blocks
-
-ICE40_SHAPES = ((256, 16), (512, 8), (1024, 4), (2048, 2))
-"""Words and bits of an iCE40's block RAM."""
+from sparsegate.layout import BLOCK_SHAPES, ICE40_SHAPES, rom_blocks
 
 
 def family(platform: Any) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,7 @@ from sparsegate.layout import INPUT, Layout, MatrixLayout
 from sparsegate_hw.columns import ColumnList, ColumnReads
 from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import Beat, depth_bits
+from sparsegate_hw.primitives import shifted_sum
 
 
 class Dispatcher(wiring.Component):
@@ -74,16 +75,19 @@ class Dispatcher(wiring.Component):
             [phase.matrices[1] if len(phase.matrices) > 1 else None for phase in phases],
         )
 
-        def table(values: list[int] | list[bool], name: str) -> Signal:
+        def table(values: list[int] | list[bool], name: str) -> Value:
             """A constant of the phase, registered: it is used from two cycles after the phase's start on."""
+            if len(set(values)) == 1:
+                return Const(int(values[0]), range(max(2, values[0] + 1)))
             register = Signal(range(max(2, max(values) + 1)), name=name)
             m.d.sync += register.eq(constant(m, self.phase, [int(value) for value in values], f"{name}_now"))
             return register
 
-        def of_matrices(of: Any, name: str) -> list[Signal]:
+        def of_matrices(of: Any, name: str) -> list[Value]:
             """The same for the first and the second matrix; a phase without one has any value."""
+            any_value = of(next(matrix for pair in pairs for matrix in pair if matrix is not None))
             return [
-                table([0 if matrix is None else of(matrix) for matrix in pair], f"{name}_{at}")
+                table([any_value if matrix is None else of(matrix) for matrix in pair], f"{name}_{at}")
                 for at, pair in enumerate(pairs)
             ]
 
@@ -220,10 +224,11 @@ class Dispatcher(wiring.Component):
             ]
 
         # -- place: in the weight memory; the delta at the matrix's scale -------------------------------------------------------
-        burst = of_matrices(lambda x: x.burst, "burst")
+        bursts = sorted({matrix.burst for pair in pairs for matrix in pair if matrix is not None})
+        burst = of_matrices(lambda x: bursts.index(x.burst), "burst")
         shifts = sorted({matrix.term.shift for pair in pairs for matrix in pair if matrix is not None})
         shift = of_matrices(lambda x: shifts.index(x.term.shift), "shift")
-        product = Signal(len(place) + max(len(each) for each in burst))
+        product = Signal(len(place) + bursts[-1].bit_length())
         base = Signal.like(column_base, name="base")
         scaled = Signal(signed(layout.operand_width))
         take = Signal()
@@ -232,7 +237,7 @@ class Dispatcher(wiring.Component):
             m.d.sync += [
                 place_valid.eq(column_valid),
                 place_second.eq(column_second),
-                product.eq(place * Mux(column_second, burst[1], burst[0])),
+                product.eq(Array(_times(place, each) for each in bursts)[Mux(column_second, burst[1], burst[0])]),
                 base.eq(column_base),
                 scaled.eq(
                     Array(delta.shift_left(by) for by in shifts)[Mux(column_second, shift[1], shift[0])]
@@ -288,6 +293,11 @@ class Dispatcher(wiring.Component):
             ),
         ]
         return m
+
+
+def _times(value: Value, factor: int) -> Value:
+    """value * factor in adders: a multiplier's delay would be the dispatcher's longest."""
+    return shifted_sum([value if factor >> bit & 1 else Const(0, 0) for bit in range(factor.bit_length())])
 
 
 def _lowest(mask: Value) -> Value:

@@ -361,12 +361,12 @@ class Lane(wiring.Component):
         word = data.StructLayout(
             {
                 "real": 1,
-                "bias": data.ArrayLayout(signed(layout.acc_width), layout.sums),
+                "bias": data.ArrayLayout(signed(layout.bias_bits), layout.sums),
                 "constants": data.ArrayLayout(signed(width), constants),
             }
         )
         m.submodules.biases = biases = ReadOnlyMemory(
-            images.bias_width(layout),
+            layout.bias_word(),
             images.bias_words(layout, self._bias, self._real, self._constants),
             replaceable=True,
         )
@@ -528,10 +528,10 @@ class Lane(wiring.Component):
             compare.value.eq(h_1),
             compare.reference.eq(Mux(bus.first, 0, reference.data)),
             compare.threshold.eq(self.threshold),
-            update.addr.eq(bus.update_address),
-            update.data.eq(compare.update),
-            update.en.eq(bus.update_valid & feeds),
+            update.addr.eq(bus.result_address),
         ]
+        # a cycle after the comparison, long before the position is read again
+        m.d.sync += [update.data.eq(compare.update), update.en.eq(bus.update_valid & feeds)]
         moved = Mux(self.value_mode, compare.update != 0, compare.moved)
         m.d.sync += [
             h_1.eq(h),

@@ -7,6 +7,7 @@ from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.errors import SparseGateError
+from sparsegate.layout import packet_blocks
 from sparsegate.program import Program
 from sparsegate.protocol import (
     COUNTERS,
@@ -24,6 +25,7 @@ from sparsegate.protocol import (
 )
 from sparsegate_hw.contents import Contents
 from sparsegate_hw.crc import Crc16
+from sparsegate_hw.primitives import memory_style
 
 
 def value_signature(width: int) -> stream.Signature:
@@ -123,7 +125,7 @@ class Packet(wiring.Component):
 
         word_width = max(x_width, 16)
         flush = Signal()
-        words_in = fifo.SyncFIFOBuffered(width=word_width, depth=max(inputs, len(self.thresholds)))
+        words_in = _Queue(width=word_width, depth=max(inputs, len(self.thresholds)))
         m.submodules.words_in = ResetInserter(flush)(words_in)
 
         low = Signal(8)
@@ -138,7 +140,9 @@ class Packet(wiring.Component):
         sign_bits = arriving[x_width - 1 : 8 * x_bytes]
 
         # --- a reply: written to a memory, then sent
-        m.submodules.reply = reply = memory.Memory(shape=8, depth=reply_capacity, init=[])
+        m.submodules.reply = reply = memory.Memory(
+            shape=8, depth=reply_capacity, init=[], attrs=memory_style(platform, 8, reply_capacity, packet_blocks)
+        )
         reply_write, reply_read = reply.write_port(), reply.read_port()
         reply_length = Signal(range(reply_capacity + 1))
         position = Signal(range(max(reply_capacity, 8) + 2))
@@ -454,4 +458,14 @@ class Packet(wiring.Component):
         m.d.comb += reply_read.addr.eq(position)
         idle = [machine.ongoing(state) for state in ("START", "HUNT", "SYNC", "HEADER", "LENGTH", "PAYLOAD", "CRC")]
         m.d.comb += self.busy.eq(is_open | ~Cat(*idle).any())
+        return m
+
+
+class _Queue(fifo.SyncFIFOBuffered):
+    """A queue whose memory is of the kind that its size asks for."""
+
+    def elaborate(self, platform: object) -> Module:
+        m = super().elaborate(platform)
+        if self.depth > 1:
+            m.submodules.storage.attrs.update(memory_style(platform, self.width, self.depth - 1, packet_blocks))
         return m

@@ -118,7 +118,7 @@ class ProcessingElement(wiring.Component):
             wanted = {"": valid & ~apart, "_apart": valid & apart}
         low = depth_bits(layout.acc_bank_depth)
         banks = range(layout.acc_banks)
-        values = {name: [_Accumulators(layout) for _ in banks] for name in wanted}
+        values = {name: [_Accumulators(layout, depth) for depth in layout.acc_bank_depths] for name in wanted}
         for bank in banks:
             chosen, reading = (
                 ((value[low:] == bank) if len(banks) > 1 else Const(1, 1)) for value in (address, read.address)
@@ -128,6 +128,7 @@ class ProcessingElement(wiring.Component):
                 m.submodules[f"accumulators{name}_{bank}" if len(banks) > 1 else f"accumulators{name}"] = unit
                 m.d.comb += [
                     unit.hit.eq(enable & chosen),
+                    # a smaller bank's accumulators lie at its low addresses
                     unit.address.eq(Mux(read.valid & reading, read.address[:low], address[:low])),
                     unit.clear.eq(read.valid & reading & read.clear),
                     unit.product.eq(multiplier.o),
@@ -140,7 +141,7 @@ class ProcessingElement(wiring.Component):
 
 
 class _Accumulators(wiring.Component):
-    """A bank of accumulators: memory[address] += product.
+    """A bank of ``depth`` accumulators: memory[address] += product.
 
     Members: ``hit`` with ``address``, and two cycles later ``product``; ``clear`` with ``address`` in place of a hit writes zero;
     ``value`` is what the memory held at ``address``, two cycles later.
@@ -149,13 +150,13 @@ class _Accumulators(wiring.Component):
     cycles after it was: of the two sums on their way to the memory, those that may be asked for again are forwarded.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, depth: int) -> None:
+        self._layout, self._depth = layout, depth
         super().__init__(
             {
                 "hit": In(1),
                 "clear": In(1),
-                "address": In(depth_bits(layout.acc_bank_depth)),
+                "address": In(depth_bits(depth)),
                 "product": In(signed(layout.weight_width + layout.operand_width)),
                 "value": Out(signed(layout.acc_width)),
             }
@@ -166,7 +167,7 @@ class _Accumulators(wiring.Component):
         layout = self._layout
         shape = signed(layout.acc_width)
         m.submodules.memory = memory = Memory(
-            shape=shape, depth=layout.acc_bank_depth, init=[], attrs=accumulator_style(platform)
+            shape=shape, depth=self._depth, init=[], attrs=accumulator_style(platform)
         )
         current, update = memory.read_port(), memory.write_port()
         address = [Signal.like(self.address, name=f"address_{stage}", reset_less=True) for stage in range(3)]

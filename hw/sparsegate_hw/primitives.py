@@ -8,7 +8,7 @@ ECP5: Lattice FPGA-TN-02204 (block RAM) and FPGA-TN-02205 (sysDSP). iCE40: FPGA-
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
+from sparsegate.devices import WIDEST
 from sparsegate.layout import rom_blocks
 from sparsegate_hw.contents import Contents
-
-WIDEST = {"ecp5": 18, "ice40": 16}
-"""Bits of a multiplier's operands."""
 
 
 @dataclass
@@ -54,12 +52,14 @@ def accumulator_style(platform: Any) -> dict[str, Any]:
     return {} if of is None else {"ram_style": "distributed" if of.family == "ecp5" else "block"}
 
 
-def memory_style(platform: Any, width: int, depth: int) -> dict[str, Any]:
+def memory_style(
+    platform: Any, width: int, depth: int, blocks: Callable[[int, int], int] = rom_blocks
+) -> dict[str, Any]:
     """Attributes of a memory that is written and has a registered read: where it goes follows from its size alone."""
     of = fabric(platform)
     if of is None:
         return {}
-    return {"ram_style": "block" if of.family == "ice40" or rom_blocks(width, depth) else "distributed"}
+    return {"ram_style": "block" if of.family == "ice40" or blocks(width, depth) else "distributed"}
 
 
 class Multiplier(wiring.Component):
@@ -119,8 +119,8 @@ class Multiplier(wiring.Component):
         m.d.sync += [
             left.eq(long),
             right.eq(short),
-            low.eq(_shifted_sum(rows[:half])),
-            high.eq(_shifted_sum(rows[half:])),
+            low.eq(shifted_sum(rows[:half])),
+            high.eq(shifted_sum(rows[half:])),
             out.eq(low + high.shift_left(half)),
         ]
         m.d.comb += self.o.eq(out)
@@ -191,12 +191,12 @@ def _pins(stem: str, value: Value) -> dict[str, Value]:
     return {f"{stem}{bit}": value[bit] for bit in range(len(value))}
 
 
-def _shifted_sum(rows: Sequence[Value]) -> Value:
+def shifted_sum(rows: Sequence[Value]) -> Value:
     """sum of rows[k] << k, as a tree."""
     if len(rows) <= 1:
         return rows[0] if rows else Const(0)
     half = len(rows) // 2
-    return _shifted_sum(rows[:half]) + _shifted_sum(rows[half:]).shift_left(half)
+    return shifted_sum(rows[:half]) + shifted_sum(rows[half:]).shift_left(half)
 
 
 class ReadOnlyMemory(wiring.Component):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sparsegate import artefact
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import HardwareConfig
+from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.program import Layer, Program
 from sparsegate_hw import patch
 from sparsegate_hw.boards import target
@@ -60,6 +60,7 @@ def reprogram(
     bare = None if result.board else result.device
     config = HardwareConfig(**result.hardware)
     chosen = target(result.board, bare, result.multipliers)
+    config = replace(config, bias_bits=Layout(built, config).bias_bits)
     build = Build.of(built, config, chosen, round(result.frequency_mhz * 1e6), result.baud)
     routed = Routed.load(folder)
     say("elaborating the Program of the build")

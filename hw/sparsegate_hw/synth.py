@@ -24,6 +24,7 @@ from typing import Any
 from amaranth.back import rtlil
 
 from sparsegate import artefact
+from sparsegate.devices import WIDEST
 from sparsegate.errors import SparseGateError, ToolError
 from sparsegate.layout import HardwareConfig
 from sparsegate.program import Program
@@ -41,8 +42,6 @@ ROUTERS: dict[str, float | None] = {"router1": 240.0, "router2": None}
 
 router1 is driven by timing and gives a quarter more speed, but can go on for ever on a crowded design; router2 always ends.
 """
-WIDEST = {"ecp5": 18, "ice40": 16}
-"""Bits of a multiplier's operands."""
 RESULT = "synth.json"
 PROGRAM = "program.safetensors"
 GRACE_S = 3.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from sparsegate import activation, artefact, images, quantize, timing
 from sparsegate.cells import PROJECTION, cell, phases_of
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import INPUT, HardwareConfig, Layout, MatrixLayout, rom_blocks, weight_shape
+from sparsegate.layout import INPUT, HardwareConfig, Layout, MatrixLayout, packet_blocks, rom_blocks, weight_shape
 from sparsegate.network import Layer, Network
 from sparsegate.pattern import MAX_BLOCK, NM, common_block
 from sparsegate.program import Matrix, Phase, Program
@@ -270,9 +271,9 @@ def stored_entries(program: Program) -> int:
 def block_rams(layout: Layout) -> dict[str, int]:
     """Block RAMs (DP16KD) that engine and UART take on an ECP5, as Yosys maps their memories.
 
-    ``weights``, ``biases`` and ``tables`` are read-only, and counted exactly (:func:`sparsegate.layout.rom_blocks`). For ``states``
-    and ``outputs`` (the output buffer and the UART's) the choice is Yosys', here an estimate. The sequence buffer of a Program in
-    both directions of time is not counted.
+    They are what the hardware asks for (:func:`sparsegate.layout.rom_blocks`), so the count is exact: ``weights``, ``biases`` and
+    ``tables``, which are read-only; the lanes' ``states``; the ``columns`` that are listed; ``packets`` of the UART, and the output
+    buffer with them. Only the sequence buffer of a Program in both directions of time, where the choice is Yosys', is not counted.
     """
     return _block_rams(layout, layout.index_width, layout.weight_depth, layout.position_depth)
 
@@ -281,8 +282,6 @@ def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_de
     """The same of a layout that differs in these numbers only."""
     entry = index_width + layout.weight_width
     words, planes = weight_shape(entry, weight_depth)
-    count, width = layout.parameters
-    bias = 1 + layout.sums * layout.acc_width + count * width
     phases = layout.program.phases
     kept = [(*p.layer.cell.states, *p.layer.cell.handed) for p in phases]
     states = max(len(names) for names in kept)
@@ -294,26 +293,41 @@ def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_de
     finals = [layout.phases[run.phases[-1]] for run in layout.passes]
     beat = layout.config.outputs
     buffer = max(p.phase.formats["h"].width for p in finals), max(p.positions for p in finals) // beat
-    outputs, given = layout.program.outputs, layout.program.output_format.width
-    return {
+    found = {
         "weights": layout.config.pes * rom_blocks(planes * entry, words),
-        "biases": layout.lanes * rom_blocks(bias, position_depth),
+        "biases": layout.lanes * rom_blocks(layout.bias_word(), position_depth),
         "tables": layout.lanes * sum(rom_blocks(*shape) for shape in _tables(layout)),
         "states": layout.lanes * sum(rom_blocks(*shape) for shape in lane),
-        # the lanes' buffers, and the reply of a header and their bytes
-        "outputs": layout.lanes * beat * rom_blocks(*buffer) + ram_blocks(8, 5 + outputs * -(-given // 8)),
+        "packets": layout.lanes * beat * rom_blocks(*buffer),
     }
+    for kind, count in _outside(layout).items():
+        found[kind] = found.get(kind, 0) + count
+    return found
 
 
-RAM_BITS = 1400
-"""A memory that is written, of no more bits for each block RAM, takes distributed RAM; between 1300 and 1600, by its shape."""
-
-
-def ram_blocks(width: int, depth: int) -> int:
-    """Block RAMs of a memory of up to 2048 words with a port to write and one to read."""
-    shapes = ((9, 2048), (18, 1024), (36, 512))
-    blocks = min(-(-width // columns) * -(-depth // rows) for columns, rows in shapes)
-    return blocks if width * depth >= blocks * RAM_BITS else 0
+@lru_cache(maxsize=8)
+def _outside(layout: Layout) -> dict[str, int]:
+    """The same of what neither weights nor positions change: columns as they are listed, and the UART's packets."""
+    program, groups = layout.program, range(layout.groups)
+    outputs, given = program.outputs, program.output_format.width
+    reply = 8, 5 + outputs * -(-given // 8)
+    request = max(16, program.input_format.width), max(program.inputs, len(program.vectors)) - 1
+    inputs = [max(1, layout.input_depth(group)) for group in groups]
+    lists = [
+        (inputs[group], 2 * inputs[group], 1) for group in groups
+    ]  # longest section, whole depth, how many such lists
+    for group in groups:
+        depths = [
+            max(layout.bank_depth(number, group, at) for at in range(layout.lanes))
+            for number in range(len(layout.phases))
+        ]
+        lists.append((max(1, *depths), max(1, sum(depths)), layout.lanes))
+    sources = [program.layers[run.of.layers.start].formats["x"].width for run in layout.passes]
+    sent_inputs = max(sources), max(run.inputs for run in layout.passes)
+    columns = rom_blocks(*sent_inputs)
+    for places, depth, many in lists:
+        columns += many * rom_blocks(max(1, (places - 1).bit_length()) + layout.delta_width, depth)
+    return {"columns": columns, "packets": packet_blocks(*reply) + packet_blocks(*request)}
 
 
 class _Lookups(timing.StageArithmetic):

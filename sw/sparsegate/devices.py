@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from sparsegate.errors import SparseGateError
 
+WIDEST = {"ecp5": 18, "ice40": 16}
+"""Bits of a multiplier's operands."""
+
 
 @dataclass(frozen=True)
 class Device:

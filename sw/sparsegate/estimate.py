@@ -21,20 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate import activation, artefact, cycles, golden
-from sparsegate.devices import Device, device
+from sparsegate.allocate import block_rams
+from sparsegate.devices import WIDEST, Device, device
 from sparsegate.errors import SparseGateError
 from sparsegate.images import table_fields
-from sparsegate.layout import HardwareConfig, Layout, rom_blocks
+from sparsegate.layout import ICE40_SHAPES, HardwareConfig, Layout, rom_blocks
 from sparsegate.program import Phase, Program
 
 POINTS, LAWS, VERSION = "sparsegate-points", "sparsegate-laws", 1
 FILE = "laws.json"
 SHARE = 0.9
 """Of a device's LUTs that a design may take: beyond that, routing gets slow and then impossible."""
-WIDEST = {"ecp5": 18, "ice40": 16}
-"""Bits of a multiplier's operands."""
-ICE40_SHAPES = ((256, 16), (512, 8), (1024, 4), (2048, 2))
-"""Words and bits of an iCE40's block RAM."""
+OTHER_BLOCKS = 2
+"""Block RAMs of an iCE40 for what is distributed RAM elsewhere: the reply, and the identity."""
 FEWEST = 3
 """Different layouts among the points of a family from which laws are fitted."""
 STEPS = 4
@@ -180,13 +179,13 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
         for group in range(layout.groups)
         for lane in range(lanes)
     )
-    word = 1 + layout.sums * layout.acc_width + layout.parameters[0] * layout.parameters[1]
+    word = layout.bias_word()
     found: dict[str, float] = {
         "one": 1,
         "pes": pes,
         "groups": layout.groups,
         "products": pes * (layout.weight_width + layout.operand_width),
-        "accumulators": pes * layout.acc_banks * _cells(layout.acc_bank_depth, layout.acc_width),
+        "accumulators": pes * sum(_cells(depth, layout.acc_width) for depth in layout.acc_bank_depths),
         "lane_bits": lanes * (sum(value.bits for value in values) + layout.sums * layout.acc_width),
         "lists": lists,
         "memories": lanes * (0 if blocks(word, layout.position_depth, family) else _cells(layout.position_depth, word)),
@@ -196,17 +195,17 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
         found["dsp"] = pes * _pieces(layout.weight_width, layout.operand_width, widest) + lanes * sum(
             value.multipliers for value in values
         )
-        # a dispatcher multiplies a column's place by the length of its burst
-        found["dsp"] += layout.groups
+    if family != "ice40":
+        return found | {"bram": sum(block_rams(layout).values())}
     tables = [
-        _table_blocks(phase, function, family)
+        _table_blocks(phase, function)
         for phase, value in zip(phases, values, strict=True)
         for function in value.lookups
     ]
     found["bram"] = (
         pes * blocks(layout.weight_planes * layout.entry_width, layout.weight_words, family)
         + lanes * (blocks(word, layout.position_depth, family) + sum(tables))
-        + _other_blocks(layout, family)
+        + OTHER_BLOCKS
     )
     return found
 
@@ -219,19 +218,10 @@ def blocks(width: int, depth: int, family: str) -> int:
     return -(-width // columns) * -(-depth // rows)
 
 
-def _table_blocks(phase: Phase, function: str, family: str) -> int:
+def _table_blocks(phase: Phase, function: str) -> int:
     table = activation.table(function, phase.formats["pre"], phase.formats["gate"], phase.step_bits)
     width, depth = sum(table_fields(table)), len(table.base)
-    if family != "ice40":
-        return rom_blocks(width, depth)
     return min(-(-width // columns) * -(-depth // rows) for rows, columns in ICE40_SHAPES)
-
-
-def _other_blocks(layout: Layout, family: str) -> int:
-    """Block RAMs of an iCE40 for what is distributed RAM elsewhere: the reply, and the identity."""
-    if family != "ice40":
-        return 0
-    return 2
 
 
 def _cells(depth: int, width: int) -> int:

@@ -45,16 +45,10 @@ def table_image(table: ActivationTable) -> Image:
     return Image(f"{table.function}_{table.source}_{table.target}_{table.step_bits}", base + slope, words)
 
 
-def bias_width(layout: Layout) -> int:
-    """Bits of a bias memory's word."""
-    count, width = layout.parameters
-    return 1 + layout.sums * layout.acc_width + count * width
-
-
 def bias_words(layout: Layout, bias: NDArray, real: NDArray, constants: NDArray) -> list[int]:
     """One lane's words, from its part of ``Layout.biases`` and ``Layout.constants``."""
     count, width = layout.parameters
-    fields = [1] + [layout.acc_width] * layout.sums + [width] * count
+    fields = [1] + [layout.bias_bits] * layout.sums + [width] * count
     words = []
     for values in zip(real.tolist(), bias.tolist(), constants.tolist(), strict=True):
         word = at = 0
@@ -75,7 +69,7 @@ def images(layout: Layout) -> list[Image]:
         for group in range(layout.groups):
             out.append(Image(f"weights_{row}_{group}", width, tuple(words[row, group].tolist())))
     for lane, contents in enumerate(zip(*layout.biases(), layout.constants(), strict=True)):
-        out.append(Image(f"biases_{lane}", bias_width(layout), tuple(bias_words(layout, *contents))))
+        out.append(Image(f"biases_{lane}", layout.bias_word(), tuple(bias_words(layout, *contents))))
     tables = {}
     for layer in layout.program.layers:
         for function in layer.cell.functions:

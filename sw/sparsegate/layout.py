@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ class HardwareConfig:
     16 on iCE40). ``states``: with ports for initial and final states. ``steps``: the longest sequence that a Program with layers in
     both directions of time may be given, as it must be buffered. ``outputs``: values of an output frame that the engine gives a
     cycle, a power of two. ``banks``: the most banks of accumulators; with one, a phase is dispatched only after the read-out of the
-    one before, but small memories are not split further. At most 4096 PEs.
+    one before, but small memories are not split further. ``bias_bits``: of a bias in the lanes' memories (default: as many
+    as the Program's need, and up to four more where that costs no block RAM: for weights that come later). At most 4096 PEs.
     """
 
     rows: int = 8
@@ -57,9 +59,10 @@ class HardwareConfig:
     steps: int = 128
     outputs: int = 1
     banks: int = 3
+    bias_bits: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps", "outputs", "banks"):
+        for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps", "outputs", "banks", "bias_bits"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -93,12 +96,15 @@ def _bits(count: int) -> int:
 
 BLOCK_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
 """Words and bits of an ECP5's block RAM (DP16KD), read through its two ports together or one of them."""
+ICE40_SHAPES = ((256, 16), (512, 8), (1024, 4), (2048, 2))
+"""Words and bits of an iCE40's block RAM."""
 MAX_PLANES = 8
 """Entries in a word of a weight memory: a choice among more would be the slowest path of a processing element."""
-ROM_BITS = 4608
+ROM_BITS = 4096
 """A memory of no more bits for each of the block RAMs that it would take becomes logic or distributed RAM.
 
-A quarter of a block RAM: so much takes some 200 to 300 LUTs, and an LFE5U-85F has 400 LUTs for each block RAM. Weights want those.
+Somewhat less than a quarter of a block RAM: so much takes some 200 to 300 LUTs, and an LFE5U-85F has 400 LUTs for each block RAM.
+Weights want those.
 """
 
 
@@ -107,6 +113,15 @@ def rom_blocks(width: int, depth: int) -> int:
     rows, columns = next((shape for shape in BLOCK_SHAPES if shape[0] >= depth), BLOCK_SHAPES[-1])
     blocks = -(-width // columns) * -(-depth // rows)
     return blocks if width * depth > blocks * ROM_BITS else 0
+
+
+SPARE_BITS = 9216
+"""A packet's memory of no more bits is distributed RAM: half a block RAM, as there are two such memories and not many more."""
+
+
+def packet_blocks(width: int, depth: int) -> int:
+    """Block RAMs of an ECP5 for a request's values or a reply's bytes."""
+    return rom_blocks(width, depth) if width * depth > SPARE_BITS else 0
 
 
 def weight_shape(entry_width: int, depth: int) -> tuple[int, int]:
@@ -228,7 +243,8 @@ class Layout:
         self.phases: list[PhaseLayout] = []
         self.passes: list[PassLayout] = []
         self.position_depth = 0
-        self.acc_banks, self.acc_bank_depth, self._acc_bases = self._banks()
+        self.acc_bank_depths, self._acc_bases = self._banks()
+        self.acc_banks, self.acc_bank_depth = len(self.acc_bank_depths), max(self.acc_bank_depths)
         self.acc_depth = self.acc_banks * self.acc_bank_depth
         for run, this in enumerate(program.passes):
             self._lay(run, this)
@@ -268,15 +284,16 @@ class Layout:
         positions = unit_blocks * phase.block * self.lane_clusters
         return Geometry(phase, -(-unit_blocks // packed), packed, unit_blocks, positions)
 
-    def _banks(self) -> tuple[int, int, list[int]]:
-        """Banks of accumulators, the depth of one, and every phase's first address.
+    def _banks(self) -> tuple[tuple[int, ...], list[int]]:
+        """Accumulators in each bank, and every phase's first address.
 
         A phase is dispatched while the one before is read out, so phases that follow one another lie in banks of their own: two
         in turn, and a third for the last of an odd number, which the first one follows; fewer where the configuration has
-        fewer. A bank is the high bits of an address. Passes never run at the same time, so they share the banks.
+        fewer. A bank is the high bits of an address; where there are several, each has a power of two of accumulators, and an
+        address beyond them means one of them again. Passes never run at the same time, so they share the banks.
         """
         found: list[tuple[int, int]] = []  # bank and place in it
-        depth = banks = 1
+        depths: list[int] = []
         for this in self.program.passes:
             first = len(found)
             count = sum(len(self.program.layers[number].phases) for number in this.layers)
@@ -287,10 +304,10 @@ class Layout:
                 bank = min(bank, len(fill) - 1)
                 found.append((bank, fill[bank]))
                 fill[bank] += shape.slots * shape.phase.block
-            banks, depth = max(banks, len(fill)), max(depth, *fill)
-        if banks > 1:
-            depth = 1 << max(1, _bits(depth))  # at least a bit of address inside a bank
-        return banks, depth, [bank * depth + place for bank, place in found]
+            depths = [max(pair) for pair in zip_longest(depths, fill, fillvalue=1)]
+        if len(depths) > 1:
+            depths = [1 << max(1, _bits(depth)) for depth in depths]  # at least a bit of address inside a bank
+        return tuple(depths), [bank * max(depths) + place for bank, place in found]
 
     def acc_bank(self, phase: int) -> int:
         """Bank of a phase's accumulators."""
@@ -392,6 +409,25 @@ class Layout:
     def acc_width(self) -> int:
         """Bits of the widest accumulator."""
         return max(phase.formats["acc"].width for phase in self.program.phases)
+
+    @cached_property
+    def bias_bits(self) -> int:
+        """Bits of a bias in the lanes' memories; the accumulators may be wider."""
+        biases = [phase.bias for phase in self.program.phases]
+        need = max(1 + max(int(values.max()), ~int(values.min())).bit_length() for values in biases)
+        if self.config.bias_bits is not None:
+            if need > self.config.bias_bits:
+                raise SparseGateError(f"biases need {need} bits, the hardware's have {self.config.bias_bits}")
+            return self.config.bias_bits
+        most = max(need, self.acc_width)
+        fewest = rom_blocks(self.bias_word(need), self.position_depth)
+        choices = (min(bits, most) for bits in (-(-(need + 1) // 4) * 4, need + 1, need))
+        return next(bits for bits in choices if rom_blocks(self.bias_word(bits), self.position_depth) == fewest)
+
+    def bias_word(self, bits: int | None = None) -> int:
+        """Bits of a bias memory's word: whether a unit is there, its biases (of ``bits``), its cell's parameters."""
+        count, width = self.parameters
+        return 1 + self.sums * (self.bias_bits if bits is None else bits) + count * width
 
     @cached_property
     def apart_rows(self) -> tuple[int, ...]:

@@ -31,6 +31,9 @@ from sparsegate.pattern import DENSE, NM, Pattern, Written
 
 DAMPING = 1e-2
 """Added to the diagonal of H, as a share of it: what calibration data did not show is not trusted to hold exactly."""
+FAINT = 1e-1
+"""A column with less than this share of the largest one's root mean square counts as if it had so much: what is next to nothing in
+the calibration data can make up for nothing, and would be given weights without bounds."""
 FINER = 3
 """How many fractional bits more than the largest weight allows are tried; what lies outside saturates, and is made up for too."""
 
@@ -119,7 +122,8 @@ def _columns(layer: Layer, source: NDArray, outputs: NDArray, lengths: NDArray[n
 
 @dataclass(frozen=True, eq=False)
 class _Moments:
-    """H of a layer's columns, scaled so that its diagonal is 1 before damping: columns of any scale are damped alike.
+    """H of a layer's columns, scaled so that its diagonal is 1 before damping: columns of any scale are damped alike, but those that
+    are all but silent (``FAINT``) more.
 
     ``places``: the order in which columns are treated: those of x, then those of h, in each the largest first; the bias takes the
     rest. ``size`` is every column's scale.
@@ -134,11 +138,12 @@ class _Moments:
         columns = _columns(layer, source, outputs, lengths)
         moments = columns.T @ columns / len(columns)
         power = np.diag(moments)
-        size = np.sqrt(np.where(power > 0, power, 1.0))
+        parts = np.split(power, [layer.inputs, len(power) - 1])
+        largest = np.repeat([part.max(initial=0.0) for part in parts], [len(part) for part in parts])
+        size = np.sqrt(np.maximum(power, FAINT**2 * np.where(largest > 0, largest, 1.0)))
         alike = moments / np.outer(size, size)
         alike[np.diag_indices_from(alike)] = 1 + DAMPING
         alike[-1, -1] = 1 + DAMPING * 1e-3  # the bias costs nothing
-        parts = np.split(power, [layer.inputs, len(power) - 1])
         starts = (0, layer.inputs, len(power) - 1)
         order = [start + np.argsort(-part, kind="stable") for start, part in zip(starts, parts, strict=True)]
         return cls(alike, size, np.concatenate(order))

@@ -17,7 +17,7 @@ READ = timing.READOUT - timing.BROADCAST - 1
 """From a read to its value."""
 
 
-def shaped(apart: bool = False, **changes: int) -> Layout:
+def shaped(apart: bool = False, **changes: Any) -> Layout:
     """A small layout with some of its numbers replaced."""
     layout = small_layout(6, shapes=GRU) if apart else small_layout()
     vars(layout).update(changes)
@@ -103,8 +103,10 @@ def test_accumulates_and_reads_out(distance: int, apart: bool, words: int | None
 @pytest.mark.parametrize("distance", [1, 3])
 @pytest.mark.parametrize("apart", [False, True])
 def test_one_bank_is_read_while_another_accumulates(apart: bool, distance: int) -> None:
-    depth = 8
-    layout = shaped(apart, acc_banks=3, acc_bank_depth=depth, acc_depth=3 * depth, loop_distance=distance)
+    depth, depths = 16, (16, 8, 16)
+    layout = shaped(
+        apart, acc_banks=3, acc_bank_depth=depth, acc_bank_depths=depths, acc_depth=3 * depth, loop_distance=distance
+    )
     model = Reference(layout, random.Random(distance), apart)
 
     async def testbench(ctx: Any) -> None:
@@ -116,13 +118,13 @@ def test_one_bank_is_read_while_another_accumulates(apart: bool, distance: int) 
             await model.quiet(ctx)
             await model.read(
                 ctx,
-                range(bank * depth, (bank + 1) * depth),
+                range(bank * depth, bank * depth + depths[bank]),
                 turn % 2 == 0,
                 lambda other=other: model.drive(ctx, range(other * depth, other * depth + 3), 8),
             )
             await model.quiet(ctx)
         for bank in range(3):
-            await model.read(ctx, range(bank * depth, (bank + 1) * depth), False)
+            await model.read(ctx, range(bank * depth, bank * depth + depths[bank]), False)
 
     simulate(model.dut, testbench)
 

@@ -10,7 +10,7 @@ import pytest
 
 from sparsegate import synthetic
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import HardwareConfig
+from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
 from sparsegate_hw import patch, reprogram, synth
@@ -88,6 +88,21 @@ def test_the_form_does_not_depend_on_contents():
         assert contents[0] != contents[1]
         assert contents[0].keys() == contents[1].keys()
         assert not any("memory \\memory" in line and "init" in line.lower() for line in forms[0].splitlines())
+
+
+def test_biases_may_grow_as_far_as_the_memories_are_wide():
+    program = make_program()
+    bits = Layout(program, CONFIG).bias_bits
+    layer = program.layers[0]
+    for extra, fits in ((0, True), (1, False)):
+        grown = layer.bias.copy()
+        grown[0, 0] = -(1 << (bits - 1 + extra))
+        other = replace(program, layers=(replace(layer, bias=grown),))
+        if fits:
+            assert Layout(other, replace(CONFIG, bias_bits=bits)).bias_bits == bits
+        else:
+            with pytest.raises(SparseGateError, match=f"biases need {bits + 1} bits, the hardware's have {bits}"):
+                _ = Layout(other, replace(CONFIG, bias_bits=bits)).bias_bits
 
 
 @pytest.mark.synth

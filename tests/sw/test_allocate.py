@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +14,7 @@ from tests.sw.shapes import configs, stacks
 
 from sparsegate import allocate as allocating
 from sparsegate import cycles, golden
-from sparsegate.allocate import Allocation, Budget, allocate, block_rams, ram_blocks, rom_blocks, step_cycles
+from sparsegate.allocate import Allocation, Budget, allocate, block_rams, rom_blocks, step_cycles
 from sparsegate.cells import cell, phases_of
 from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig, Layout
@@ -145,7 +143,8 @@ def test_cycles_by_hand():
         (36, 1024, 2),
         (9, 40000, 27),
         (16, 128, 0),
-        (36, 128, 0),
+        (32, 128, 0),
+        (33, 128, 1),
         (64, 64, 0),
         (9, 513, 1),
     ],
@@ -154,49 +153,11 @@ def test_block_rams_of_a_read_only_memory(width, depth, blocks):
     assert rom_blocks(width, depth) == blocks
 
 
-@pytest.mark.parametrize(
-    ("width", "depth", "blocks"), [(16, 64, 0), (16, 128, 1), (16, 608, 1), (16, 1025, 2), (40, 64, 0), (90, 64, 3)]
-)
-def test_block_rams_of_a_written_memory(width, depth, blocks):
-    assert ram_blocks(width, depth) == blocks
-
-
 def test_block_rams_of_the_demo():
     """LSTM-64 on eight PEs: a block RAM for every weight memory, and for each of the five tables of both lanes."""
     net = network(12, [Shape("lstm", 64, NM(4, 16), NM(4, 16)), Shape("linear", 9, when="last")], 0)
     layout = Layout(quantize(net, data(net)), HardwareConfig(8))
-    assert block_rams(layout) == {"weights": 8, "biases": 0, "tables": 10, "states": 0, "outputs": 0}
-
-
-PROBE = """
-import json, sys
-from pyosys import libyosys as yosys
-found = []
-for width, depth in json.loads(sys.argv[1]):
-    top = max(1, (depth - 1).bit_length()) - 1
-    with open("top.v", "w") as file:
-        file.write(
-            f"module top(input clk, input en, input [{top}:0] r, w, input [{width - 1}:0] d, output reg [{width - 1}:0] q);"
-            f"reg [{width - 1}:0] words [0:{depth - 1}];"
-            " always @(posedge clk) begin q <= words[r]; if (en) words[w] <= d; end endmodule"
-        )
-    design = yosys.Design()
-    for line in ("read_verilog top.v", "synth_ecp5 -top top -run begin:map_ffram", "tee -q -o stat.json stat -json"):
-        yosys.run_pass("tee -q -o yosys.log " + line if "tee" not in line else line, design)
-    with open("stat.json") as file:
-        found.append(json.load(file)["design"]["num_cells_by_type"].get("DP16KD", 0))
-print("FOUND", json.dumps(found))
-"""
-
-
-@pytest.mark.synth
-def test_written_memories_are_counted_as_yosys_maps_them(tmp_path):
-    pytest.importorskip("pyosys")
-    shapes = [(16, 64), (16, 128), (16, 1025), (40, 64)]
-    words = [sys.executable, "-c", PROBE, json.dumps(shapes)]
-    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
-    found = json.loads(run.stdout.rpartition("FOUND")[2])
-    assert found == [ram_blocks(*shape) for shape in shapes]
+    assert block_rams(layout) == {"weights": 8, "biases": 0, "tables": 10, "states": 0, "columns": 0, "packets": 0}
 
 
 # --- search ----------------------------------------------------------------------------------------------------------

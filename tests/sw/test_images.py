@@ -51,7 +51,7 @@ def test_words_unpack_to_weights_biases_and_parameters(shapes: tuple[Shape, ...]
     assert count == max(len(layer.parameters) for layer in placed.program.layers)
     for lane in range(placed.lanes):
         image = by_name[f"biases_{lane}"]
-        widths = [placed.acc_width] * placed.sums + [width] * count
+        widths = [placed.bias_bits] * placed.sums + [width] * count
         assert image.width == 1 + sum(widths)
         for position, word in enumerate(image.words):
             assert word & 1 == real[lane, position]

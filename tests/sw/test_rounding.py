@@ -183,6 +183,16 @@ def test_compensated_pruning_obeys_its_pattern_and_beats_magnitude(case, written
     assert made.layers[2] is network.layers[2]
 
 
+def test_an_all_but_silent_column_is_given_no_weights_without_bounds(case):
+    """What is next to nothing in the calibration data may be large in others."""
+    network, x, _ = case
+    x = x.copy()
+    x[:, :, 0] = 1e-12 * np.random.default_rng(1).normal(size=x.shape[:2])
+    for written in ("1:4", "dense"):
+        made = rounding.prune_compensated(network, written, x)
+        assert np.abs(made.layers[0].w_x[:, 0]).max() < 2 * np.abs(network.layers[0].w_x).max()
+
+
 def test_a_mask_is_chosen_on_what_a_column_has_taken_over():
     """Twin columns at 1:2: row 1 loses 0.9 in the first, so that in the second it has 1.4 and wins over 0.8."""
     network = Network((Layer("y", "linear", np.array([[1.0, 0.8], [0.9, 0.5]]), None, np.zeros(2)),))
