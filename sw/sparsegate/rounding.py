@@ -122,7 +122,7 @@ def _columns(layer: Layer, source: NDArray, outputs: NDArray, lengths: NDArray[n
 
 @dataclass(frozen=True, eq=False)
 class _Moments:
-    """H of a layer's columns, scaled so that its diagonal is 1 before damping: columns of any scale are damped alike, but those that
+    """H of a layer's columns, scaled so that its diagonal is 1 before damping: columns of any scale are damped alike, those that
     are all but silent (``FAINT``) more.
 
     ``places``: the order in which columns are treated: those of x, then those of h, in each the largest first; the bias takes the

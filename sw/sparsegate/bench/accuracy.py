@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from sparsegate import artefact, gates, low_rank, objective, pattern, permute, quantize, temporal, train
+from sparsegate import artefact, gates, low_rank, objective, pattern, permute, quantize, sampling, temporal, train
 from sparsegate.bench.tasks import Part, Task, missing, open_task
 from sparsegate.cells import cell
 from sparsegate.console import Task as Shown
@@ -111,6 +111,8 @@ class Plan:
     """Pruned networks learn from the float baseline: classes from its softened outputs, values from their mean with it."""
     labels: bool = False
     """They learn classes from the labels as well."""
+    samples: int = 0
+    """How many times as many sequences as there are for training the baseline writes, for those who learn from it."""
     until: float = 0.5
     """Share of the steps after which masks are frozen."""
     hidden: float = 1.0
@@ -136,6 +138,8 @@ class Plan:
                 teacher = "the mean of the baseline's outputs and the true values"
             elif self.teach:
                 teacher = "the baseline's outputs" + (" and the labels" if self.labels else "")
+                if self.samples:
+                    teacher += f" on the training data and {self.samples} times as much that it wrote itself"
         share = f"{100 * self.until:g} % of the steps"
         tuned = f"then {recipe(self.full)} on exact integers" if self.full else "no training"
         said = [
@@ -230,11 +234,12 @@ PLANS: dict[str, Plan] = {
     ),
     "characters": Plan(
         Recipe(8, 1e-2, 24, 0.0),
-        Recipe(5, 1.2e-2, 8, 0.0),
+        Recipe(4, 1.2e-2, 8, 0.0),
         Recipe(1, 2e-4, 24, 0.0),
         (*(Case(name) for name in ("dense", "1:4", "1:8")), Case(gates="g2")),
         regrow=True,
         teach=True,
+        samples=4,
         until=0.25,
     ),
 }
@@ -297,7 +302,11 @@ class Bench:
         """What made the network of a case: of another key, it is made again."""
         plan = self.plan
         how = f"{plan.prune} {plan.regrow} {plan.teach} {plan.hidden} {plan.distance}"
-        how += " labels" * plan.labels + f" until {plan.until}" * (plan.until != 0.5)
+        how += (
+            f" samples {plan.samples}" * (plan.samples > 0)
+            + " labels" * plan.labels
+            + f" until {plan.until}" * (plan.until != 0.5)
+        )
         return (
             f"{VERSION} {plan.baseline}"
             if parsed(case.pattern).dense and not case.rank
@@ -360,21 +369,26 @@ class Bench:
         if case.rank:
             some = task.train.take(slice(None, None, max(1, len(task.train) // CALIBRATION)))
             network = low_rank.factor(network, dict.fromkeys(recurrent, case.rank), some.x, some.lengths)
+        x, lengths = task.train.x, task.train.lengths
+        if self.plan.samples:
+            again = np.tile(np.arange(len(x)), self.plan.samples)
+            written = sampling.sample(self.float(case.gates), x[again, 0].argmax(1), x.shape[1], self.seed)
+            x, lengths = np.concatenate([x, written]), np.tile(lengths, 1 + self.plan.samples)
         return train.prune_and_fit(
             network,
             self.aim(case),
-            task.train.x,
-            task.train.lengths,
+            x,
+            lengths,
             dict.fromkeys(recurrent, wanted),
             self.plan.prune,
             self.seed,
-            schedule=case.schedule if self.plan.until == 0.5 else self._schedule(),
+            schedule=case.schedule if self.plan.until == 0.5 else self._schedule(len(x)),
             regrow=self.plan.regrow,
             lstm=G2LSTM if case.gates == "g2" else nn.LSTM,
         )
 
-    def _schedule(self) -> Cubic:
-        steps = self.plan.prune.epochs * max(1, round(len(self.task.train) / self.plan.prune.batch))
+    def _schedule(self, count: int) -> Cubic:
+        steps = self.plan.prune.epochs * max(1, round(count / self.plan.prune.batch))
         return Cubic(0, int(self.plan.until * steps), every=max(1, steps // 1000))
 
     def _kept(self, slug: str, key: str, make: Callable[[], Network]) -> Network:
