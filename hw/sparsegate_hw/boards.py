@@ -11,6 +11,8 @@ from amaranth.build import ResourceError
 from sparsegate import devices
 from sparsegate.devices import Device
 from sparsegate.errors import SparseGateError, ToolError
+from sparsegate.estimate import sizes
+from sparsegate.layout import Layout
 from sparsegate_hw.primitives import Fabric
 
 DEFAULT = "ulx3s-85f"
@@ -63,15 +65,18 @@ class Target:
         """Name in ``sparsegate_hw.families``."""
         return self.chip.family
 
-    def fabric(self) -> Fabric:
-        """What primitives may take of the device; one serves one design."""
-        return Fabric(self.chip.family, self.chip.dsp if self.multipliers == "dsp" else 0)
+    def fabric(self, layout: Layout | None = None) -> Fabric:
+        """What primitives may take of the device; one serves one design, whose ``layout`` tells what it has to spare."""
+        if self.multipliers != "dsp":
+            return Fabric(self.chip.family, 0)
+        needed = self.chip.dsp if layout is None else int(sizes(layout, self.chip.family)["dsp"])
+        return Fabric(self.chip.family, self.chip.dsp, max(0, self.chip.dsp - needed))
 
-    def platform(self) -> Any:
+    def platform(self, layout: Layout | None = None) -> Any:
         """A new amaranth-boards platform with a ``fabric``; one serves one design."""
         assert self.board is not None
         platform = _platform(self.board)
-        platform.fabric = self.fabric()
+        platform.fabric = self.fabric(layout)
         return platform
 
 

@@ -27,17 +27,20 @@ from sparsegate_hw.contents import Contents
 class Fabric:
     """What the primitives of one design may take of an FPGA; the ``platform`` of its elaboration, or that one's ``fabric``.
 
-    ``multipliers`` are as many as the device has, or fewer: who comes later gets logic. It counts down while a design is
-    elaborated, so a design needs a new one.
+    ``multipliers`` are as many as the device has, or fewer: who comes later gets logic. ``spare`` of them are for small
+    multiplications, which are made of logic otherwise. Both count down while a design is elaborated, so a design needs a new one.
     """
 
     family: str
     multipliers: int
+    spare: int = 0
 
-    def take(self, multipliers: int) -> bool:
+    def take(self, multipliers: int, small: bool = False) -> bool:
         """Whether so many are left, which are then taken."""
-        enough = self.multipliers >= multipliers
-        self.multipliers -= multipliers if enough else 0
+        enough = self.multipliers >= multipliers and (self.spare >= multipliers or not small)
+        if enough:
+            self.multipliers -= multipliers
+            self.spare -= multipliers * small
         return enough
 
 
@@ -66,7 +69,7 @@ class Multiplier(wiring.Component):
     """o = a * b, exactly.
 
     Members: ``a`` signed(a_width), ``b`` signed(b_width), ``o`` signed(a_width + b_width). A ``small`` one, with few rows to add,
-    is made of logic and leaves the device's multipliers to others.
+    is made of logic where others need the device's multipliers.
 
     Timing: latency ``timing.MUL`` = 3, one product a cycle; registers at the inputs, within, and at the output.
     """
@@ -90,7 +93,7 @@ class Multiplier(wiring.Component):
             return m
         widest = WIDEST[of.family]
         pieces = -(-len(self.a) // widest) * -(-len(self.b) // widest)
-        if self._small or not of.take(pieces):
+        if not of.take(pieces, self._small):
             self._logic(m)
         elif pieces > 1:
             self._behaviour(m)  # Yosys joins several

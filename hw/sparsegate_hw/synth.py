@@ -261,13 +261,14 @@ def elaborate(
     program: Program, config: HardwareConfig | None, chosen: Target, frequency_hz: int, baud: int
 ) -> tuple[str, str]:
     """RTLIL and constraints of the whole design."""
-    board = Board(Engine(program, config), program, frequency_hz, baud)
+    engine = Engine(program, config)
+    board = Board(engine, program, frequency_hz, baud)
     family = FAMILIES[chosen.family]
     with quick_memories():
         if chosen.board is None:
-            design = rtlil.convert(Bare(board), name="top", platform=chosen.fabric(), emit_src=False)
+            design = rtlil.convert(Bare(board), name="top", platform=chosen.fabric(engine.layout), emit_src=False)
             return design, f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n' if family is ECP5 else ""
-        plan = chosen.platform().prepare(Top(board), "top", emit_src=False)
+        plan = chosen.platform(engine.layout).prepare(Top(board), "top", emit_src=False)
     return plan.files["top.il"], plan.files[f"top.{family.constraints}"]
 
 

@@ -78,6 +78,7 @@ def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", mu
     layout = Layout(program, config)
     family = device(on).family
     found = sizes(layout, family, multipliers)
+    spare = max(0, device(on).dsp - int(found["dsp"])) if multipliers == "dsp" else 0
     laws = load_laws().get(family, {})
     return Estimate(
         device=device(on).name,
@@ -85,7 +86,7 @@ def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", mu
         groups=layout.groups,
         lanes=layout.lanes,
         pes=config.pes,
-        dsp=int(found["dsp"]),
+        dsp=int(found["dsp"] + min(spare, found["interpolations"])),
         bram=int(found["bram"]),
         luts=_law(laws, "luts", found),
         ffs=_law(laws, "ffs", found),
@@ -167,6 +168,7 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
 
     ``products``: bits of the PEs' products; ``accumulators``: cells of 16 words and 4 bits in their memories; ``lane_bits``: bits
     of all values in the lanes' pipelines; ``lists`` and ``memories``: such cells in the column lists and in the lanes.
+    ``interpolations``: multiplications that are made of logic where a device has no multipliers to spare.
     """
     pes, lanes = layout.rows * layout.groups, layout.lanes
     phases = list(_pipelines(layout).values())
@@ -190,6 +192,7 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
         "lists": lists,
         "memories": lanes * (0 if blocks(word, layout.position_depth, family) else _cells(layout.position_depth, word)),
     }
+    found["interpolations"] = lanes * sum(len(v.lookups) for p, v in zip(phases, values, strict=True) if p.step_bits)
     found["dsp"] = 0
     if multipliers == "dsp":
         found["dsp"] = pes * _pieces(layout.weight_width, layout.operand_width, widest) + lanes * sum(

@@ -176,6 +176,13 @@ def test_multipliers_are_counted() -> None:
         assert (" * " in verilog) == (count >= 2)
 
 
+def test_small_multiplications_take_what_is_spared_for_them() -> None:
+    fabric = Fabric("ecp5", 4, spare=1)
+    assert [fabric.take(1, small=True) for _ in range(2)] == [True, False]
+    assert [fabric.take(1) for _ in range(4)] == [True, True, True, False]
+    assert not Fabric("ecp5", 4).take(1, small=True)
+
+
 SHAPES = [
     (37, 500),
     (36, 1024),

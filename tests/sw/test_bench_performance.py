@@ -111,8 +111,8 @@ AREA = {"fmax_mhz": 100.0, "luts": 1, "ffs": 2, "bram": 3, "dsp": 4, "how": "pla
 def test_clock_and_area():
     asked = []
 
-    def place(made: Program, config: HardwareConfig, device: str) -> dict:
-        asked.append((made.digest, config, device))
+    def place(made: Program, workload: workloads.Workload) -> dict:
+        asked.append((made.digest, workload.config, workload.device))
         return AREA
 
     placed = row(synthesize=place)

@@ -24,8 +24,10 @@ def test_symbols_follow_as_often_as_the_network_says(writer, monkeypatch):
     monkeypatch.setattr(sampling, "BATCH", 1500)  # the last batch is a smaller one
     first = np.arange(4000) % SYMBOLS
     x = sampling.sample(writer, first, 6, seed=1)
-    assert x.shape == (4000, 6, SYMBOLS) and x.dtype == np.float32
-    assert (x.sum(axis=2) == 1).all() and (x[:, 0].argmax(axis=1) == first).all()
+    assert x.shape == (4000, 6, SYMBOLS)
+    assert x.dtype == np.float32
+    assert (x.sum(axis=2) == 1).all()
+    assert (x[:, 0].argmax(axis=1) == first).all()
     logits = writer.evaluate(x).outputs
     share = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
     # the mean of (drawn - expected) over 4,000 draws has a deviation below 0.5 / sqrt(4000) = 0.008
@@ -38,7 +40,8 @@ def test_symbols_follow_as_often_as_the_network_says(writer, monkeypatch):
 def test_a_seed_decides(writer):
     first = np.zeros(8, np.int64)
     one, same, other = (sampling.sample(writer, first, 9, seed) for seed in (1, 1, 2))
-    assert (one == same).all() and (one != other).any()
+    assert (one == same).all()
+    assert (one != other).any()
 
 
 def test_refusals(writer):

@@ -213,11 +213,10 @@ PLANS: dict[str, Plan] = {
     ),
     "speakers": Plan(
         Recipe(1, 1e-3),
-        Recipe(10, 3e-3, 8, 0.0),
+        Recipe(24, 3e-3, 32, 0.0),
         Recipe(2, 3e-4, 32, 0.0),
         (Case("2:32"),),
         regrow=True,
-        until=0.25,
         distance="cosine",
         formats=(("input_bits", 16),),  # a power spectrum without logarithm spans six decades
     ),

@@ -44,8 +44,8 @@ MIDDLE = 2
 AREA = ("fmax_mhz", "luts", "ffs", "bram", "dsp")
 
 Say = Callable[[str], None]
-Synthesize = Callable[[Program, HardwareConfig, str], Mapping[str, Any]]
-"""Places and routes a Program for a device: ``AREA``'s keys, ``how`` and ``tools``."""
+Synthesize = Callable[[Program, Workload], Mapping[str, Any]]
+"""Places and routes a Program for a workload's device and clock: ``AREA``'s keys, ``how`` and ``tools``."""
 Simulate = Callable[[Program, HardwareConfig, NDArray[np.int64]], Any]
 """Runs raw sequences in RTL: ``sparsegate_sim.simulate.simulate``."""
 Alternative = Callable[[int, int], Mapping[str, Any] | None]
@@ -260,7 +260,7 @@ def measure(
     area: Mapping[str, Any] = dict.fromkeys(AREA) | {"how": "not placed and routed", "tools": {}}
     if synthesize is not None:
         say(f"{workload.name}: place and route")
-        area = synthesize(program, config, workload.device)
+        area = synthesize(program, workload)
     elif before is not None and _same(before, row):
         area = {key: before[key] for key in AREA} | {"how": before["pnr"], "tools": before["tools"]}
     row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": dict(area["tools"])}

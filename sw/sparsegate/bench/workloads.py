@@ -36,7 +36,7 @@ CLIPS = 10
 """Recordings, one of each digit, that a workload runs."""
 FLOOR = 1e-6
 """Power below this counts as this much, before the logarithm."""
-LARGE = QuantizeConfig(table_bits=7)
+LARGE = QuantizeConfig(table_bits=6)
 """Of the largest arrays: interpolated tables are small enough for logic, so that block RAM is left to the weights."""
 SMALL = QuantizeConfig(
     activation_bits=5,
@@ -78,7 +78,7 @@ class Workload:
     """One row of the table.
 
     ``make`` takes the folder of the data and one to keep networks in. ``alternative``: LSTM inputs and units that the CPU runs for
-    comparison.
+    comparison. ``mhz``: the clock that is asked of place-and-route; the device's usual one where it says nothing.
     """
 
     name: str
@@ -88,6 +88,7 @@ class Workload:
     make: Callable[[Path, Path], Work]
     published: tuple[Published, ...] = ()
     alternative: tuple[int, int] | None = None
+    mhz: int | None = None
 
 
 def _kept(folder: Path, name: str, key: str, make: Callable[[], Work]) -> Work:
@@ -155,7 +156,7 @@ def encoder(folder: Path, work: Path) -> Work:
         return importers.load(checkpoint, layers=real.LAYERS_OF_ENCODER, name="speaker-encoder")
 
     # a power spectrum without logarithm spans six decades
-    config = QuantizeConfig(input_bits=16)
+    config = QuantizeConfig(input_bits=16, table_bits=8)
     return _of_others(folder, work, "speakers", opened, "2:32", real.spectrum, config, centre=False)
 
 
@@ -336,6 +337,7 @@ WORKLOADS: dict[str, Workload] = {
             "LFE5U-25F",
             HardwareConfig(rows=16),
             keywords,
+            mhz=130,
         ),
         Workload(
             "encoder",
@@ -343,6 +345,7 @@ WORKLOADS: dict[str, Workload] = {
             "LFE5U-85F",
             WIDE,
             encoder,
+            mhz=100,
         ),
         Workload(
             "ese",
@@ -352,6 +355,7 @@ WORKLOADS: dict[str, Workload] = {
             random_lstm("ese", 153, 1024, NM(1, 16), 512, NM(1, 8)),
             (ESE, EDGEDRNN),
             (153, 1024),
+            mhz=100,
         ),
         Workload(
             "spartus",
@@ -360,6 +364,7 @@ WORKLOADS: dict[str, Workload] = {
             VECTORS,
             random_lstm("spartus", 123, 1024, NM(1, 16)),
             (SPARTUS, EDGEDRNN),
+            mhz=100,
         ),
         Workload(
             "peer-4",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from sparsegate.bench.workloads import Workload
     from sparsegate.layout import HardwareConfig
     from sparsegate.program import Program
 
@@ -91,8 +92,8 @@ def performance(
     rows, skipped = [], {}
     with console.task("performance") as task:
 
-        def place(program: Program, config: HardwareConfig, device: str) -> dict[str, Any]:
-            return _place(program, config, device, work, seeds, task.say)
+        def place(program: Program, workload: Workload) -> dict[str, Any]:
+            return _place(program, workload, work, seeds, task.say)
 
         for workload in chosen:
             try:
@@ -134,14 +135,21 @@ def performance(
         raise SparseGateError("RTL differs from the models; FILE says where")
 
 
-def _place(
-    program: Program, config: HardwareConfig, device: str, work: Path, seeds: int, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Clock and area of a Program on a device, from an earlier run where there is one."""
+def _place(program: Program, workload: Workload, work: Path, seeds: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Clock and area of a Program on a workload's device, from an earlier run where there is one."""
     from sparsegate.bench.performance import AREA
     from sparsegate_hw.synth import synthesize
 
-    result = synthesize(program, config, device=device, folder=work, attempts=1, seeds=seeds, progress=say)
+    result = synthesize(
+        program,
+        workload.config,
+        device=workload.device,
+        folder=work,
+        frequency_hz=workload.mhz and workload.mhz * 1_000_000,
+        attempts=1,
+        seeds=seeds,
+        progress=say,
+    )
     return {key: getattr(result, key) for key in AREA} | {"how": result.how, "tools": dict(result.tools)}
 
 

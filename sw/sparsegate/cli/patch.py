@@ -21,7 +21,7 @@ def patch(
 
     Weights, indices, biases, parameters and thresholds may differ. Beside the bitstream, [bold]FILE.safetensors[/] is the
     Program that it runs: the one given, with accumulators as wide as the bitstream's. What was written is checked by
-    unpacking it. A Program of another shape or format, or one that needs wider accumulators, is refused.
+    unpacking it. A Program of another shape or format, or one that needs wider accumulators or biases, is refused.
 
     Example: [bold]sparsegate patch build/vowels-ulx3s-85f-0123456789ab tuned.safetensors -o tuned.bit[/]
     """
