@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
@@ -35,8 +35,8 @@ class Dispatcher(wiring.Component):
     where no column is listed.
 
     A column passes the stages *list* (which one), *walk* (address), *fetch* (the lists' memories), *column*, *place* (in the weight
-    memory) and *burst*. A stage moves when some stage behind it is free or the burst ends: no longer chain, and no counter
-    feeds a choice in the same cycle.
+    memory) and *burst*. A stage moves when some stage behind it is free or the burst ends; *list* and *place* have room for two, so
+    that this chain does not run through all of them, and no counter feeds a choice in the same cycle.
     """
 
     latency = timing.DISPATCH
@@ -133,15 +133,19 @@ class Dispatcher(wiring.Component):
         list_valid, list_second = Signal(), Signal()
         chosen = Signal(len(lists))
         walk_take = Signal()
-        list_take = Signal()
-        m.d.comb += list_take.eq(~list_valid | walk_take)
-        with m.If(list_take):
-            m.d.sync += [
-                list_valid.eq(early.any() | late.any()),
-                list_second.eq(Mux(early.any(), swapped, ~swapped)),
-                chosen.eq(Mux(early.any(), _lowest(early), _lowest(late))),
-                early.eq(early & (early - 1)),
-            ]
+        spare_list = Signal()
+        following = Signal(data.StructLayout({"valid": 1, "second": 1, "chosen": len(lists)}))
+        m.d.comb += following.eq(
+            Cat(
+                early.any() | late.any(),
+                Mux(early.any(), swapped, ~swapped),
+                Mux(early.any(), _lowest(early), _lowest(late)),
+            )
+        )
+        stage = Cat(list_valid, list_second, chosen)
+        _buffered(m, stage, following, list_valid, following.valid, walk_take, spare_list, "spare_list")
+        with m.If(~spare_list):
+            m.d.sync += early.eq(early & (early - 1))
             with m.If(~early.any()):
                 m.d.sync += late.eq(late & (late - 1))
         with m.If(self.start):
@@ -232,19 +236,22 @@ class Dispatcher(wiring.Component):
         base = Signal.like(column_base, name="base")
         scaled = Signal(signed(layout.operand_width))
         take = Signal()
-        m.d.comb += place_move.eq(~place_valid | take)
-        with m.If(place_move):
-            m.d.sync += [
-                place_valid.eq(column_valid),
-                place_second.eq(column_second),
-                product.eq(Array(_times(place, each) for each in bursts)[Mux(column_second, burst[1], burst[0])]),
-                base.eq(column_base),
-                scaled.eq(
-                    Array(delta.shift_left(by) for by in shifts)[Mux(column_second, shift[1], shift[0])]
-                    if len(shifts) > 1
-                    else delta.shift_left(shifts[0])
-                ),
-            ]
+        spare_place = Signal()
+        m.d.comb += place_move.eq(~spare_place)
+        placed = Cat(
+            column_valid,
+            column_second,
+            _fitted(Array(_times(place, each) for each in bursts)[Mux(column_second, burst[1], burst[0])], product),
+            column_base,
+            _fitted(
+                Array(delta.shift_left(by) for by in shifts)[Mux(column_second, shift[1], shift[0])]
+                if len(shifts) > 1
+                else delta.shift_left(shifts[0]),
+                scaled,
+            ),
+        )
+        stage = Cat(place_valid, place_second, product, base, scaled)
+        _buffered(m, stage, placed, place_valid, column_valid, take, spare_place, "spare_place")
 
         # -- burst -------------------------------------------------------------------------------------------------------------
         entries = of_matrices(lambda x: x.term.matrix.entries - 1, "entries")
@@ -293,6 +300,29 @@ class Dispatcher(wiring.Component):
             ),
         ]
         return m
+
+
+def _buffered(
+    m: Module, stage: Value, new: Value, valid: Value, coming: Value, take: Value, spare: Signal, name: str
+) -> None:
+    """A pipeline stage with room for two: it takes a ``new`` item in every cycle that begins without a ``spare`` one.
+
+    ``valid`` is the stage's own, ``coming`` that of the new item; ``take``: the next stage takes the item, if there is one.
+    """
+    kept = Signal(len(stage), name=name, reset_less=True)
+    with m.If(take | ~valid):
+        m.d.sync += [stage.eq(Mux(spare, kept, new)), spare.eq(0)]
+    with m.Elif(coming & ~spare):
+        m.d.sync += [kept.eq(new), spare.eq(1)]
+
+
+def _fitted(value: Value, like: Signal) -> Value:
+    """A value with the width of the register that holds it, sign included."""
+    found = Value.cast(value)
+    extra = len(like) - len(found)
+    if extra <= 0:
+        return found[: len(like)]
+    return Cat(found, found[-1].replicate(extra) if found.shape().signed else Const(0, extra))
 
 
 def _times(value: Value, factor: int) -> Value:

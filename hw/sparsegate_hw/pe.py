@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.layout import Layout
-from sparsegate_hw.primitives import Multiplier, ReadOnlyMemory, accumulator_style, choose
+from sparsegate_hw.primitives import Multiplier, ReadOnlyMemory, ScratchMemory, choose
 
 
 def depth_bits(depth: int) -> int:
@@ -166,10 +165,7 @@ class _Accumulators(wiring.Component):
         m = Module()
         layout = self._layout
         shape = signed(layout.acc_width)
-        m.submodules.memory = memory = Memory(
-            shape=shape, depth=self._depth, init=[], attrs=accumulator_style(platform)
-        )
-        current, update = memory.read_port(), memory.write_port()
+        m.submodules.memory = memory = ScratchMemory(layout.acc_width, self._depth)
         address = [Signal.like(self.address, name=f"address_{stage}", reset_less=True) for stage in range(3)]
         write = [Signal(name=f"write_{stage}") for stage in range(3)]
         clear = [Signal(name=f"clear_{stage}") for stage in range(2)]
@@ -179,7 +175,8 @@ class _Accumulators(wiring.Component):
             *(after.eq(before) for before, after in zip([self.hit | self.clear, *write], write, strict=False)),
             *(after.eq(before) for before, after in zip([self.clear, *clear], clear, strict=False)),
         ]
-        held: Value = current.data
+        current = memory.o.as_signed()
+        held: Value = current
         if layout.loop_distance <= 2:
             again = Signal(name="again_2")
             m.d.sync += [earlier.eq(total), again.eq((address[0] == address[2]) & write[2])]
@@ -189,11 +186,11 @@ class _Accumulators(wiring.Component):
             m.d.sync += again.eq((address[0] == address[1]) & write[1])
             held = Mux(again, total, held).as_signed()
         m.d.comb += [
-            current.addr.eq(address[0]),
-            self.value.eq(current.data),
-            update.addr.eq(address[2]),
-            update.data.eq(total),
-            update.en.eq(write[2]),
+            memory.address.eq(address[0]),
+            self.value.eq(current),
+            memory.write_address.eq(address[2]),
+            memory.data.eq(total),
+            memory.write.eq(write[2]),
         ]
         m.d.sync += total.eq(held + self.product)
         with m.If(clear[1]):

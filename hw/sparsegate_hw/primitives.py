@@ -242,6 +242,119 @@ class ReadOnlyMemory(wiring.Component):
         return m
 
 
+class ScratchMemory(wiring.Component):
+    """A memory of few words that is read and written every cycle: distributed RAM where a family has it.
+
+    Members: ``o``, the word at ``address`` a cycle before; ``data`` is written to ``write_address`` where ``write`` holds. A word
+    that is read and written in the same cycle is read as it was.
+
+    Timing: latency 1, a read and a write a cycle. Words start as 0.
+    """
+
+    latency = 1
+
+    def __init__(self, width: int, depth: int) -> None:
+        self._depth = depth
+        address = max(1, (depth - 1).bit_length())
+        super().__init__(
+            {
+                "address": In(address),
+                "o": Out(width),
+                "write_address": In(address),
+                "data": In(width),
+                "write": In(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        of = fabric(platform)
+        if of is not None and of.family == "ecp5" and RAM_WORDS < self._depth <= MOST_RAMS * RAM_WORDS:
+            self._ecp5(m)
+            return m
+        width, depth = len(self.o), self._depth
+        m.submodules.memory = memory = Memory(shape=width, depth=depth, init=[], attrs=accumulator_style(platform))
+        read, write = memory.read_port(), memory.write_port()
+        m.d.comb += [
+            read.addr.eq(self.address),
+            self.o.eq(read.data),
+            write.addr.eq(self.write_address),
+            write.data.eq(self.data),
+            write.en.eq(self.write),
+        ]
+        return m
+
+    def _ecp5(self, m: Module) -> None:
+        """Distributed RAMs of 16 words, and a choice among them in the slices' own multiplexers.
+
+        Yosys makes that choice of LUTs alone, twice as many.
+        """
+        low = RAM_WORDS.bit_length() - 1
+        found: list[Value] = []
+        width = len(self.o)
+        for number in range(-(-self._depth // RAM_WORDS)):
+            write = Signal(name=f"write_{number}")
+            m.d.comb += write.eq(self.write & (self.write_address[low:] == number))
+            outs = []
+            for column in range(0, width, 4):
+                outs.append(Signal(4, name=f"out_{number}_{column}"))
+                m.submodules[f"ram_{number}_{column}"] = Instance(
+                    "TRELLIS_DPR16X4",
+                    p_INITVAL=Const(0, 64),
+                    p_WCKMUX="WCK",
+                    p_WREMUX="WRE",
+                    i_WCK=ClockSignal(),
+                    i_WRE=write,
+                    i_WAD=self.write_address[:low],
+                    i_DI=Cat(self.data[column : column + 4], Const(0, 4))[:4],
+                    i_RAD=self.address[:low],
+                    o_DO=outs[-1],
+                )
+            found.append(Cat(*outs)[:width])
+        # an address beyond the last word reads any
+        found += found[-1:] * (-len(found) % (1 << (len(found) - 1).bit_length()))
+        word = _kept(self.o, "word_1")
+        m.d.comb += self.o.eq(word)
+        m.d.sync += word.eq(
+            Cat(
+                _choice(m, [word[bit] for word in found], self.address[low:], f"bit_{bit}")
+                for bit in range(len(self.o))
+            )
+        )
+
+
+RAM_WORDS = 16
+"""Words of an ECP5's distributed RAM (TRELLIS_DPR16X4)."""
+MOST_RAMS = 16
+"""Of them on top of one another."""
+
+
+def _choice(m: Module, bits: list[Value], select: Value, name: str) -> Value:
+    """bits[select], a power of two of them, in an ECP5's slices: two LUTs and a PFUMX choose one of four, L6MUX21 of eight."""
+    if len(bits) == 1:
+        return bits[0]
+    if len(bits) == 2:
+        out = Signal(name=f"{name}_of_2")
+        m.submodules[f"{name}_of_2"] = Instance(
+            "LUT4",
+            p_INIT=Const(0xCACA, 16),
+            i_A=bits[0],
+            i_B=bits[1],
+            i_C=select[0],
+            i_D=Const(0),
+            o_Z=out,
+        )
+        return out
+    half, top = len(bits) // 2, select[len(bits).bit_length() - 2]
+    low, high = (_choice(m, part, select, f"{name}_{at}") for at, part in enumerate((bits[:half], bits[half:])))
+    if len(bits) > 8:
+        return Mux(top, high, low)
+    out = Signal(name=f"{name}_of_{len(bits)}")
+    ports = {"i_ALUT": high, "i_BLUT": low, "i_C0": top} if len(bits) == 4 else {"i_D0": low, "i_D1": high, "i_SD": top}
+    m.submodules[f"{name}_of_{len(bits)}"] = Instance("PFUMX" if len(bits) == 4 else "L6MUX21", **ports, o_Z=out)
+    return out
+
+
 class Register(wiring.Component):
     """A register that no tool merges with another of the same contents: what is broadcast to a far corner starts anew there.
 

@@ -16,7 +16,7 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate.layout import BLOCK_SHAPES, rom_blocks
 from sparsegate_hw import boards, netlist
-from sparsegate_hw.primitives import Fabric, Multiplier, ReadOnlyMemory, Register, fabric
+from sparsegate_hw.primitives import Fabric, Multiplier, ReadOnlyMemory, Register, ScratchMemory, fabric
 from sparsegate_hw.verilog import convert
 from tests.hw.blocks import simulate
 
@@ -45,6 +45,19 @@ def memory(width: int, depth: int) -> tuple[Any, list[str], list[list[int]]]:
         ["address"],
         np.where(rng.random(CYCLES) < 0.2, ends, rng.integers(0, depth, CYCLES))[:, None].tolist(),
     )
+
+
+def scratch(width: int, depth: int) -> tuple[Any, list[str], list[list[int]]]:
+    """Every word is written first; then reads and writes anywhere, of the same word at once too."""
+    rng = np.random.default_rng(width + depth)
+    count = CYCLES + depth
+    address, written = rng.integers(0, depth, (2, count))
+    address = np.where(rng.random(count) < 0.3, written, address)
+    write = rng.random(count) < 0.5
+    written[:depth], write[:depth] = np.arange(depth), True
+    data = rng.integers(0, 1 << width, count)
+    names = ["address", "write_address", "data", "write"]
+    return ScratchMemory(width, depth), names, np.stack([address, written, data, write], axis=1).tolist()
 
 
 def wanted(dut: Any, names: list[str], items: list[list[int]]) -> list[int]:
@@ -181,6 +194,23 @@ def test_small_multiplications_take_what_is_spared_for_them() -> None:
     assert [fabric.take(1, small=True) for _ in range(2)] == [True, False]
     assert [fabric.take(1) for _ in range(4)] == [True, True, True, False]
     assert not Fabric("ecp5", 4).take(1, small=True)
+
+
+def test_a_scratch_memory_is_what_was_written() -> None:
+    dut, names, items = scratch(7, 40)
+    found, words = [0], [0] * 40
+    for address, written, data, write in items:
+        found.append(words[address])
+        if write:
+            words[written] = data
+    assert wanted(dut, names, items) == found[:-1]
+
+
+@icarus
+@pytest.mark.parametrize("depth", [16, 17, 40, 64, 96, 128, 144, 256])
+def test_a_scratch_memory_of_an_ecp5_gives_what_the_plain_one_does(depth: int, tmp_path: Path) -> None:
+    of_cells = {16: "", 17: "LUT4", 40: "PFUMX", 64: "PFUMX"}.get(depth, "L6MUX21")
+    same(lambda: scratch(7, depth), Fabric("ecp5", 0), of_cells, tmp_path)
 
 
 SHAPES = [
