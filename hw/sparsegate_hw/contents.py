@@ -20,7 +20,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
-from sparsegate.layout import BLOCK_SHAPES, ICE40_SHAPES, rom_blocks
+from sparsegate.layout import BLOCK_SHAPES, ICE40_SHAPES, contents_blocks
 
 
 def family(platform: Any) -> str | None:
@@ -34,7 +34,7 @@ class Contents(wiring.Component):
     Members: ``address``; ``o`` unsigned(width), the word. Reading beyond the last word gives anything.
 
     Timing: latency 1, one word a cycle; 2 with ``registered``, for which a block RAM has a register of its own.
-    Size: ``layout.rom_blocks`` block RAMs of an ECP5; where that is 0, a cell of distributed RAM for every 16 words and 4 bits.
+    Size: ``layout.contents_blocks`` block RAMs of an ECP5; where that is 0, a distributed RAM for every 16 words and 4 bits.
     """
 
     def __init__(self, width: int, words: Sequence[int], registered: bool = False) -> None:
@@ -53,7 +53,7 @@ class Contents(wiring.Component):
         m = Module()
         of = family(platform)
         inside = False  # whether the second register is the block RAM's own
-        if of == "ecp5" and not rom_blocks(self._width, len(self._words)):
+        if of == "ecp5" and not contents_blocks(self._width, len(self._words)):
             word = self._distributed(m)
         elif of == "ecp5":
             shape = next((shape for shape in BLOCK_SHAPES if shape[0] >= len(self._words)), BLOCK_SHAPES[-1])

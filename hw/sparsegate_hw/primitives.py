@@ -211,7 +211,8 @@ class ReadOnlyMemory(wiring.Component):
     ``sparsegate_hw.contents``.
 
     Timing: latency 2, one word a cycle; the second register is the memory's own.
-    Size: ``layout.rom_blocks`` block RAMs of an ECP5; where that is 0, logic, or distributed RAM if the memory is replaceable.
+    Size: ``layout.rom_blocks`` block RAMs of an ECP5, and where that is 0 logic; of a replaceable one
+    ``layout.contents_blocks``, and where that is 0 distributed RAM.
     """
 
     latency = timing.MEMORY

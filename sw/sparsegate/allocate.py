@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from sparsegate import activation, artefact, images, quantize, timing
 from sparsegate.cells import PROJECTION, cell, phases_of
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import INPUT, HardwareConfig, Layout, MatrixLayout, packet_blocks, rom_blocks, weight_shape
+from sparsegate.layout import (
+    INPUT,
+    HardwareConfig,
+    Layout,
+    MatrixLayout,
+    contents_blocks,
+    packet_blocks,
+    rom_blocks,
+    weight_shape,
+)
 from sparsegate.network import Layer, Network
 from sparsegate.pattern import MAX_BLOCK, NM, common_block
 from sparsegate.program import Matrix, Phase, Program
@@ -294,8 +303,8 @@ def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_de
     beat = layout.config.outputs
     buffer = max(p.phase.formats["h"].width for p in finals), max(p.positions for p in finals) // beat
     found = {
-        "weights": layout.config.pes * rom_blocks(planes * entry, words),
-        "biases": layout.lanes * rom_blocks(layout.bias_word(), position_depth),
+        "weights": layout.config.pes * contents_blocks(planes * entry, words),
+        "biases": layout.lanes * contents_blocks(layout.bias_word(), position_depth),
         "tables": layout.lanes * sum(rom_blocks(*shape) for shape in _tables(layout)),
         "states": layout.lanes * sum(rom_blocks(*shape) for shape in lane),
         "packets": layout.lanes * beat * rom_blocks(*buffer),

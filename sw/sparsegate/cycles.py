@@ -85,7 +85,8 @@ class Cycles:
     @property
     def imbalance(self) -> float:
         """Beats of the longest group over the mean of all: 1 if columns are spread evenly over the groups at every step."""
-        return float(self.beats.sum() / max(1.0, self.mean_beats.sum()))
+        mean = float(self.mean_beats.sum())
+        return float(self.beats.sum()) / mean if mean else 1.0
 
     @property
     def occupancy_total(self) -> float:

@@ -25,7 +25,7 @@ from sparsegate.allocate import block_rams
 from sparsegate.devices import WIDEST, Device, device
 from sparsegate.errors import SparseGateError
 from sparsegate.images import table_fields
-from sparsegate.layout import ICE40_SHAPES, HardwareConfig, Layout, rom_blocks
+from sparsegate.layout import ICE40_SHAPES, HardwareConfig, Layout, contents_blocks
 from sparsegate.program import Phase, Program
 
 POINTS, LAWS, VERSION = "sparsegate-points", "sparsegate-laws", 1
@@ -167,7 +167,7 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
     """Counts of a layout: ``dsp`` and ``bram`` exactly as synthesis makes them, and what the laws are linear in.
 
     ``products``: bits of the PEs' products; ``accumulators``: cells of 16 words and 4 bits in their memories; ``lane_bits``: bits
-    of all values in the lanes' pipelines; ``lists`` and ``memories``: such cells in the column lists and in the lanes.
+    of all values in the lanes' pipelines; ``lists`` and ``memories``: such cells in the column lists, and of weights and biases.
     ``interpolations``: multiplications that are made of logic where a device has no multipliers to spare.
     """
     pes, lanes = layout.rows * layout.groups, layout.lanes
@@ -190,7 +190,14 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
         "accumulators": pes * sum(_cells(depth, layout.acc_width) for depth in layout.acc_bank_depths),
         "lane_bits": lanes * (sum(value.bits for value in values) + layout.sums * layout.acc_width),
         "lists": lists,
-        "memories": lanes * (0 if blocks(word, layout.position_depth, family) else _cells(layout.position_depth, word)),
+        "memories": sum(
+            count * _cells(depth, width)
+            for count, depth, width in (
+                (lanes, layout.position_depth, word),
+                (pes, layout.weight_words, layout.weight_planes * layout.entry_width),
+            )
+            if not blocks(width, depth, family)
+        ),
     }
     found["interpolations"] = lanes * sum(len(v.lookups) for p, v in zip(phases, values, strict=True) if p.step_bits)
     found["dsp"] = 0
@@ -214,9 +221,9 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
 
 
 def blocks(width: int, depth: int, family: str) -> int:
-    """Block RAMs of a read-only memory; 0 where it is distributed RAM or logic."""
+    """Block RAMs of a memory of weights or biases; 0 where it is distributed RAM."""
     if family != "ice40":
-        return rom_blocks(width, depth)
+        return contents_blocks(width, depth)
     rows, columns = next((shape for shape in ICE40_SHAPES if shape[0] >= depth), ICE40_SHAPES[-1])
     return -(-width // columns) * -(-depth // rows)
 

@@ -108,11 +108,20 @@ Weights want those.
 """
 
 
-def rom_blocks(width: int, depth: int) -> int:
-    """Block RAMs of an ECP5 for a read-only memory: side by side, and on top of one another only where it is deeper than any."""
+CONTENTS_BITS = 1024
+"""The same where the contents may be replaced: in distributed RAM a bit takes three times what it takes in logic."""
+
+
+def rom_blocks(width: int, depth: int, least: int = ROM_BITS) -> int:
+    """Block RAMs of an ECP5 for a memory: side by side, and on top of one another only where it is deeper than any."""
     rows, columns = next((shape for shape in BLOCK_SHAPES if shape[0] >= depth), BLOCK_SHAPES[-1])
     blocks = -(-width // columns) * -(-depth // rows)
-    return blocks if width * depth > blocks * ROM_BITS else 0
+    return blocks if width * depth > blocks * least else 0
+
+
+def contents_blocks(width: int, depth: int) -> int:
+    """The same of a memory whose contents may be replaced: weights, biases."""
+    return rom_blocks(width, depth, CONTENTS_BITS)
 
 
 SPARE_BITS = 9216
@@ -132,7 +141,7 @@ def weight_shape(entry_width: int, depth: int) -> tuple[int, int]:
     shapes = [(depth, 1)]
     shapes += [(words, -(-depth // words)) for words, _ in BLOCK_SHAPES if words < depth]
     few = [shape for shape in shapes if shape[1] <= MAX_PLANES and shape[0] <= BLOCK_SHAPES[-1][0]]
-    return min(few or shapes[-1:], key=lambda shape: (rom_blocks(shape[1] * entry_width, shape[0]), shape[1]))
+    return min(few or shapes[-1:], key=lambda shape: (contents_blocks(shape[1] * entry_width, shape[0]), shape[1]))
 
 
 INPUT = -1
@@ -420,9 +429,9 @@ class Layout:
                 raise SparseGateError(f"biases need {need} bits, the hardware's have {self.config.bias_bits}")
             return self.config.bias_bits
         most = max(need, self.acc_width)
-        fewest = rom_blocks(self.bias_word(need), self.position_depth)
+        fewest = contents_blocks(self.bias_word(need), self.position_depth)
         choices = (min(bits, most) for bits in (-(-(need + 1) // 4) * 4, need + 1, need))
-        return next(bits for bits in choices if rom_blocks(self.bias_word(bits), self.position_depth) == fewest)
+        return next(bits for bits in choices if contents_blocks(self.bias_word(bits), self.position_depth) == fewest)
 
     def bias_word(self, bits: int | None = None) -> int:
         """Bits of a bias memory's word: whether a unit is there, its biases (of ``bits``), its cell's parameters."""

@@ -240,9 +240,9 @@ def test_a_memory_is_its_words() -> None:
 
 
 def test_small_memories_are_logic_and_deep_ones_stand_on_top_of_one_another() -> None:
-    assert rom_blocks(9, 512) == 0
-    assert rom_blocks(9, 513) == 1
-    for width, depth in ((9, 512), (1, 20000), (9, 513)):
+    assert rom_blocks(8, 512) == 0
+    assert rom_blocks(9, 512) == 1
+    for width, depth in ((8, 512), (1, 20000), (9, 513)):
         text = convert(memory(width, depth)[0], "block", Fabric("ecp5", 0))
         assert text.count("DP16KD #(") == rom_blocks(width, depth), (width, depth)
 

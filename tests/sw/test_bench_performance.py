@@ -87,10 +87,10 @@ def test_nothing_skipped_is_a_run_in_which_every_column_moves():
 def test_imbalance_of_groups():
     made = program()
     layout = Layout(made, CONFIG)
-    assert performance.imbalance(performance.drawn(made, 20, 1.0), layout) < 1.1
-    assert performance.imbalance(performance.drawn(made, 20, 0.1), layout) > 1.2
-    assert performance.imbalance(performance.drawn(made, 20, 0.1), Layout(made, HardwareConfig(8))) == 1
-    assert performance.imbalance(performance.drawn(made, 20, 0.0), layout) == 1
+    assert cycles.predict(performance.drawn(made, 20, 1.0), layout).imbalance < 1.1
+    assert cycles.predict(performance.drawn(made, 20, 0.1), layout).imbalance > 1.2
+    assert cycles.predict(performance.drawn(made, 20, 0.1), Layout(made, HardwareConfig(8))).imbalance == 1
+    assert cycles.predict(performance.drawn(made, 20, 0.0), layout).imbalance == 1
 
 
 def test_a_row_of_cycles_alone():

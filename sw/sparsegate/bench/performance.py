@@ -18,7 +18,7 @@ from sparsegate import artefact, cycles, golden
 from sparsegate.bench.workloads import Work, Workload
 from sparsegate.errors import SparseGateError
 from sparsegate.golden import Stream, Trace
-from sparsegate.layout import INPUT, HardwareConfig, Layout
+from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.program import Phase, Program
 
 DEFINITION = """\
@@ -96,26 +96,6 @@ def dense(phase: Phase) -> int:
     return sum(term.matrix.columns * phase.gates * phase.units for term in phase.terms)
 
 
-def imbalance(trace: Trace, layout: Layout) -> float:
-    """Beats of the longest column group over the groups' mean, both summed over steps and phases that run at every step."""
-    longest = mean = 0.0
-    for this, run in zip(layout.passes, trace.passes, strict=True):
-        for number in this.phases:
-            if not layout.every_step(number):
-                continue
-            beats = np.zeros((*run.streams[0].sent.shape[:2], layout.groups))
-            for matrix in layout.phases[number].matrices:
-                sent = run.streams[0 if matrix.source == INPUT else matrix.source - this.phases.start + 1].sent
-                if not matrix.now:  # sent after the step before
-                    sent = np.concatenate([np.zeros_like(sent[:, :1]), sent[:, :-1]], axis=1)
-                beats += matrix.burst * (
-                    sent.astype(np.float32) @ np.eye(layout.groups, dtype=np.float32)[matrix.group]
-                )
-            longest += float(beats.max(axis=2).sum())
-            mean += float(beats.mean(axis=2).sum())
-    return longest / mean if mean else 1.0
-
-
 def full(program: Program, layout: Layout) -> dict[str, Any]:
     """Figures of a step with nothing skipped, in the middle of a sequence."""
     steps = 4 * MIDDLE
@@ -130,7 +110,7 @@ def full(program: Program, layout: Layout) -> dict[str, Any]:
         "columns_skipped": 0.0,
         "occupancy_matvec": round(macs / (layout.config.pes * float(found.matvec[0, middle].mean())), 5),
         "occupancy_total": round(macs / (layout.config.pes * taken), 5),
-        "group_imbalance": round(imbalance(trace, layout), 4),
+        "group_imbalance": round(found.imbalance, 4),
         "steps": steps - 2 * MIDDLE,
     }
 
@@ -144,7 +124,7 @@ def counted(trace: Trace, layout: Layout) -> dict[str, Any]:
         "columns_skipped": round(1 - found.columns_sent / found.columns_seen, 5),
         "occupancy_matvec": round(found.occupancy_matvec, 5),
         "occupancy_total": round(found.occupancy_total, 5),
-        "group_imbalance": round(imbalance(trace, layout), 4),
+        "group_imbalance": round(found.imbalance, 4),
         "steps": int(trace.lengths.sum()),
     }
 
