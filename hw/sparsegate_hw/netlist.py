@@ -1,11 +1,12 @@
-"""The synthesized netlist as Verilog, so that what Yosys made of a design can be simulated and compared."""
+"""Netlists as Verilog, so that what Yosys and nextpnr made of a design can be simulated and compared."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 from amaranth.back import rtlil
 
-from sparsegate import artefact
-from sparsegate.errors import ToolError
-from sparsegate_hw import boards, synth
+from sparsegate import artefact, devices
+from sparsegate.errors import SparseGateError, ToolError
+from sparsegate_hw import boards, patch, synth
 from sparsegate_hw.families import FAMILIES
 from sparsegate_hw.primitives import Fabric
 from sparsegate_hw.verilog import quick_memories
@@ -23,13 +24,13 @@ from sparsegate_hw.verilog import quick_memories
 MODELS = {"ecp5": ("common_sim.vh", "ccu2c_sim.vh"), "ice40": ("cells_sim.v",)}
 """Files of Yosys that model cells: all of an iCE40's, and of an ECP5's but block RAM and multiplier."""
 
-OWN_MODELS = "ecp5_cells.v"
-"""Block RAM and multiplier of an ECP5, which Yosys has as black boxes only."""
+OWN_MODELS = {"ecp5": "ecp5_cells.v", "ice40": "ice40_cells.v"}
+"""Block RAM and multiplier of an ECP5, multiplier and PLL of an iCE40 as nextpnr packs them: Yosys has black boxes or nothing."""
 
 
 @dataclass(frozen=True)
 class Netlist:
-    """Verilog of a design after synthesis, with the design's own ports, and of the cells it is made of."""
+    """Verilog of a design after synthesis or after routing, with the design's own ports, and of the cells it is made of."""
 
     design: Path
     cells: Path
@@ -60,14 +61,66 @@ def write(
     """
     fabric = fabric or boards.target(boards.DEFAULT).fabric()
     synth.versions(fabric.family)
-    folder = Path(folder)
-    say = progress or (lambda line: None)
     multipliers = "dsp" if fabric.multipliers else "logic"
     with quick_memories():
         design = rtlil.convert(component, name="top", platform=fabric, emit_src=False)
+    script = ["read_rtlil design", *FAMILIES[fabric.family].script(multipliers)]
+    return _write(fabric.family, design, script, folder, name, progress)
+
+
+def write_routed(
+    built: str | Path, folder: str | Path, name: str, progress: Callable[[str], None] | None = None
+) -> Netlist:
+    """Write ``<name>_netlist.v`` and its companions as :func:`write` does, but of the placed and routed design of a bitstream.
+
+    ``built`` is a folder that :func:`synth.synthesize` made for an iCE40. Cells are those that nextpnr packed and the ports are
+    the pins'. Memories hold what the bitstream's configuration says. A PLL passes its reference.
+
+    Raises
+    ------
+    SparseGateError
+        If the folder is damaged, keeps no routed netlist (earlier versions did not), or the device is no iCE40.
+    ToolError
+        If Yosys is missing or fails.
+    """
+    result = synth.SynthResult.load(Path(built))
+    family = devices.device(result.device).family
+    if family != "ice40":
+        raise SparseGateError(f"routed netlists are written for an iCE40, but {built} is for {result.device}")
+    synth.versions(family)
+    routed = synth.Routed.load(Path(built))
+    design = routed.netlist()
+    cells = design["modules"]["top"]["cells"]
+    patch.fill(cells, patch.extract(routed.text, routed.places))
+    _join_plls(cells)
+    return _write(
+        family, json.dumps(design), ["# reading the routed netlist", "read_json design"], folder, name, progress
+    )
+
+
+def _join_plls(cells: dict[str, Any]) -> None:
+    """Connect a PLL to the pad that it takes its reference from and the global clock that it drives: wires that are no nets."""
+    for pll in [cell for cell in cells.values() if cell["type"] == "ICESTORM_PLL"]:
+        pad = next(
+            cell for cell in cells.values() if cell["attributes"]["NEXTPNR_BEL"] == pll["attributes"]["BEL_PAD_INPUT"]
+        )
+        buffer = next(name for name, cell in cells.items() if "FOR_PAD_IN" in cell["attributes"])
+        pll["connections"]["REFERENCECLK"] = pad["connections"]["PACKAGE_PIN"]
+        pll["connections"]["PLLOUT_A_GLOBAL"] = cells.pop(buffer)["connections"]["GLOBAL_BUFFER_OUTPUT"]
+
+
+def _write(
+    family: str,
+    design: str,
+    script: Sequence[str],
+    folder: str | Path,
+    name: str,
+    progress: Callable[[str], None] | None,
+) -> Netlist:
+    """Write what a script of Yosys makes of the file ``design``."""
+    folder = Path(folder)
     lines = [
-        "read_rtlil top.il",
-        *FAMILIES[fabric.family].script(multipliers),
+        *script,
         "# writing the netlist",
         f"rename top {name}",
         "tee -o stat.txt stat",
@@ -75,15 +128,15 @@ def write(
     ]
     with tempfile.TemporaryDirectory(prefix="sparsegate-") as temporary:
         work = Path(temporary)
-        (work / "top.il").write_text(design, encoding="utf-8")
-        synth.run_yosys(work, lines, say)
+        (work / "design").write_text(design, encoding="utf-8")
+        synth.run_yosys(work, lines, progress or (lambda line: None))
         verilog = (work / "netlist.v").read_text(encoding="utf-8")
         report = (work / "stat.txt").read_text(encoding="utf-8")
     # the first line names the compiler that built this Yosys; it would make outputs differ between machines
     verilog = re.sub(r"\A/\* Generated by Yosys.*?\*/\n", "", verilog, flags=re.DOTALL)
-    result = Netlist(folder / f"{name}_netlist.v", folder / f"{fabric.family}_cells.v", folder / f"{name}_netlist.txt")
+    result = Netlist(folder / f"{name}_netlist.v", folder / f"{family}_cells.v", folder / f"{name}_netlist.txt")
     artefact.write_text(result.design, verilog)
-    artefact.write_text(result.cells, cell_models(fabric.family))
+    artefact.write_text(result.cells, cell_models(family))
     artefact.write_text(result.report, report)
     return result
 
@@ -106,8 +159,7 @@ def cell_models(family: str = "ecp5") -> str:
     if family == "ice40":
         # values of unconnected inputs, which older simulators do not read; Yosys connects every input
         texts.insert(0, "`define NO_ICE40_DEFAULT_ASSIGNMENTS")
-    else:
-        texts.append(resources.files("sparsegate_hw").joinpath(OWN_MODELS).read_text(encoding="utf-8"))
+    texts.append(resources.files("sparsegate_hw").joinpath(OWN_MODELS[family]).read_text(encoding="utf-8"))
     body = "\n".join(texts)
     # timing checks, nextpnr's packed cell and the vendor's older names are of no use here, and not every simulator reads them
     for unused in (
@@ -116,4 +168,7 @@ def cell_models(family: str = "ecp5") -> str:
         r"^`ifndef NO_INCLUDES\b.*?^`endif\b",
     ):
         body = re.sub(unused, "", body, flags=re.DOTALL | re.MULTILINE)
+    # a routed logic cell has a register of each kind of reset and shows one: the other costs a third of a simulation's time
+    body = body.replace("always @(posedge polarized_clk)", "if (!ASYNC_SR) always @(posedge polarized_clk)")
+    body = body.replace("always @(posedge polarized_clk,", "if (ASYNC_SR) always @(posedge polarized_clk,")
     return "`timescale 1ns / 1ps\n" + body

@@ -106,6 +106,12 @@ def places(routed: Mapping[str, Any], contents: Contents) -> dict[str, Place]:
     return found
 
 
+def fill(cells: Mapping[str, Any], contents: Contents) -> None:
+    """Put contents into the memory cells of the netlist that nextpnr writes after routing an iCE40."""
+    for name, values in contents.items():
+        cells[f"{name}_RAM"]["parameters"] |= {key: f"{value:0256b}" for key, value in values.items()}
+
+
 # -- textual configurations ---------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -303,15 +304,38 @@ class Routed:
         with artefact.reading(folder / RUN):
             return cls(
                 folder,
-                zlib.decompress((folder / values["routed"]).read_bytes()).decode(),
+                _decompressed(folder / values["routed"]),
                 {name: patch.Place(kind, tuple(at)) for name, (kind, at) in values["places"].items()},
                 float(values["fmax_mhz"]),
                 values["figures"],
                 tuple(values["critical_path"]),
             )
 
+    def netlist(self) -> dict[str, Any]:
+        """The netlist that nextpnr wrote after routing; its memories may hold another Program's contents.
 
-RUN, ROUTED = "run.json", "routed.z"
+        Raises
+        ------
+        SparseGateError
+            If it is damaged, or not there because an earlier version routed the design.
+        """
+        file = self.folder / NETLIST
+        if not file.exists():
+            raise SparseGateError(
+                f"{self.folder} has no {NETLIST}, as an earlier version routed it; synthesize into another folder"
+            )
+        with artefact.reading(file):
+            return json.loads(_decompressed(file))
+
+
+def _decompressed(file: Path) -> str:
+    try:
+        return zlib.decompress(file.read_bytes()).decode()
+    except (OSError, zlib.error) as error:
+        raise SparseGateError(f"{file} cannot be read: {error}") from error
+
+
+RUN, ROUTED, NETLIST = "run.json", "routed.z", "netlist.z"
 
 
 def _build(
@@ -387,6 +411,8 @@ def _build(
     (work / routed).unlink()
     for file in (RUN, "report.json"):
         shutil.copyfile(run.folder / file, work / file)
+    if (run.folder / NETLIST).exists():  # not of a design that an earlier version routed
+        shutil.copyfile(run.folder / NETLIST, work / NETLIST)
     # the configuration of this bitstream: the kept design may have been routed for another Program
     (work / ROUTED).write_bytes(zlib.compress(text.encode()))
     artefact.write_json(work / RESULT, result.as_json())
@@ -425,6 +451,7 @@ def _route(
     }
     with making(final, keep=lambda staging: False) as staging:
         (staging / ROUTED).write_bytes(zlib.compress(text.encode()))
+        (staging / NETLIST).write_bytes(zlib.compress((work / "attempt.cells").read_bytes()))
         artefact.write_json(staging / "report.json", report)
         artefact.write_json(staging / RUN, values)
     for leftover in ("attempt.routed", "attempt.json", "attempt.cells"):

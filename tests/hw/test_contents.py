@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -91,20 +90,13 @@ def test_cells(tmp_path, width, depth, family):
     assert re.search({"ecp5": "DP16KD|TRELLIS_DPR16X4", "ice40": "SB_RAM40_4K"}[family], verilog)
     (tmp_path / "dut.v").write_text(verilog)
     (tmp_path / "bench.v").write_text(BENCH.format(width=width, depth=depth))
-    models = tmp_path / "cells.v"
-    models.write_text(netlist.cell_models() if family == "ecp5" else ice40_models())
+    (tmp_path / "cells.v").write_text(netlist.cell_models(family))
     sources = ["bench.v", "dut.v", "cells.v"]
-    options = ["-g2012", "-DNO_ICE40_DEFAULT_ASSIGNMENTS", "-s", "bench", "-o", "bench.vvp"]
+    options = ["-g2012", "-s", "bench", "-o", "bench.vvp"]
     subprocess.run(["iverilog", *options, *sources], cwd=tmp_path, check=True)
     run = subprocess.run(["vvp", "-n", "bench.vvp"], cwd=tmp_path, check=True, capture_output=True, text=True)
     found = [int(line, 16) for line in run.stdout.splitlines() if re.fullmatch(r"[0-9a-f]+", line)]
     assert found == words
-
-
-def ice40_models():
-    import pyosys
-
-    return (Path(pyosys.__file__).parent / "share" / "ice40" / "cells_sim.v").read_text()
 
 
 def test_design_is_form_and_contents():
@@ -153,3 +145,15 @@ def test_textual_configurations():
         patch.replace(text, places, {"d": contents["d"]})
     with pytest.raises(SparseGateError, match=r"the configuration has no part '.bram_init 7'"):
         patch.extract(text.replace(".bram_init 7", ".bram_init 8"), places)
+
+
+def test_the_contents_of_a_routed_netlist():
+    first = {f"INIT_{row:X}": "0" * 256 for row in range(16)}
+    cells = {"r_RAM": {"type": "ICESTORM_RAM", "parameters": {"READ_MODE": "01", **first}}}
+    contents = {f"INIT_{row:X}": random.Random(row).getrandbits(256) for row in range(16)}
+    patch.fill(cells, {"r": contents})
+    found = cells["r_RAM"]["parameters"]
+    assert found.pop("READ_MODE") == "01"
+    assert {key: (len(bits), int(bits, 2)) for key, bits in found.items()} == {
+        key: (256, value) for key, value in contents.items()
+    }

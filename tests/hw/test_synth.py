@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from sparsegate.errors import SparseGateError, ToolError
 from sparsegate.layout import HardwareConfig
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
-from sparsegate_hw import boards, synth
+from sparsegate_hw import boards, netlist, synth
 
 CONFIG = HardwareConfig(rows=4)
 
@@ -174,6 +175,7 @@ class Tools:
             seed = int(command[command.index("--seed") + 1])
             (folder / "attempt.json").write_text(json.dumps(report(self.speeds[seed])))
             (folder / "attempt.routed").write_text(str(seed))
+            (folder / "attempt.cells").write_text(json.dumps({"seed": seed}))
         if name == "ecppack":
             (folder / "top.bit").write_text((folder / "top.config").read_text())
 
@@ -227,6 +229,26 @@ def test_a_routed_design_is_shared(tmp_path, monkeypatch):
     (run / "run.json").write_text("{")
     synth.synthesize(program, CONFIG, folder=tmp_path, seed=2)
     assert [name for name, _ in tools.calls[7:]] == ["Yosys", "nextpnr", "ecppack"]
+
+
+def test_the_routed_netlist_is_kept(tmp_path, monkeypatch):
+    tools = Tools(monkeypatch, {1: 90.0})
+    program = make_program()
+    built = synth.synthesize(program, CONFIG, folder=tmp_path).bitstream.parent
+    assert synth.Routed.load(built).netlist() == {"seed": 1}
+    with pytest.raises(SparseGateError, match="written for an iCE40, but .* is for LFE5U-85F"):
+        netlist.write_routed(built, tmp_path, "chip")
+    # an earlier version kept none; its routed designs serve all the same
+    shutil.rmtree(built)
+    for kept in tmp_path.glob("routed/*/netlist.z"):
+        kept.unlink()
+    built = synth.synthesize(program, CONFIG, folder=tmp_path).bitstream.parent
+    assert [name for name, _ in tools.calls[3:]] == ["ecppack"]
+    with pytest.raises(SparseGateError, match=r"has no netlist.z, as an earlier version routed it; synthesize into"):
+        synth.Routed.load(built).netlist()
+    (built / "netlist.z").write_bytes(b"x")
+    with pytest.raises(SparseGateError, match=r"netlist.z cannot be read"):
+        synth.Routed.load(built).netlist()
 
 
 @pytest.mark.parametrize("damage", ["no bitstream", "no JSON", "other keys", "no result"])

@@ -1,4 +1,4 @@
-"""The vowels workload on an iCE40 UP5K: its own bitstream and its netlist run real utterances."""
+"""The vowels workload on iCE40: a bitstream, a routed design and a synthesized netlist run real utterances."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from sparsegate import golden
 from sparsegate.bench.workloads import WORKLOADS
-from sparsegate_hw import synth
+from sparsegate_hw import netlist, synth
 from sparsegate_hw.boards import target
 from tests.hw import bitstream
 from tests.hw.test_netlist import compare
@@ -34,6 +34,7 @@ def work(tmp_path_factory):
 
 
 @bitstream.needed
+@bitstream.unpacking
 def test_a_bitstream_gives_the_golden_integers(tmp_path, work):
     """On an HX8K, which has no multipliers, and at its board's own clock: icebox_vlog knows neither SB_MAC16 nor a PLL."""
     built = synth.synthesize(
@@ -46,8 +47,24 @@ def test_a_bitstream_gives_the_golden_integers(tmp_path, work):
         attempts=1,
     )
     assert built.dsp == 0
-    chip = (built.bitstream, built.bitstream.parent / "top.pcf", CLOCK, BAUD)
+    sources = bitstream.unpacked(tmp_path, built.bitstream, built.bitstream.parent / "top.pcf")
+    chip = bitstream.Chip(sources, CLOCK, BAUD)
     bitstream.check(tmp_path, chip, work.program, VOWELS.config, work.raw[:UTTERANCES], work.lengths[:UTTERANCES])
+
+
+@bitstream.needed
+def test_a_routed_design_with_sb_mac16_gives_the_golden_integers(tmp_path, work):
+    """As it is built for the iCEBreaker, PLL included; a faster UART and short utterances make the simulation shorter."""
+    built = synth.synthesize(
+        work.program, VOWELS.config, board="icebreaker", baud=5_000_000, folder=tmp_path, attempts=1
+    )
+    written = netlist.write_routed(built.bitstream.parent, tmp_path, "chip")
+    counts = written.report.read_text()
+    assert re.search(r"\b7 +ICESTORM_DSP\b", counts)  # one a PE, three in the lane
+    assert re.search(r"\b30 +ICESTORM_RAM\b", counts)
+    chip = bitstream.Chip(written.sources, round(built.frequency_mhz * 1e6), built.baud)
+    short = np.argsort(work.lengths, kind="stable")[:UTTERANCES]
+    bitstream.check(tmp_path, chip, work.program, VOWELS.config, work.raw[short], work.lengths[short])
 
 
 @pytest.mark.synth
