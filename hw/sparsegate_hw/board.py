@@ -72,7 +72,8 @@ class Board(wiring.Component):
         self.clock_hz = clock_hz
         self._engine = engine
         byte = 10 * self.divisor
-        self._packet = Packet(program, clock_hz, timeout=max(round(clock_hz * timeout_s), 4 * byte), gap=2 * byte)
+        loaded = engine.layout if hasattr(engine, "weights") else None
+        self._packet = Packet(program, clock_hz, max(round(clock_hz * timeout_s), 4 * byte), 2 * byte, loaded)
         super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(len(LEDS))})
 
     def elaborate(self, platform: object) -> Module:
@@ -93,6 +94,8 @@ class Board(wiring.Component):
         else:
             wiring.connect(m, engine.y, packet.y)
         wiring.connect(m, engine.counters, packet.counters)
+        if packet.loaded is not None:
+            wiring.connect(m, packet.weights, engine.weights)
         for target, source in zip(engine.threshold, packet.threshold, strict=True):
             m.d.comb += target.eq(source)
         m.d.comb += [

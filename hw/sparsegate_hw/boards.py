@@ -67,10 +67,11 @@ class Target:
 
     def fabric(self, layout: Layout | None = None) -> Fabric:
         """What primitives may take of the device; one serves one design, whose ``layout`` tells what it has to spare."""
+        chip = self.chip
         if self.multipliers != "dsp":
-            return Fabric(self.chip.family, 0)
-        needed = self.chip.dsp if layout is None else int(sizes(layout, self.chip.family)["dsp"])
-        return Fabric(self.chip.family, self.chip.dsp, max(0, self.chip.dsp - needed))
+            return Fabric(chip.family, 0, chip.sprams)
+        needed = chip.dsp if layout is None else int(sizes(layout, chip.family)["dsp"])
+        return Fabric(chip.family, chip.dsp, chip.sprams, spare=max(0, chip.dsp - needed))
 
     def platform(self, layout: Layout | None = None) -> Any:
         """A new amaranth-boards platform with a ``fabric``; one serves one design."""

@@ -22,7 +22,8 @@ class Cluster(wiring.Component):
     """``layout.cluster`` rows x ``layout.groups`` PEs.
 
     Members: ``beat`` of every group (:class:`Beat`), ``read`` (:class:`Read`), ``value`` of every row, summed over the groups;
-    ``apart`` the same of the second accumulators of ``layout.apart_rows``.
+    ``apart`` the same of the second accumulators of ``layout.apart_rows``. Of a layout whose weights are loaded: ``write`` has a
+    bit for every PE (row * groups + group), which takes ``data`` to the address of its group's beat.
 
     Timing: ``value`` is ``READOUT - 1 + group_sum(groups)`` cycles behind ``read``: one for the cluster's own register of beats
     and reads, three for the PE, one for each level of the adder tree.
@@ -38,13 +39,14 @@ class Cluster(wiring.Component):
             for row in range(layout.cluster)
         ]
         self.latency = timing.READOUT - 1 + timing.group_sum(layout.groups)
-        value = signed(layout.acc_width)
+        value, count = signed(layout.acc_width), layout.cluster * layout.groups
         super().__init__(
             {
                 "beat": In(Beat(layout)).array(layout.groups),
                 "read": In(Read(layout)),
                 "value": Out(value).array(layout.cluster),
                 **({"apart": Out(value).array(len(layout.apart_rows))} if layout.apart_rows else {}),
+                **({"write": In(count), "data": In(layout.entry_width)} if layout.config.loaded else {}),
             }
         )
 
@@ -56,12 +58,19 @@ class Cluster(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout = self._layout
-        beats = [self._near(m, f"beat_{group}", self.beat[group], Beat(layout)) for group in range(layout.groups)]
-        read = self._near(m, "read", self.read, Read(layout))
+        beats = [
+            self._near(m, f"beat_{group}", _fields(self.beat[group], Beat(layout))) for group in range(layout.groups)
+        ]
+        read = self._near(m, "read", _fields(self.read, Read(layout)))
+        if layout.config.loaded:
+            write = self._near(m, "write", Cat(self.data, self.write))
         for row, pes in enumerate(self._pes):
             for group, pe in enumerate(pes):
                 m.submodules[f"pe_{row}_{group}"] = pe
                 m.d.comb += [_fields(pe.beat, Beat(layout)).eq(beats[group]), _fields(pe.read, Read(layout)).eq(read)]
+                if layout.config.loaded:
+                    number = layout.entry_width + row * layout.groups + group
+                    m.d.comb += [pe.data.eq(write[: layout.entry_width]), pe.write.eq(write[number])]
             m.d.comb += self.value[row].eq(self._total(m, [pe.value for pe in pes], f"sum_{row}"))
         for at, row in enumerate(layout.apart_rows):
             values = [pe.value_apart for pe in self._pes[row]]
@@ -69,9 +78,8 @@ class Cluster(wiring.Component):
         return m
 
     @staticmethod
-    def _near(m: Module, name: str, port: Any, signature: wiring.Signature) -> Value:
+    def _near(m: Module, name: str, fields: Value) -> Value:
         """A register of the cluster's own for what comes from afar."""
-        fields = _fields(port, signature)
         m.submodules[name] = register = Register(len(fields))
         m.d.comb += register.i.eq(fields)
         return register.o

@@ -16,7 +16,7 @@ from sparsegate_hw.delta import THRESHOLD_BITS, InputEncoder, input_payload
 from sparsegate_hw.dispatcher import Dispatcher
 from sparsegate_hw.lane import Lane, LaneBus, LaneControl, pipelines, result_width, state_count
 from sparsegate_hw.output import OutputBuffer, finals, output_payload
-from sparsegate_hw.pe import Beat, depth_bits
+from sparsegate_hw.pe import Beat, WeightWrite, depth_bits
 from sparsegate_hw.sequencer import Sequencer
 from sparsegate_hw.state import StatePort
 
@@ -91,6 +91,7 @@ class Core(wiring.Component):
                 "step_done": Out(1),
                 "trace": Out(Trace(layout)),
                 **(state_ports(layout) if layout.states else {}),
+                **({"weights": In(WeightWrite(layout))} if layout.config.loaded else {}),
             }
         )
 
@@ -274,6 +275,17 @@ class Core(wiring.Component):
             for group, dispatcher in enumerate(dispatchers):
                 for name in Beat(layout).members:
                     m.d.comb += getattr(cluster.beat[group], name).eq(getattr(dispatcher.beat, name))
+                if layout.config.loaded:
+                    # nothing is dispatched while weights are written, so their addresses take the beats' way
+                    with m.If(self.weights.valid):
+                        m.d.comb += cluster.beat[group].address.eq(self.weights.address)
+            if layout.config.loaded:
+                count = layout.cluster * layout.groups
+                chosen = [self.weights.pe == number * count + pe for pe in range(count)]
+                m.d.comb += [
+                    cluster.data.eq(self.weights.data),
+                    cluster.write.eq(Cat(chosen) & self.weights.valid.replicate(count)),
+                ]
             for name in ("valid", "address", "clear"):
                 m.d.comb += getattr(cluster.read, name).eq(getattr(sequencer.read, name))
             lane, turn = lanes[number // layout.lane_clusters], number % layout.lane_clusters

@@ -14,6 +14,7 @@ from sparsegate_hw.buffer import SequenceBuffer
 from sparsegate_hw.core import Core, Counters, Trace, saturation_sites, state_ports
 from sparsegate_hw.delta import THRESHOLD_BITS
 from sparsegate_hw.output import output_payload
+from sparsegate_hw.pe import WeightWrite
 
 
 class Engine(wiring.Component):
@@ -32,6 +33,8 @@ class Engine(wiring.Component):
     state_in, state_out, load, save : with ``config.states``, if some layer has a state. While ``load`` is 1, every
         sequence takes a frame of
         ``Layout.pack_state`` before its first step; while ``save`` is 1, it gives one after its last.
+    weights : with ``config.loaded``, writes a word of a PE's weight memory (:class:`~sparsegate_hw.pe.WeightWrite`), only while no
+        frame is in work or waiting. All are to be written before the first frame; in a simulation they are there already.
     too_long : of a Program that does not stream: a sequence had more than ``config.steps`` frames; see :class:`SequenceBuffer`.
 
     A Program with layers in both directions of time (``not program.streams``) is given whole sequences, which a buffer holds while
@@ -55,6 +58,7 @@ class Engine(wiring.Component):
                 "step_done": Out(1),
                 "trace": Out(Trace(layout)),
                 **(state_ports(layout) if layout.states else {}),
+                **({"weights": In(WeightWrite(layout))} if self.config.loaded else {}),
                 **({} if program.streams else {"too_long": Out(1)}),
             }
         )
@@ -76,6 +80,8 @@ class Engine(wiring.Component):
             connect(m, flipped(self.state_in), core.state_in)
             connect(m, core.state_out, flipped(self.state_out))
             m.d.comb += [core.load.eq(self.load), core.save.eq(self.save)]
+        if self.config.loaded:
+            connect(m, flipped(self.weights), core.weights)
         connect(m, core.trace, flipped(self.trace))
         connect(m, core.counters, flipped(self.counters))
         m.d.comb += [

@@ -90,7 +90,7 @@ class Family:
         found = {key: utilization[name]["used"] for key, name in self.figures.items() if name in utilization}
         for key, pattern in self.cells.items():
             found[key] = sum(count for kind, count in netlist.items() if re.fullmatch(pattern, kind))
-        return {key: found.get(key, 0) for key in ("luts", "ffs", "bram", "dsp")}
+        return {key: found.get(key, 0) for key in ("luts", "ffs", "bram", "dsp", "sprams")}
 
 
 def _ecp5(device: Device, package: str, speed: str, free: bool) -> list[str]:
@@ -139,7 +139,7 @@ ICE40 = Family(
     chip=_ice40,
     pack=lambda routed, bitstream: [routed, bitstream],
     unpack=lambda bitstream, routed: [bitstream, routed],
-    figures={"luts": "ICESTORM_LC", "bram": "ICESTORM_RAM", "dsp": "ICESTORM_DSP"},
+    figures={"luts": "ICESTORM_LC", "bram": "ICESTORM_RAM", "dsp": "ICESTORM_DSP", "sprams": "ICESTORM_SPRAM"},
     cells={"ffs": r"SB_DFF.*"},
 )
 

@@ -7,7 +7,7 @@ from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import packet_blocks
+from sparsegate.layout import Layout, packet_blocks
 from sparsegate.program import Program
 from sparsegate.protocol import (
     COUNTERS,
@@ -16,15 +16,18 @@ from sparsegate.protocol import (
     NAK,
     OUTPUTS,
     REPLY,
+    RUN_WORDS,
     SYNC,
     Command,
     Identity,
     Reason,
+    WeightsReply,
     longest_reply,
     value_bytes,
 )
 from sparsegate_hw.contents import Contents
 from sparsegate_hw.crc import Crc16
+from sparsegate_hw.pe import WeightWrite
 from sparsegate_hw.primitives import memory_style
 
 
@@ -50,6 +53,8 @@ class Packet(wiring.Component):
     clock_hz : clock frequency, reported to the host.
     timeout : cycles without a byte after which a frame that has begun is given up.
     gap : cycles without a byte after which a line is quiet and a bad frame is answered.
+    loaded : where the engine's weights are to be loaded, its layout. Steps are then refused until every word of every weight
+        memory has been written.
 
     Members
     -------
@@ -59,6 +64,8 @@ class Packet(wiring.Component):
         A received byte was dropped.
     x, y : Out, In(stream), threshold : Out(16).array, counters : In, step_start, step_done : In(1)
         The engine's ports of the same names.
+    weights : Out(:class:`~sparsegate_hw.pe.WeightWrite`)
+        The engine's port, where its weights are to be loaded.
     busy : Out(1)
         A request is being carried out or a sequence is open.
     error : Out(1)
@@ -70,8 +77,9 @@ class Packet(wiring.Component):
     reply, ``1 + value_bytes`` cycles each; a step is done before, so the engine never waits for the UART.
     """
 
-    def __init__(self, program: Program, clock_hz: int, timeout: int, gap: int) -> None:
-        self.identity = Identity.of(program, clock_hz)
+    def __init__(self, program: Program, clock_hz: int, timeout: int, gap: int, loaded: Layout | None = None) -> None:
+        self.identity = Identity.of(program, clock_hz, loaded is not None)
+        self.loaded = loaded
         self.thresholds = program.thresholds
         self.timeout, self.gap = timeout, gap
         request = 1 + program.inputs * value_bytes(program.input_format.width)
@@ -95,6 +103,7 @@ class Packet(wiring.Component):
                 "busy": Out(1),
                 "error": Out(1),
                 "done": Out(1),
+                **({"weights": Out(WeightWrite(loaded))} if loaded else {}),
             }
         )
 
@@ -105,11 +114,17 @@ class Packet(wiring.Component):
         x_bytes, y_bytes = value_bytes(x_width), value_bytes(y_width)
         frame_length = 1 + inputs * x_bytes
         threshold_length = 2 * len(self.thresholds)
-        longest = max(frame_length, threshold_length)
+        loaded = self.loaded
+        values = max(inputs, len(self.thresholds), 2 + RUN_WORDS if loaded else 0)
+        longest = max(frame_length, threshold_length, 4 + 2 * RUN_WORDS if loaded else 0)
         identity = self.identity.encode()
         # what differs between Programs of a shape is in a memory, of which a bitstream can be given another
         defaults = b"".join(value.to_bytes(2, "little") for value in self.thresholds)
-        m.submodules.contents = contents = Contents(8, identity + defaults)
+        fixed = identity + defaults
+        if loaded:
+            array = WeightsReply(False, loaded.rows, loaded.groups, loaded.cluster, loaded.lanes).encode()
+            fixed += array
+        m.submodules.contents = contents = Contents(8, fixed)
         words = [getattr(self.counters, name) for name in COUNTERS] + list(self.counters.saturations)
         reply_capacity = max(len(identity), 5 + outputs * y_bytes, 4 * len(words), threshold_length)
 
@@ -125,7 +140,7 @@ class Packet(wiring.Component):
 
         word_width = max(x_width, 16)
         flush = Signal()
-        words_in = _Queue(width=word_width, depth=max(inputs, len(self.thresholds)))
+        words_in = _Queue(width=word_width, depth=values)
         m.submodules.words_in = ResetInserter(flush)(words_in)
 
         low = Signal(8)
@@ -133,6 +148,9 @@ class Packet(wiring.Component):
         two_bytes = Signal()
         arriving = Signal(16)
         m.d.comb += two_bytes.eq((command == Command.THRESHOLDS) | (x_bytes == 2))
+        if loaded:
+            with m.If(command == Command.WEIGHTS):
+                m.d.comb += two_bytes.eq(1)
         with m.If(two_bytes):
             m.d.comb += arriving.eq(Cat(low, self.i.payload))
         with m.Else():
@@ -173,6 +191,19 @@ class Packet(wiring.Component):
         value = Signal(signed(8 * y_bytes))
         byte = Signal(range(max(y_bytes, 4)))
         word = Signal(32)
+
+        if loaded:
+            # words before this place are written; a request that is sent again goes back to where it began
+            at_pe = Signal(range(loaded.config.pes + 1))
+            at_address = Signal(range(max(2, loaded.weight_depth)))
+            wanted_pe = Signal.like(at_pe)
+            complete = Signal()
+            m.d.comb += [
+                complete.eq(at_pe == loaded.config.pes),
+                self.weights.pe.eq(at_pe),
+                self.weights.address.eq(at_address),
+                self.weights.data.eq(words_in.r_data),
+            ]
 
         def refuse(why: Reason, state: str) -> None:
             m.d.sync += [reason.eq(why), nak.eq(1), quiet.eq(0)]
@@ -313,6 +344,9 @@ class Packet(wiring.Component):
                             refuse(Reason.LENGTH, "NAK")
                         with m.Elif(misfit):
                             refuse(Reason.VALUE, "NAK")
+                        if loaded:
+                            with m.Elif(~complete):
+                                refuse(Reason.UNLOADED, "NAK")
                         with m.Elif(replay & (sequence == replay_sequence)):
                             m.d.sync += nak.eq(0)
                             m.next = "SEND HEADER"
@@ -340,6 +374,16 @@ class Packet(wiring.Component):
                             m.next = "FEED"
                         with m.Else():
                             m.next = "RESET"
+                    if loaded:
+                        with m.Case(Command.WEIGHTS):
+                            with m.If(length == 0):
+                                m.next = "WEIGHTS"
+                            with m.Elif(length[0] | (length < 6) | (length > 4 + 2 * RUN_WORDS)):
+                                refuse(Reason.LENGTH, "NAK")
+                            with m.Elif(is_open):
+                                refuse(Reason.OPEN, "NAK")
+                            with m.Else():
+                                m.next = "WEIGHTS PE"
                     with m.Default():
                         refuse(Reason.COMMAND, "NAK")
 
@@ -409,6 +453,38 @@ class Packet(wiring.Component):
                 with m.If(position == threshold_length - 1):
                     m.d.sync += replay.eq(0)
                     send(threshold_length)
+
+            if loaded:
+                given = words_in.r_data[:16]
+                with m.State("WEIGHTS PE"), m.If(words_in.r_rdy):
+                    m.d.comb += words_in.r_en.eq(1)
+                    m.d.sync += [wanted_pe.eq(given), count.eq(2)]
+                    m.next = "WEIGHTS ADDRESS"
+                    with m.If(given > at_pe):
+                        refuse(Reason.ORDER, "NAK")
+                with m.State("WEIGHTS ADDRESS"), m.If(words_in.r_rdy):
+                    m.d.comb += words_in.r_en.eq(1)
+                    with m.If((given >= loaded.weight_depth) | ((wanted_pe == at_pe) & (given > at_address))):
+                        refuse(Reason.ORDER, "NAK")
+                    with m.Else():
+                        m.d.sync += [at_pe.eq(wanted_pe), at_address.eq(given)]
+                        m.next = "WRITE WEIGHTS"
+                with m.State("WRITE WEIGHTS"), m.If(words_in.r_rdy):
+                    m.d.comb += [words_in.r_en.eq(1), self.weights.valid.eq(~complete)]
+                    m.d.sync += count.eq(count + 1)
+                    with m.If(~complete):  # what comes after the last word goes nowhere
+                        m.d.sync += at_address.eq(at_address + 1)
+                        with m.If(at_address == loaded.weight_depth - 1):
+                            m.d.sync += [at_address.eq(0), at_pe.eq(at_pe + 1)]
+                    with m.If(count + 1 == length[1:]):
+                        m.next = "WEIGHTS"
+                with m.State("WEIGHTS"):  # as IDENTIFY; the array is known, whether all weights are there is not
+                    write(Mux(position == 0, 0, position - 1), Mux(position == 1, complete, contents.o))
+                    m.d.comb += contents.address.eq(len(identity) + threshold_length + position)
+                    m.d.sync += position.eq(position + 1)
+                    with m.If(position == len(array)):
+                        m.d.sync += replay.eq(0)
+                        send(len(array))
 
             with m.State("COUNTERS"):  # a word is taken whole, as the engine goes on counting
                 m.d.sync += [word.eq(Array(words)[count[: len(words).bit_length()]]), count.eq(count + 1), byte.eq(0)]

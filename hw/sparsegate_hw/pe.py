@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.layout import Layout
-from sparsegate_hw.primitives import Multiplier, ReadOnlyMemory, ScratchMemory, choose
+from sparsegate_hw.primitives import LoadedMemory, Multiplier, ReadOnlyMemory, ScratchMemory, choose
 
 
 def depth_bits(depth: int) -> int:
@@ -39,6 +39,20 @@ class Beat(wiring.Signature):
         )
 
 
+class WeightWrite(wiring.Signature):
+    """One word for one weight memory: ``data``, an entry, to ``address`` of the PE ``pe`` = row * groups + group."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(
+            {
+                "valid": Out(1),
+                "pe": Out(depth_bits(layout.config.pes)),
+                "address": Out(depth_bits(layout.weight_depth)),
+                "data": Out(layout.entry_width),
+            }
+        )
+
+
 class Read(wiring.Signature):
     """Read-out of one accumulator of every PE; ``clear`` writes zero after it."""
 
@@ -51,7 +65,8 @@ class ProcessingElement(wiring.Component):
 
     Members: ``beat`` (:class:`Beat`), ``read`` (:class:`Read`), ``value`` signed(acc_width). ``index`` and ``weight`` are the
     entries of the weight memory. With ``apart``, products of such beats go to a second accumulator, read at ``value_apart``
-    at the same time.
+    at the same time. Of a layout whose weights are loaded: in a cycle with ``write``, which has no valid beat, ``data`` becomes
+    the entry at the beat's address.
 
     Timing: an entry's sum is written ``MAC`` = 6 cycles after its beat; the accumulator read by ``read`` is at ``value`` 3
     cycles later. One accumulator is hit no sooner than ``layout.loop_distance`` cycles after it was. A read must come no sooner
@@ -71,6 +86,7 @@ class ProcessingElement(wiring.Component):
                 "read": In(Read(layout)),
                 "value": Out(signed(layout.acc_width)),
                 **({"value_apart": Out(signed(layout.acc_width))} if apart else {}),
+                **({"write": In(1), "data": In(layout.entry_width)} if layout.config.loaded else {}),
             }
         )
 
@@ -83,7 +99,13 @@ class ProcessingElement(wiring.Component):
         m = Module()
         layout, beat, read = self._layout, self.beat, self.read
         planes = layout.weight_planes
-        m.submodules.weights = weights = ReadOnlyMemory(planes * layout.entry_width, self._words, replaceable=True)
+        weights: LoadedMemory | ReadOnlyMemory
+        if layout.config.loaded:
+            weights = LoadedMemory(layout.entry_width, self._words)
+            m.d.comb += [weights.write.eq(self.write), weights.data.eq(self.data)]
+        else:
+            weights = ReadOnlyMemory(planes * layout.entry_width, self._words, replaceable=True)
+        m.submodules.weights = weights
         m.submodules.multiplier = multiplier = Multiplier(layout.weight_width, layout.operand_width)
 
         def after(value: Value, stages: int, name: str, reset_less: bool = True) -> Value:

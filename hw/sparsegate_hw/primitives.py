@@ -1,9 +1,10 @@
-"""What an FPGA has ready-made: multipliers, read-only memories, and registers that stay where they are.
+"""What an FPGA has ready-made: multipliers, memories of weights, and registers that stay where they are.
 
 Every primitive has one behaviour and one latency. Without a :class:`Fabric` it is plain Amaranth, which simulators run; with one it
 is the device's own cell, all of whose registers are in use. Tests simulate both on the same random inputs.
 
-ECP5: Lattice FPGA-TN-02204 (block RAM) and FPGA-TN-02205 (sysDSP). iCE40: FPGA-TN-02007 (SB_MAC16).
+ECP5: Lattice FPGA-TN-02204 (block RAM) and FPGA-TN-02205 (sysDSP). iCE40: FPGA-TN-02007 (SB_MAC16)
+and FPGA-TN-02022 (SB_SPRAM256KA).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.devices import WIDEST
-from sparsegate.layout import rom_blocks
+from sparsegate.layout import SPRAM_SHAPE, rom_blocks
 from sparsegate_hw.contents import Contents
 
 
@@ -27,12 +28,14 @@ from sparsegate_hw.contents import Contents
 class Fabric:
     """What the primitives of one design may take of an FPGA; the ``platform`` of its elaboration, or that one's ``fabric``.
 
-    ``multipliers`` are as many as the device has, or fewer: who comes later gets logic. ``spare`` of them are for small
-    multiplications, which are made of logic otherwise. Both count down while a design is elaborated, so a design needs a new one.
+    ``multipliers`` and ``sprams`` are as many as the device has, or fewer: who comes later gets logic, or block RAM. ``spare`` of
+    the multipliers are for small multiplications, which are made of logic otherwise. All count down while a design is elaborated, so
+    a design needs a new one.
     """
 
     family: str
     multipliers: int
+    sprams: int = 0
     spare: int = 0
 
     def take(self, multipliers: int, small: bool = False) -> bool:
@@ -42,6 +45,11 @@ class Fabric:
             self.multipliers -= multipliers
             self.spare -= multipliers * small
         return enough
+
+    def take_spram(self) -> bool:
+        """Whether a single-port memory is left, which is then taken."""
+        self.sprams -= 1
+        return self.sprams >= 0
 
 
 def fabric(platform: Any) -> Fabric | None:
@@ -240,6 +248,76 @@ class ReadOnlyMemory(wiring.Component):
         out = _kept(self.o, "out")
         m.d.comb += [port.addr.eq(self.address), self.o.eq(out)]
         m.d.sync += out.eq(port.data)
+        return m
+
+
+class LoadedMemory(wiring.Component):
+    """A memory that is written after reset and then only read: ``words`` of ``width`` bits, unsigned.
+
+    Members: ``address``; ``o`` unsigned(width), the word. In a cycle with ``write`` the word becomes ``data``, and what is read
+    is anything, as is what lies beyond the last word.
+
+    Without a fabric it holds ``words`` from the start, so that a simulation need not write them. On a device it starts with
+    anything: an SPRAM has no initial contents.
+
+    Timing: latency 2, one word a cycle; the SPRAM's second register is a flip-flop a bit.
+    Size: an SPRAM where the fabric has one left; else ``layout.rom_blocks`` block RAMs of an ECP5, or block RAMs of an iCE40.
+    """
+
+    latency = timing.MEMORY
+
+    def __init__(self, width: int, words: Iterable[int]) -> None:
+        self._width, self._words = width, [int(word) for word in words]
+        deepest, widest = SPRAM_SHAPE
+        assert width <= widest, "a word is wider than an SPRAM's"
+        assert len(self._words) <= deepest, "there are more words than an SPRAM has"
+        super().__init__(
+            {
+                "address": In(max(1, (len(self._words) - 1).bit_length())),
+                "write": In(1),
+                "data": In(width),
+                "o": Out(width),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        of = fabric(platform)
+        out = _kept(self.o, "out")
+        if of is not None and of.take_spram():
+            deepest, widest = SPRAM_SHAPE
+            word = Signal(widest)
+            m.submodules.cell = Instance(
+                "SB_SPRAM256KA",
+                i_CLOCK=ClockSignal(),
+                i_CHIPSELECT=Const(1),
+                i_STANDBY=Const(0),
+                i_SLEEP=Const(0),
+                i_POWEROFF=Const(1),  # low switches it off
+                i_ADDRESS=Cat(self.address, Const(0, (deepest - 1).bit_length() - len(self.address))),
+                i_WREN=self.write,
+                i_MASKWREN=Const(0xF, 4),
+                i_DATAIN=Cat(self.data, Const(0, widest - self._width)),
+                o_DATAOUT=word,
+            )
+            m.d.sync += out.eq(word)
+        else:
+            depth = len(self._words)
+            m.submodules.memory = memory = Memory(
+                shape=self._width, depth=depth, init=[], attrs=memory_style(platform, self._width, depth)
+            )
+            if of is None:
+                # Amaranth would look at every word by itself, half a minute for a million of them
+                memory.init._elems[:] = self._words
+            read, write = memory.read_port(), memory.write_port()
+            m.d.comb += [
+                read.addr.eq(self.address),
+                write.addr.eq(self.address),
+                write.data.eq(self.data),
+                write.en.eq(self.write),
+            ]
+            m.d.sync += out.eq(read.data)
+        m.d.comb += self.o.eq(out)
         return m
 
 

@@ -73,7 +73,8 @@ class SynthResult:
 
     ``fmax_mhz`` is nextpnr's estimate after routing, for the engine's clock, at the device's speed grade. ``met`` says whether
     it reaches ``frequency_mhz``, the clock that the bitstream sets up. ``luts``, ``ffs``, ``bram`` (block RAMs: 18 kbit on ECP5,
-    4 kbit on iCE40) and ``dsp`` (multipliers) count the whole design, UART included; a LUT used as memory counts as a LUT, and on
+    4 kbit on iCE40), ``dsp`` (multipliers) and ``sprams`` (single-port memories) count the whole design, UART included; a LUT
+    used as memory counts as a LUT, and on
     iCE40 ``luts`` are logic cells, a LUT and a flip-flop each. ``seed`` is the placement's, the fastest of ``tried``, pairs of
     seed and MHz. ``form`` is the digest of the design without its memories' contents. ``seconds`` is how long the run took that
     made the bitstream, ``cached`` whether that was an earlier one.
@@ -100,6 +101,7 @@ class SynthResult:
     form: str
     how: str
     critical_path: tuple[str, ...]
+    sprams: int = 0
     cached: bool = False
 
     @property
@@ -405,6 +407,7 @@ def _build(
         form=hashlib.sha256(form.encode()).hexdigest(),
         how=f"{family.nextpnr.name.replace('_', '-')} after routing, engine clock, {chosen.device} {where}seed {number}",
         critical_path=run.critical_path,
+        sprams=run.figures.get("sprams", 0),
     )
     # intermediate files are large and quickly made again
     (work / "top.json").unlink(missing_ok=True)

@@ -370,6 +370,9 @@ class Driver:
                 self._write(name, value)
         for number, threshold in enumerate(self.plan.thresholds):
             self._write(f"threshold__{number}", threshold)
+        for name in self.ports:
+            if name.startswith("weights__"):  # they are in their memories from the start
+                self._write(name, 0)
 
     def before(self) -> None:
         """Set this cycle's inputs."""

@@ -15,8 +15,9 @@ class Device:
     """An FPGA.
 
     ``luts`` 4-input look-up tables, ``ffs`` flip-flops, ``bram`` block RAMs (18 kbit on ECP5, 4 kbit on iCE40), ``dsp``
-    multipliers (18 bits on ECP5, 16 on iCE40). ``option`` is what its nextpnr calls it, ``package`` that of a bare
-    device, ``speed`` its speed grade, ``clock_hz`` the clock that designs are built for where none is asked for.
+    multipliers (18 bits on ECP5, 16 on iCE40), ``sprams`` single-port memories of 16,384 words of 16 bits. ``option`` is what
+    its nextpnr calls it, ``package`` that of a bare device, ``speed`` its speed grade, ``clock_hz`` the clock that designs are
+    built for where none is asked for.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Device:
     bram: int
     dsp: int
     clock_hz: int
+    sprams: int = 0
 
 
 def _ecp5() -> dict[str, Device]:
@@ -45,7 +47,7 @@ def _ecp5() -> dict[str, Device]:
 
 
 DEVICES = _ecp5() | {
-    "iCE40UP5K": Device("iCE40UP5K", "ice40", "--up5k", "SG48", "", 5280, 5280, 30, 8, 20_250_000),
+    "iCE40UP5K": Device("iCE40UP5K", "ice40", "--up5k", "SG48", "", 5280, 5280, 30, 8, 20_250_000, 4),
     "iCE40HX8K": Device("iCE40HX8K", "ice40", "--hx8k", "CT256", "", 7680, 7680, 32, 0, 36_000_000),
 }
 """Every device, by name: the ECP5 with and without transceivers, and iCE40."""

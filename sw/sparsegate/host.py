@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparsegate import golden, protocol
 from sparsegate.errors import SparseGateError, ToolError
+from sparsegate.layout import MAX_MULTIPLIER, HardwareConfig, Layout
 from sparsegate.network import sequences
 from sparsegate.program import Program
-from sparsegate.protocol import Command, Decoder, Frame, Identity, Reason, StepReply
+from sparsegate.protocol import RUN_WORDS, Command, Decoder, Frame, Identity, Reason, StepReply, WeightsReply
 
 BAUD = 1_000_000
 SIMULATED = "simulated"
@@ -159,6 +160,8 @@ def _run(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[str, int]]:
     program = board.program
     say(f"board runs {program.name} at {board.identity.clock_hz / 1e6:g} MHz")
+    if board.loaded:
+        say(f"{board.loaded} words of weights loaded")
     board.set_thresholds(thresholds)
     before = board.counters()
     outputs = np.zeros((*raw.shape[:2], program.outputs), np.int64)
@@ -186,12 +189,16 @@ def _compare(outputs: NDArray, expected: golden.Trace, program: Program) -> tupl
 
 
 class Board:
-    """A board at the end of a port. Entering the context identifies it and ends a sequence that an earlier host left open."""
+    """A board at the end of a port.
+
+    Entering the context identifies it, ends a sequence that an earlier host left open, and loads the Program's weights where the
+    bitstream has none; not, if they are there already. ``loaded`` counts the words that were written.
+    """
 
     def __init__(self, port: Port, program: Program, timeout: float = 1.0, retries: int = 5) -> None:
         self.program = program
         self.retried = 0
-        self.values = 0
+        self.values = self.loaded = 0
         self._port, self._timeout, self._retries = port, timeout, retries
         self._sequence = 0
         self._decoder = Decoder(max_payload=protocol.longest_reply(program))
@@ -201,7 +208,27 @@ class Board:
         self.identity = Identity.decode(self.ask(Command.IDENTIFY))
         self._verify(self.identity)
         self.ask(Command.RESET)
+        if self.identity.loaded:
+            self._load()
         return self
+
+    def _load(self) -> None:
+        """Write the weights, unless they are there: they are those of the contents digest, which has been compared."""
+        reply = WeightsReply.decode(self.ask(Command.WEIGHTS))
+        if reply.complete:
+            return
+        words = weight_words(self.program, reply)
+        depth = words.shape[1]
+        flat = words.reshape(-1)
+        for start in range(0, flat.size, RUN_WORDS):
+            run = flat[start : start + RUN_WORDS]
+            payload = protocol.encode_weights(start // depth, start % depth, run)
+            reply = WeightsReply.decode(self.ask(Command.WEIGHTS, payload))
+            self.loaded += len(run)
+        if not reply.complete:
+            raise HostError(
+                f"the board waits for more weights, though all {flat.size} words of this Program are written"
+            )
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         # leave the board between sequences; where the line is dead already, the first error is the one to tell
@@ -209,7 +236,7 @@ class Board:
             self.ask(Command.RESET)
 
     def _verify(self, found: Identity) -> None:
-        expected = Identity.of(self.program, found.clock_hz)
+        expected = Identity.of(self.program, found.clock_hz, found.loaded)
         if found.shape != expected.shape:
             raise HostError(
                 f"the board runs a network of another shape (digest {found.shape.hex()}, {found.inputs} inputs, {found.outputs} "
@@ -301,15 +328,27 @@ def _answers(reply: Frame, request: Frame) -> bool:
     return reply.sequence == request.sequence and reply.command in (request.command | protocol.REPLY, protocol.NAK)
 
 
+def weight_words(program: Program, array: WeightsReply) -> NDArray[np.int64]:
+    """Words of the weight memories of a board with this array, in the order in which it takes them. (PEs, words)"""
+    config = HardwareConfig(
+        array.rows, array.groups, array.lanes, array.cluster, multiplier=MAX_MULTIPLIER, loaded=True
+    )
+    layout = Layout(program, config)
+    return layout.pack(*layout.weights()).reshape(config.pes, -1)
+
+
 class SimulatedBoard:
     """A board in software: the protocol in front of the golden model. Implements :class:`Port`.
 
-    It knows no clock and no columns: their counters stay 0, as do the cycles of a step.
+    It knows no clock and no columns: their counters stay 0, as do the cycles of a step. With a ``layout`` whose weights are loaded
+    it takes them into ``weights``, one word after the other, and refuses steps until all are there; it computes with the Program's.
     """
 
-    def __init__(self, program: Program, clock_hz: int = 80_000_000) -> None:
+    def __init__(self, program: Program, clock_hz: int = 80_000_000, layout: Layout | None = None) -> None:
         self.program = program
-        self._identity = Identity.of(program, clock_hz)
+        self._layout = layout if layout is not None and layout.config.loaded else None
+        self.weights: list[int] = []
+        self._identity = Identity.of(program, clock_hz, self._layout is not None)
         self._thresholds = program.thresholds
         self._decoder = Decoder()
         self._out = bytearray()
@@ -348,6 +387,8 @@ class SimulatedBoard:
             return self._refuse(request, Reason.COMMAND)
         if command == Command.FRAME:
             return self._frame(request)
+        if command == Command.WEIGHTS:
+            return self._weights(request)
         if command == Command.THRESHOLDS and request.payload:
             if len(request.payload) != 2 * len(self._thresholds):
                 return self._refuse(request, Reason.LENGTH)
@@ -379,6 +420,8 @@ class SimulatedBoard:
         values = protocol.unpack(request.payload[1:], form.width)
         if values.min() < form.min or values.max() > form.max:
             return self._refuse(request, Reason.VALUE)
+        if not self._complete:
+            return self._refuse(request, Reason.UNLOADED)
         if self._replay is not None and self._replay[0] == request.sequence:
             return self._replay[1]
         last = bool(request.payload[0] & protocol.LAST)
@@ -388,6 +431,30 @@ class SimulatedBoard:
         reply = Frame(Command.FRAME | protocol.REPLY, request.sequence, payload)
         self._replay = (request.sequence, reply)
         return reply
+
+    @property
+    def _complete(self) -> bool:
+        layout = self._layout
+        return layout is None or len(self.weights) == layout.config.pes * layout.weight_depth
+
+    def _weights(self, request: Frame) -> Frame:
+        layout, size = self._layout, len(request.payload)
+        if layout is None:
+            return self._refuse(request, Reason.COMMAND)
+        if size:
+            if size % 2 or not 6 <= size <= 4 + 2 * RUN_WORDS:
+                return self._refuse(request, Reason.LENGTH)
+            if self._frames:
+                return self._refuse(request, Reason.OPEN)
+            pe, address, words = protocol.decode_weights(request.payload)
+            start = pe * layout.weight_depth + address
+            if address >= layout.weight_depth or start > len(self.weights):
+                return self._refuse(request, Reason.ORDER)
+            self.weights[start:] = words.tolist()
+            del self.weights[layout.config.pes * layout.weight_depth :]
+        self._replay = None
+        reply = WeightsReply(self._complete, layout.rows, layout.groups, layout.cluster, layout.lanes)
+        return Frame(request.command | protocol.REPLY, request.sequence, reply.encode())
 
     def _advance(self, values: NDArray[np.int64], last: bool) -> NDArray[np.int64]:
         """One more step: the golden model over all steps so far."""

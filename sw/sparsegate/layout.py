@@ -47,7 +47,9 @@ class HardwareConfig:
     both directions of time may be given, as it must be buffered. ``outputs``: values of an output frame that the engine gives a
     cycle, a power of two. ``banks``: the most banks of accumulators; with one, a phase is dispatched only after the read-out of the
     one before, but small memories are not split further. ``bias_bits``: of a bias in the lanes' memories (default: as many
-    as the Program's need, and up to four more where that costs no block RAM: for weights that come later). At most 4096 PEs.
+    as the Program's need, and up to four more where that costs no block RAM: for weights that come later). ``loaded``: weights are
+    no part of a bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE has at most 16,384 of
+    them: one SPRAM of an iCE40 UP5K. At most 4096 PEs.
     """
 
     rows: int = 8
@@ -60,6 +62,7 @@ class HardwareConfig:
     outputs: int = 1
     banks: int = 3
     bias_bits: int | None = None
+    loaded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps", "outputs", "banks", "bias_bits"):
@@ -98,6 +101,8 @@ BLOCK_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 
 """Words and bits of an ECP5's block RAM (DP16KD), read through its two ports together or one of them."""
 ICE40_SHAPES = ((256, 16), (512, 8), (1024, 4), (2048, 2))
 """Words and bits of an iCE40's block RAM."""
+SPRAM_SHAPE = (16384, 16)
+"""Words and bits of an iCE40 UP5K's single-port memory."""
 MAX_PLANES = 8
 """Entries in a word of a weight memory: a choice among more would be the slowest path of a processing element."""
 ROM_BITS = 4096
@@ -222,7 +227,8 @@ class Layout:
     SparseGateError
         If the cluster does not divide the rows, the lanes do not divide the clusters, a phase has more gates than a cluster
         has rows, a shifted delta is wider than the multiplier, the Program has an initial state and the array no state ports,
-        or the output frame does not divide into beats of ``outputs`` values that one lane has beside each other.
+        weights that are to be loaded do not fit their memories, or the output frame does not divide into beats of ``outputs``
+        values that one lane has beside each other.
     """
 
     def __init__(self, program: Program, config: HardwareConfig) -> None:
@@ -258,6 +264,7 @@ class Layout:
         for run, this in enumerate(program.passes):
             self._lay(run, this)
         self.weight_depth = max(self._fill)
+        self._check_loaded()
         sources = {matrix.source for phase in self.phases for matrix in phase.matrices}
         self.consumed = [number in sources for number in range(len(self.phases))]
         """Whether some matrix of its pass multiplies a phase's output."""
@@ -281,6 +288,20 @@ class Layout:
                 raise SparseGateError(
                     f"outputs is {beat}, expected a divisor of the {count} values in the last layer's {what}"
                 )
+
+    def _check_loaded(self) -> None:
+        """Refuse weights that do not fit the memories that they are to be loaded into."""
+        words, bits = SPRAM_SHAPE
+        if self.config.loaded and self.entry_width > bits:
+            raise SparseGateError(
+                f"weights that are loaded have words of {bits} bits, found entries of {self.entry_width}: "
+                f"{self.index_width} of index and {self.weight_width} of weight"
+            )
+        if self.config.loaded and self.weight_depth > words:
+            raise SparseGateError(
+                f"weights that are loaded have at most {words} entries a processing element, found {self.weight_depth}; "
+                "use more rows or groups"
+            )
 
     @property
     def output_beats(self) -> int:
@@ -395,8 +416,8 @@ class Layout:
 
     @cached_property
     def weight_words(self) -> int:
-        """Words of a weight memory, a power of two where a word holds more than one entry."""
-        return weight_shape(self.entry_width, self.weight_depth)[0]
+        """Words of a weight memory, a power of two where a word holds more than one entry; one each where they are loaded."""
+        return self.weight_depth if self.config.loaded else weight_shape(self.entry_width, self.weight_depth)[0]
 
     @property
     def weight_planes(self) -> int:

@@ -29,6 +29,8 @@ OUTPUTS = 1
 """Bit of a FRAME reply's flags: outputs follow."""
 DIGEST_BYTES = 8
 MAX_PAYLOAD = 0xFFFF
+RUN_WORDS = 254
+"""Words of weight memories in a WEIGHTS request, at most: with their place they are a request buffer of 256 values."""
 
 
 class Command(IntEnum):
@@ -39,6 +41,7 @@ class Command(IntEnum):
     THRESHOLDS = 3
     COUNTERS = 4
     RESET = 5
+    WEIGHTS = 6
 
 
 class Reason(IntEnum):
@@ -51,6 +54,8 @@ class Reason(IntEnum):
     COMMAND = 5
     VALUE = 6
     OPEN = 7
+    UNLOADED = 8
+    ORDER = 9
 
 
 TRANSIENT = frozenset({Reason.CRC, Reason.TIMEOUT, Reason.FRAMING})
@@ -63,7 +68,9 @@ MEANING = {
     Reason.LENGTH: "the payload has the wrong length for this command",
     Reason.COMMAND: "the command is unknown",
     Reason.VALUE: "a value does not fit the input format",
-    Reason.OPEN: "thresholds can change only between sequences",
+    Reason.OPEN: "thresholds and weights can change only between sequences",
+    Reason.UNLOADED: "not all weights are loaded yet",
+    Reason.ORDER: "weights before these are not loaded yet",
 }
 
 
@@ -179,7 +186,8 @@ class Identity:
     """What a board says about itself: the IDENTIFY reply.
 
     ``shape`` and ``contents`` are the first bytes of the Program's two digests. ``sites`` is the number of saturation counters.
-    ``only_last``: outputs come with the last step of a sequence only. ``clock_hz`` is the clock that cycles count.
+    ``only_last``: outputs come with the last step of a sequence only. ``clock_hz`` is the clock that cycles count. ``loaded``:
+    weights are not part of the bitstream, but come from the host.
     """
 
     version: int
@@ -195,9 +203,10 @@ class Identity:
     only_last: bool
     sites: int
     clock_hz: int
+    loaded: bool = False
 
     @classmethod
-    def of(cls, program: Program, clock_hz: int) -> Identity:
+    def of(cls, program: Program, clock_hz: int, loaded: bool = False) -> Identity:
         """What a board that runs ``program`` must answer."""
         source, target = program.input_format, program.output_format
         return cls(
@@ -214,6 +223,7 @@ class Identity:
             only_last=program.layers[-1].when != "step",
             sites=sum(len(layer.sites) for layer in program.layers),
             clock_hz=clock_hz,
+            loaded=loaded,
         )
 
     def encode(self) -> bytes:
@@ -229,7 +239,7 @@ class Identity:
             self.output_width,
             self.output_frac,
             self.layers,
-            int(self.only_last),
+            self.only_last | self.loaded << 1,
             self.sites,
             self.clock_hz,
         )
@@ -245,8 +255,9 @@ class Identity:
         if len(payload) != _IDENTITY.size:
             raise SparseGateError(f"the board's identity has {len(payload)} bytes, expected {_IDENTITY.size}")
         names = [field.name for field in fields(cls)]
-        values = dict(zip(names, _IDENTITY.unpack(payload), strict=True))
-        return cls(**values | {"only_last": bool(values["only_last"])})
+        values = dict(zip(names[:-1], _IDENTITY.unpack(payload), strict=True))
+        flags = values["only_last"]
+        return cls(**values | {"only_last": bool(flags & 1), "loaded": bool(flags & 2)})
 
 
 def longest_reply(program: Program) -> int:
@@ -277,6 +288,46 @@ class StepReply:
             raise SparseGateError(f"the board's reply to a frame has {len(payload)} bytes, expected {expected}")
         cycles = struct.unpack_from("<I", payload, 1)[0]
         return cls(cycles, unpack(payload[5:], width) if given else None)
+
+
+_PLACE = struct.Struct("<HH")
+_ARRAY = struct.Struct("<BHHHH")
+
+
+def encode_weights(pe: int, address: int, words: ArrayLike) -> bytes:
+    """Payload of a WEIGHTS request: consecutive words of weight memories, the first one at ``address`` of PE ``pe``."""
+    words = np.asarray(words)
+    if not 1 <= len(words) <= RUN_WORDS:
+        raise SparseGateError(f"a request takes 1 to {RUN_WORDS} words of weights, found {len(words)}")
+    return _PLACE.pack(pe, address) + words.astype("<u2").tobytes()
+
+
+def decode_weights(payload: bytes) -> tuple[int, int, NDArray[np.int64]]:
+    """Inverse of :func:`encode_weights`."""
+    return *_PLACE.unpack_from(payload), np.frombuffer(payload[_PLACE.size :], "<u2").astype(np.int64)
+
+
+@dataclass(frozen=True)
+class WeightsReply:
+    """What a WEIGHTS request gives: whether all weights are there, and the array that decides where each belongs."""
+
+    complete: bool
+    rows: int
+    groups: int
+    cluster: int
+    lanes: int
+
+    def encode(self) -> bytes:
+        """The reply's payload."""
+        return _ARRAY.pack(self.complete, self.rows, self.groups, self.cluster, self.lanes)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> WeightsReply:
+        """Inverse of :meth:`encode`."""
+        if len(payload) != _ARRAY.size:
+            raise SparseGateError(f"the board's reply to weights has {len(payload)} bytes, expected {_ARRAY.size}")
+        complete, *array = _ARRAY.unpack(payload)
+        return cls(bool(complete), *array)
 
 
 def encode_step(values: ArrayLike, width: int, last: bool) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,15 @@ def make_program(when="step"):
 
 def make_board(program):
     return Board(Engine(program, HardwareConfig(rows=4)), program, CLOCK, BAUD, timeout_s=500e-6)
+
+
+def with_weights_of_zero(program):
+    """The same Program but for its weights: what an engine simulates whose weight memories hold something else."""
+    layers = []
+    for layer in program.layers:
+        matrices = {name: getattr(layer, name) for name in ("matrix_x", "matrix_h") if getattr(layer, name)}
+        layers.append(replace(layer, **{n: replace(m, weight=np.zeros_like(m.weight)) for n, m in matrices.items()}))
+    return replace(program, layers=tuple(layers))
 
 
 class Uart:
@@ -210,6 +220,34 @@ def test_the_host_runs_sequences_through_the_pins():
     assert result.counters["steps"] == 5
     assert result.counters["columns_seen"] == predicted.columns_seen
     assert result.counters["columns_sent"] == predicted.columns_sent
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_host_loads_weights_through_the_pins(groups):
+    """Into memories that hold zeros; one request is damaged on its way."""
+    program = make_program()
+    config = HardwareConfig(rows=4, groups=groups, loaded=True)
+    board = Board(Engine(with_weights_of_zero(program), config), program, CLOCK, BAUD, timeout_s=500e-6)
+    raw = synthetic.stimulus(program.input_format, 2, 3, 3, seed=4)
+    lengths = np.array([3, 2])
+    trace = golden.run(program, raw, lengths)
+    assert (golden.run(with_weights_of_zero(program), raw, lengths).outputs != trace.outputs).any()
+    lines = []
+    pins = Pins(board, spoil=(3,))
+    result = host.run(pins, program, raw, lengths, timeout=60, progress=lines.append)
+    layout = Layout(program, config)
+    assert lines[1] == f"{config.pes * layout.weight_depth} words of weights loaded"
+    assert (result.mismatches, result.values_compared, result.retries) == (0, 10, 1)
+    assert (result.outputs == trace.outputs).all()
+    predicted = predict(trace, layout, apart=True).busy
+    assert [result.cycles[n, :length].tolist() for n, length in enumerate(lengths)] == [
+        (predicted[n, :length] + 1).tolist() for n, length in enumerate(lengths)
+    ]
+    # another host finds them there
+    lines = []
+    again = host.run(pins, program, raw, lengths, timeout=60, progress=lines.append)
+    assert again.mismatches == 0
+    assert not any("loaded" in line for line in lines)
 
 
 @pytest.mark.parametrize(("bare", "expected"), [(False, "clk rst rx tx leds"), (True, "clk rx tx leds")])

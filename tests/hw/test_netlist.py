@@ -15,11 +15,12 @@ from amaranth.lib.wiring import Out
 from amaranth.sim import Simulator
 
 from sparsegate import golden, synthetic
-from sparsegate.layout import HardwareConfig
+from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig, quantize
 from sparsegate_hw import netlist
 from sparsegate_hw.engine import Engine
+from sparsegate_hw.pe import depth_bits
 from sparsegate_hw.primitives import Fabric
 
 pytestmark = [
@@ -31,7 +32,7 @@ pytestmark = [
 BENCH = """\
 `timescale 1ns / 1ps
 module bench;
-    reg clk = 0, rst = 1, valid = 0, ready = 0;
+    reg clk = 0, rst = 1, valid = 0, ready = 0, loaded = 0;
     reg [{x_bits}:0] stimulus [0:{count}-1];
     reg [{x_bits}:0] payload = 0;
     wire x_ready, y_valid;
@@ -39,15 +40,17 @@ module bench;
     integer sent = 0, got = 0, seed = {seed}, idle = 0;
     engine dut (
         .clk(clk), .rst(rst), .x__payload(payload), .x__valid(valid), .x__ready(x_ready),
-        .y__payload(y), .y__valid(y_valid), .y__ready(ready){thresholds}
+        .y__payload(y), .y__valid(y_valid), .y__ready(ready){thresholds}{weights}
     );
     always #5 clk = ~clk;
     initial begin
         $readmemh("stimulus.hex", stimulus);
         repeat (4) @(posedge clk);
         #1 rst = 0;
+        repeat ({words}) @(posedge clk);
+        loaded = 1;
     end
-    always @(posedge clk) if (!rst) begin
+    always @(posedge clk) if (!rst && loaded) begin
         idle = idle + 1;
         if (valid && x_ready) begin sent = sent + 1; valid = 0; idle = 0; end
         if (y_valid && ready) begin $display("%0d %b", $signed(y[{y_bits}-1:0]), y[{y_bits}]); got = got + 1; idle = 0; end
@@ -59,6 +62,35 @@ module bench;
     end
 endmodule
 """
+
+
+LOAD = """
+    reg [{pe_bits}+{address_bits}+{bits}-1:0] memories [0:{count}-1];
+    reg [{pe_bits}+{address_bits}+{bits}-1:0] word = 0;
+    reg write = 0;
+    integer written = 0;
+    initial $readmemh("weights.hex", memories);
+    always @(posedge clk) if (!rst) begin
+        #1 write = written < {count};
+        if (write) word = memories[written];
+        written = written + 1;
+    end
+endmodule
+"""
+"""More of the bench: writes the words of the weight memories, one a cycle."""
+
+
+def loading(folder, layout):
+    """Ports through which a netlist takes its weights, and what of the bench writes them."""
+    words = layout.pack(*layout.weights()).reshape(layout.config.pes, layout.weight_depth)
+    pe_bits, address_bits, bits = depth_bits(len(words)), depth_bits(layout.weight_depth), layout.entry_width
+    lines = [f"{(pe << address_bits | address) << bits | int(word):x}" for (pe, address), word in np.ndenumerate(words)]
+    (folder / "weights.hex").write_text("\n".join(lines))
+    ports = (
+        f",\n        .weights__valid(write), .weights__data(word[0 +: {bits}]), .weights__address(word[{bits} +: {address_bits}]), "
+        f".weights__pe(word[{bits} + {address_bits} +: {pe_bits}])"
+    )
+    return ports, LOAD.format(pe_bits=pe_bits, address_bits=address_bits, bits=bits, count=len(lines)), len(lines) + 4
 
 
 def icarus(folder, written):
@@ -84,7 +116,10 @@ def compare(tmp_path, program, config, fabric, raw, lengths, thresholds, expecte
             for unit in range(program.outputs if t == length - 1 or program.layers[-1].when != "last" else 0):
                 wanted.append(f"{expected.outputs[n, t, unit]} {int(t == length - 1 and unit == program.outputs - 1)}")
     (tmp_path / "stimulus.hex").write_text("\n".join(f"{item:x}" for item in items))
+    ports, load, words = loading(tmp_path, Layout(program, config)) if config.loaded else ("", "endmodule", 0)
     bench = BENCH.format(
+        weights=ports,
+        words=words,
         x_bits=bits,
         y_bits=program.output_format.width,
         count=len(items),
@@ -92,21 +127,24 @@ def compare(tmp_path, program, config, fabric, raw, lengths, thresholds, expecte
         seed=7,
         thresholds="".join(f",\n        .threshold__{n}(16'd{value})" for n, value in enumerate(thresholds)),
     )
-    (tmp_path / "bench.v").write_text(bench)
+    (tmp_path / "bench.v").write_text(bench.removesuffix("endmodule\n") + load)
     assert icarus(tmp_path, written) == wanted
     return written.report.read_text()
 
 
 @pytest.mark.parametrize(
-    ("fabric", "primitives"),
+    ("fabric", "primitives", "loaded"),
     [
-        (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D", "TRELLIS_DPR16X4")),
-        (Fabric("ice40", 8), ("SB_RAM40_4K", "SB_MAC16")),
-        (Fabric("ice40", 0), ("SB_RAM40_4K",)),
+        (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D", "TRELLIS_DPR16X4"), False),
+        (Fabric("ice40", 8), ("SB_RAM40_4K", "SB_MAC16"), False),
+        (Fabric("ice40", 0), ("SB_RAM40_4K",), False),
+        (Fabric("ice40", 8, 4), ("SB_RAM40_4K", "SB_MAC16", "SB_SPRAM256KA"), True),
+        (Fabric("ice40", 0, 1), ("SB_RAM40_4K", "SB_SPRAM256KA"), True),
+        (Fabric("ecp5", 156), ("MULT18X18D",), True),
     ],
-    ids=["ecp5", "ice40", "ice40-logic"],
+    ids=["ecp5", "ice40", "ice40-logic", "ice40-spram", "ice40-logic-one-spram", "ecp5-loaded"],
 )
-def test_netlist_equals_golden(tmp_path, fabric, primitives):
+def test_netlist_equals_golden(tmp_path, fabric, primitives, loaded):
     bits = 7
     shapes = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", 2)]
     x = np.random.default_rng(0).normal(size=(4, 6, 3))
@@ -116,7 +154,9 @@ def test_netlist_equals_golden(tmp_path, fabric, primitives):
     thresholds = (2, 1, 0)
     expected = golden.run(program, raw, lengths, thresholds)
     fabric = replace(fabric)  # it counts down
-    counts = compare(tmp_path, program, HardwareConfig(rows=4), fabric, raw, lengths, thresholds, expected)
+    counts = compare(
+        tmp_path, program, HardwareConfig(rows=4, loaded=loaded), fabric, raw, lengths, thresholds, expected
+    )
     for primitive in primitives:  # none of them was mapped away
         assert primitive in counts
 

@@ -14,21 +14,25 @@ from amaranth.sim import Simulator
 
 from sparsegate import synthetic
 from sparsegate.errors import SparseGateError
+from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.program import Program
 from sparsegate.protocol import (
     NAK,
     REPLY,
+    RUN_WORDS,
     Command,
     Decoder,
     Frame,
     Identity,
     Reason,
     StepReply,
+    WeightsReply,
     decode_counters,
     decode_thresholds,
     encode_step,
     encode_thresholds,
+    encode_weights,
 )
 from sparsegate.quantize import QuantizeConfig, quantize
 from sparsegate_hw.packet import Packet, counters_signature, value_signature
@@ -138,10 +142,11 @@ class Model:
 class Device:
     """Packet layer and stand-in engine, with a host's view of the byte streams."""
 
-    def __init__(self, program, seed=0):
+    def __init__(self, program, seed=0, loaded=None):
         self.program = program
         self.random = random.Random(seed)
-        self.packet = Packet(program, CLOCK, timeout=TIMEOUT, gap=GAP)
+        self.packet = Packet(program, CLOCK, timeout=TIMEOUT, gap=GAP, loaded=loaded)
+        self.written = []  # PE, address and word, in order
         self.engine = StandIn(program)
         self.model = Model(program)
         self.sequence = 0
@@ -174,9 +179,17 @@ class Device:
                 if valid and ready:
                     self.replies += self.decoder.feed(bytes([payload]))
 
+        async def note(ctx):
+            port = self.packet.weights
+            async for _, _, valid, *item in ctx.tick().sample(port.valid, port.pe, port.address, port.data):
+                if valid:
+                    self.written.append(tuple(item))
+
         simulator = Simulator(self.module)
         simulator.add_clock(1e-6)
         simulator.add_testbench(main)
+        if self.packet.loaded:
+            simulator.add_testbench(note, background=True)
         simulator.add_testbench(listen, background=True)
         simulator.run()
 
@@ -405,3 +418,97 @@ def test_frames_that_would_be_too_long_are_refused(inputs: int, outputs: int, se
     program = quantize(network, np.ones((1, 1, inputs)))
     with pytest.raises(SparseGateError, match=sentence):
         Packet(program, CLOCK, TIMEOUT, GAP)
+
+
+def loaded_device(seed):
+    program = make_program(inputs=3)
+    layout = Layout(program, HardwareConfig(rows=8, loaded=True))
+    device = Device(program, seed, layout)
+    words = layout.pack(*layout.weights()).reshape(-1)
+    places = [(at // layout.weight_depth, at % layout.weight_depth, int(word)) for at, word in enumerate(words)]
+    return device, layout, words, places
+
+
+def test_weights_are_written_once_all_is_well_with_them():
+    device, layout, words, places = loaded_device(6)
+    depth = layout.weight_depth
+    array = WeightsReply(False, 8, 1, layout.cluster, layout.lanes)
+
+    async def bench(ctx, device):
+        async def load(start, stop, sequence=None):
+            payload = encode_weights(start // depth, start % depth, words[start:stop])
+            reply = await device.ask(ctx, Command.WEIGHTS, payload, sequence)
+            assert reply.command == Command.WEIGHTS | REPLY
+            return WeightsReply.decode(reply.payload)
+
+        async def refused(command, payload=b""):
+            reply = await device.ask(ctx, command, payload)
+            assert reply.command == NAK
+            return reply.reason
+
+        reply = await device.ask(ctx, Command.IDENTIFY)
+        assert Identity.decode(reply.payload) == Identity.of(device.program, CLOCK, loaded=True)
+        assert WeightsReply.decode((await device.ask(ctx, Command.WEIGHTS)).payload) == array
+        assert await refused(Command.FRAME, encode_step([1, 2, 3], 8, True)) == Reason.UNLOADED
+        # in runs that end in the middle of memories, one of them damaged and one sent twice, as if its reply was lost
+        cuts = [0, 7, 8, len(words) // 2, len(words) - 1, len(words)]
+        wanted = []
+        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+            frame = bytearray(Frame(Command.WEIGHTS, 77, encode_weights(0, 0, words[:3])).encode())
+            frame[-5] ^= 4
+            await device.send(ctx, frame)
+            assert (await device.reply(ctx)).reason == Reason.CRC
+            assert device.written == wanted
+            assert not (await load(start, start + 1)).complete or start + 1 == len(words)
+            reply = await load(start, stop)
+            assert reply.complete == (stop == len(words))
+            wanted += places[start : start + 1] + places[start:stop]
+            assert device.written == wanted
+        await device.step(ctx, device.draw())
+        assert await refused(Command.WEIGHTS, encode_weights(0, 0, words[:1])) == Reason.OPEN
+        await device.step(ctx, device.draw(), last=True)
+        assert WeightsReply.decode((await device.ask(ctx, Command.WEIGHTS)).payload).complete
+        # beginning again takes the weights away; what is beyond the last is not written
+        assert not (await load(0, 2)).complete
+        assert await refused(Command.FRAME, encode_step([1, 2, 3], 8, True)) == Reason.UNLOADED
+        del device.written[:]
+        assert not (await load(2, len(words) - 1)).complete
+        last = encode_weights(*divmod(len(words) - 1, depth), [words[-1], 1, 2])
+        assert WeightsReply.decode((await device.ask(ctx, Command.WEIGHTS, last)).payload).complete
+        assert device.written == places[2:]
+        await device.step(ctx, device.draw(), last=True)
+
+    device.run(bench)
+
+
+def test_weights_out_of_place_are_refused():
+    device, layout, words, places = loaded_device(7)
+
+    async def bench(ctx, device):
+        async def refused(payload):
+            reply = await device.ask(ctx, Command.WEIGHTS, payload)
+            assert reply.command == NAK
+            return reply.reason
+
+        assert await refused(bytes(5)) == Reason.LENGTH
+        assert await refused(bytes(4)) == Reason.LENGTH
+        assert await refused(bytes(4 + 2 * RUN_WORDS + 2)) == Reason.LENGTH
+        reply = await device.ask(ctx, Command.WEIGHTS, encode_weights(0, 0, words[:4]))
+        assert reply.command == Command.WEIGHTS | REPLY
+        for pe, address in ((0, 5), (1, 0), (256, 0), (0, layout.weight_depth), (0, 256)):
+            assert await refused(encode_weights(pe, address, [1])) == Reason.ORDER
+        assert device.written == places[:4]
+        # a refusal changes nothing: the next run goes on
+        await device.ask(ctx, Command.WEIGHTS, encode_weights(0, 4, words[4:6]))
+        assert device.written == places[:6]
+
+    device.run(bench)
+
+
+def test_a_design_with_its_weights_knows_no_such_request():
+    device = Device(make_program(), seed=8)
+
+    async def bench(ctx, device):
+        assert (await device.ask(ctx, Command.WEIGHTS)).reason == Reason.COMMAND
+
+    device.run(bench)

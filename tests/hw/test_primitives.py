@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate.layout import BLOCK_SHAPES, rom_blocks
 from sparsegate_hw import boards, netlist
-from sparsegate_hw.primitives import Fabric, Multiplier, ReadOnlyMemory, Register, ScratchMemory, fabric
+from sparsegate_hw.primitives import Fabric, LoadedMemory, Multiplier, ReadOnlyMemory, Register, ScratchMemory, fabric
 from sparsegate_hw.verilog import convert
 from tests.hw.blocks import simulate
 
@@ -226,6 +226,73 @@ def test_a_memory_is_its_words() -> None:
         dut, names, items = memory(width, depth)
         words = dut._words
         assert wanted(dut, names, items)[2:] == [words[address] for (address,) in items[:-2]]
+
+
+def loaded(width: int, depth: int) -> tuple[LoadedMemory, list[str], list[list[int]]]:
+    """A memory that is loaded, and items: some words are written, both ends among them, then read and written anew at random."""
+    rng = np.random.default_rng(width * depth)
+    known = np.unique([0, depth - 1, *rng.integers(0, depth, 60)])
+    fresh = rng.integers(0, 1 << width, len(known))
+    first = np.stack([known, np.ones_like(known), fresh], axis=1).tolist()
+    drawn = [rng.choice(known, CYCLES), rng.random(CYCLES) < 0.2, rng.integers(0, 1 << width, CYCLES)]
+    items = first + np.stack(drawn, axis=1).astype(int).tolist()
+    return LoadedMemory(width, [(1 << width) - 1] * depth), ["address", "write", "data"], items
+
+
+@icarus
+@pytest.mark.icarus
+@pytest.mark.parametrize(
+    ("width", "depth", "of", "cell"),
+    [
+        (16, 16384, Fabric("ice40", 0, 1), "SB_SPRAM256KA"),
+        (11, 9000, Fabric("ice40", 0, 2), "SB_SPRAM256KA"),
+        (3, 1, Fabric("ice40", 0, 1), "SB_SPRAM256KA"),
+        (12, 300, Fabric("ice40", 0), ""),
+        (12, 700, Fabric("ecp5", 0), ""),
+    ],
+)
+def test_a_loaded_memory_gives_what_was_written(width: int, depth: int, of: Fabric, cell: str, tmp_path: Path) -> None:
+    dut, names, items = loaded(width, depth)
+    held, wanted_words = {}, []
+    for address, write, word in items:
+        wanted_words.append(held.get(address))
+        held |= {address: word} if write else {}
+    verilog = convert(dut, "block", of)
+    assert (cell or "reg [") in verilog
+    assert ("SB_SPRAM256KA" in verilog) == bool(cell)
+    got = simulated(verilog, ice40_cells(), dut, names, items, tmp_path)
+    behaved = wanted(loaded(width, depth)[0], names, items)
+    # what is read in the cycle of a write is anything
+    compared = [at for at, (_, write, _) in enumerate(items[: -dut.latency]) if not write]
+    assert len(compared) > CYCLES // 2
+    for at in compared:
+        assert int(got[at + dut.latency], 16) == behaved[at + dut.latency] == wanted_words[at], at
+
+
+def test_a_simulated_loaded_memory_holds_its_words_from_the_start() -> None:
+    words = [5, 9, 14, 3]
+    dut = LoadedMemory(4, words)
+    assert wanted(dut, ["address"], [[at % 4] for at in range(10)])[2:] == [words[at % 4] for at in range(8)]
+
+
+def test_single_port_memories_are_counted() -> None:
+    class Several(wiring.Component):
+        def __init__(self) -> None:
+            super().__init__({"address": In(4), "write": In(1), "o": Out(12)})
+
+        def elaborate(self, platform: Any) -> Module:
+            m = Module()
+            units = [LoadedMemory(4, [0] * 16) for _ in range(3)]
+            for number, unit in enumerate(units):
+                m.submodules[f"unit_{number}"] = unit
+                m.d.comb += [unit.address.eq(self.address), unit.write.eq(self.write), unit.data.eq(self.address)]
+            m.d.comb += self.o.eq(Cat(unit.o for unit in units))
+            return m
+
+    for count, cells in ((0, 0), (2, 2), (4, 3)):
+        assert convert(Several(), "block", Fabric("ice40", 0, count)).count("SB_SPRAM256KA ") == cells
+    assert boards.target("icebreaker").fabric() == Fabric("ice40", 8, 4)
+    assert boards.target("ice40-hx8k").fabric().sprams == 0
 
 
 def test_small_memories_are_logic_and_deep_ones_stand_on_top_of_one_another() -> None:

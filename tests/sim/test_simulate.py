@@ -62,6 +62,19 @@ def test_every_simulator_and_the_emulator_agree_to_the_cycle_with_stalls(name: s
 
 
 @pytest.mark.verilator
+@pytest.mark.icarus
+def test_weights_that_are_loaded_are_there_in_every_simulator() -> None:
+    case = FIXED["ragged"]
+    config, program = replace(case.config, loaded=True), case.program
+    plain, _, _ = both("ragged", simulator="amaranth")
+    for simulator, fast in (("verilator", True), ("verilator", False), ("icarus", False), ("amaranth", False)):
+        result = simulate(program, config, *case.data(program), simulator=simulator, fast=fast)
+        assert result.passed, result.summary
+        assert result.cycle_mismatches == 0
+        assert result.cycles == plain.cycles
+
+
+@pytest.mark.verilator
 def test_cocotb_on_verilator_counts_the_predicted_cycles() -> None:
     result, _, _ = both("ragged", fast=False)
     assert result.passed, result.summary

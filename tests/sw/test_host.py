@@ -11,8 +11,9 @@ import pytest
 from sparsegate import golden, host, synthetic
 from sparsegate.errors import SparseGateError
 from sparsegate.host import HostError, SimulatedBoard
+from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
-from sparsegate.protocol import NAK, REPLY, Command, Frame, Identity, Reason
+from sparsegate.protocol import NAK, REPLY, Command, Frame, Identity, Reason, encode_weights
 from sparsegate.quantize import quantize
 
 
@@ -95,6 +96,47 @@ def test_a_bad_line_costs_retries_only(seed):
     assert result.retries > 0
     # nothing was fed twice
     assert result.counters["steps"] == lengths.sum()
+
+
+@pytest.mark.parametrize("array", [HardwareConfig(4, loaded=True), HardwareConfig(8, 3, 1, loaded=True)])
+def test_weights_are_loaded_once(array):
+    program = make_program()
+    raw, lengths = stimulus(program, steps=8)
+    layout = Layout(program, array)
+    board = SimulatedBoard(program, layout=layout)
+    line = Line(board, 2, 0.0005)
+    with host.Board(line, program, timeout=0.02, retries=30) as link:
+        words = layout.pack(*layout.weights()).reshape(-1)
+        assert link.loaded == len(words)
+        assert board.weights == words.tolist()
+        assert link.identity.loaded
+    result = host.run(board, program, raw, lengths)
+    assert result.mismatches == 0
+    with host.Board(board, program) as link:
+        assert link.loaded == 0
+    # a host that dies while it loads
+    del board.weights[5:]
+    assert host.run(board, program, raw, lengths).mismatches == 0
+    assert board.weights == words.tolist()
+
+
+def test_a_board_without_its_weights_refuses_steps():
+    program = make_program()
+    raw, _ = stimulus(program)
+    board = SimulatedBoard(program, layout=Layout(program, HardwareConfig(4, loaded=True)))
+    link = host.Board(board, program)
+    with pytest.raises(HostError, match="the board refused FRAME: not all weights are loaded yet"):
+        link.step(raw[0, 0], last=True)
+    with pytest.raises(HostError, match="refused WEIGHTS: weights before these are not loaded yet"):
+        link.ask(Command.WEIGHTS, encode_weights(1, 0, [1]))
+
+    class Forgetful(SimulatedBoard):
+        @property
+        def _complete(self):
+            return False
+
+    with pytest.raises(HostError, match="waits for more weights, though all \\d+ words"):
+        host.run(Forgetful(program, layout=Layout(program, HardwareConfig(4, loaded=True))), program, raw)
 
 
 def test_wrong_outputs_are_named():

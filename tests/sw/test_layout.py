@@ -365,3 +365,18 @@ def test_arrays_beyond_reason_are_refused(fields, message):
     with pytest.raises(SparseGateError, match=message):
         HardwareConfig(**fields)
     assert HardwareConfig(rows=64, groups=64).pes == 4096
+
+
+def test_weights_that_are_loaded_take_a_word_an_entry() -> None:
+    shapes = (Shape("lstm", 128, NM(1, 8), NM(1, 8)), Shape("linear", 4))
+    plain, loaded = (Layout(program(12, *shapes), HardwareConfig(4, loaded=loaded)) for loaded in (False, True))
+    assert (loaded.weight_words, loaded.weight_planes) == (loaded.weight_depth, 1)
+    assert plain.weight_planes > 1
+    assert loaded.pack(*loaded.weights()).shape == (4, 1, loaded.weight_depth)
+    wide = quantize(
+        network(5, [Shape("lstm", 12, NM(1, 3))], 0), np.ones((1, 2, 5)), config=QuantizeConfig(weight_bits=15)
+    )
+    with pytest.raises(SparseGateError, match=r"words of 16 bits, found entries of 17: 2 of index and 15 of weight"):
+        Layout(wide, HardwareConfig(4, multiplier=64, loaded=True))
+    with pytest.raises(SparseGateError, match=r"at most 16384 entries a processing element, found 18\d\d\d; use more"):
+        Layout(program(8, Shape("lstm", 132)), HardwareConfig(4, loaded=True))

@@ -11,6 +11,7 @@ from sparsegate import synthetic
 from sparsegate.errors import SparseGateError
 from sparsegate.protocol import (
     NAK,
+    RUN_WORDS,
     SYNC,
     Command,
     Decoder,
@@ -18,12 +19,15 @@ from sparsegate.protocol import (
     Identity,
     Reason,
     StepReply,
+    WeightsReply,
     crc16,
     decode_counters,
     decode_thresholds,
+    decode_weights,
     encode_counters,
     encode_step,
     encode_thresholds,
+    encode_weights,
     longest_reply,
     pack,
     unpack,
@@ -164,3 +168,25 @@ def test_reasons():
     assert Frame(NAK, 0, bytes([Reason.CRC])).reason is Reason.CRC
     assert Frame(NAK, 0, bytes([200])).reason is None
     assert Frame(Command.RESET, 0, bytes([Reason.CRC])).reason is None
+
+
+def test_weights(program):
+    words = np.arange(RUN_WORDS) * 257
+    pe, address, found = decode_weights(encode_weights(3, 16383, words))
+    assert (pe, address, found.tolist()) == (3, 16383, words.tolist())
+    assert encode_weights(1, 2, [0xBEEF]) == b"\x01\x00\x02\x00\xef\xbe"
+    for count in (0, RUN_WORDS + 1):
+        with pytest.raises(SparseGateError, match=f"1 to {RUN_WORDS} words of weights, found {count}"):
+            encode_weights(0, 0, range(count))
+    reply = WeightsReply(True, 32, 3, 4, 8)
+    assert WeightsReply.decode(reply.encode()) == reply
+    assert len(reply.encode()) <= longest_reply(program)
+    with pytest.raises(SparseGateError, match="has 8 bytes, expected 9"):
+        WeightsReply.decode(bytes(8))
+
+
+def test_an_identity_says_who_has_the_weights(program):
+    for loaded in (False, True):
+        identity = Identity.of(program, 1, loaded)
+        assert Identity.decode(identity.encode()) == identity
+    assert Identity.of(program, 1).encode() != identity.encode()

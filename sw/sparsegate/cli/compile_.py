@@ -16,6 +16,7 @@ from sparsegate.cli.options import (
     Groups,
     Json,
     Lanes,
+    LoadWeights,
     OptionalData,
     Outputs,
     ProgramPath,
@@ -37,6 +38,7 @@ def compile_(
     lanes: Lanes = None,
     outputs: Outputs = None,
     banks: Banks = None,
+    load_weights: LoadWeights = None,
     steps: Steps = None,
     states: States = None,
     data: OptionalData = None,
@@ -51,7 +53,7 @@ def compile_(
 
     Example: [bold]sparsegate compile build/program.safetensors --rows 8 --groups 1 --data vowels[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks)
+    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks, load_weights)
     dataset = None if data is None else open_data(data, compiled.program.inputs)
     with console.task("compile"):
         made, result = build(compiled, out)

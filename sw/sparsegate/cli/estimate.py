@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Banks, Groups, Json, Lanes, Outputs, Rows, open_program
+from sparsegate.cli.options import Banks, Groups, Json, Lanes, LoadWeights, Outputs, Rows, open_program
 
 
 def estimate(
@@ -21,6 +21,7 @@ def estimate(
     lanes: Lanes = None,
     outputs: Outputs = None,
     banks: Banks = None,
+    load_weights: LoadWeights = None,
     device: Annotated[
         str, typer.Option("--device", help="Device whose block RAMs and multipliers are counted.")
     ] = "LFE5U-85F",
@@ -59,7 +60,7 @@ def estimate(
         for row in result["errors"]:
             table.append((row["name"], _errors(row)))
     if program is not None:
-        compiled = open_program(program, rows, groups, lanes, outputs=outputs, banks=banks)
+        compiled = open_program(program, rows, groups, lanes, outputs=outputs, banks=banks, loaded=load_weights)
         with console.task("estimate"):
             if fit is not None:
                 found = rules.fit(compiled.program, fit, compiled.config)

@@ -71,6 +71,13 @@ Banks = Annotated[
         "--banks", help="Most banks of accumulators; 1 for devices with few block RAMs. Default: as overlap wants."
     ),
 ]
+LoadWeights = Annotated[
+    bool | None,
+    typer.Option(
+        "--load-weights/--keep-weights",
+        help="Weights come from the host after reset (into the SPRAMs of an iCE40 UP5K), not with the bitstream.",
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option("--steps", help="Longest sequence that the buffer of a network in both directions of time holds."),
@@ -112,6 +119,7 @@ def open_program(
     states: bool | None = None,
     outputs: int | None = None,
     banks: int | None = None,
+    loaded: bool | None = None,
 ) -> Compiled:
     """Read a Program file, or a compiled folder with its array. Another array than the folder's is a new compilation."""
     from dataclasses import replace
@@ -129,6 +137,7 @@ def open_program(
         "states": states,
         "outputs": outputs,
         "banks": banks,
+        "loaded": loaded,
     }
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if not path.is_dir():

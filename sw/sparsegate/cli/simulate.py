@@ -16,6 +16,7 @@ from sparsegate.cli.options import (
     Groups,
     Json,
     Lanes,
+    LoadWeights,
     Outputs,
     ProgramPath,
     Rows,
@@ -49,6 +50,7 @@ def simulate(
     lanes: Lanes = None,
     outputs: Outputs = None,
     banks: Banks = None,
+    load_weights: LoadWeights = None,
     steps: Steps = None,
     states: States = None,
     threshold: Thresholds = None,
@@ -67,7 +69,7 @@ def simulate(
 
     Example: [bold]sparsegate simulate build/program.safetensors --simulator icarus --sequences 4[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks)
+    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks, load_weights)
     dataset = open_data(data, compiled.program.inputs)
     thresholds = chosen_thresholds(compiled.program, threshold)
     with console.task(f"simulate {min(sequences, len(dataset.length_test))} sequences with {simulator.value}"):

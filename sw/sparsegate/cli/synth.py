@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Banks, Compiled, Groups, Json, Lanes, Outputs, ProgramPath, Rows, open_program
+from sparsegate.cli.options import (
+    Banks,
+    Compiled,
+    Groups,
+    Json,
+    Lanes,
+    LoadWeights,
+    Outputs,
+    ProgramPath,
+    Rows,
+    open_program,
+)
 
 DEFAULT_BOARD = "ulx3s-85f"
 
@@ -31,6 +42,7 @@ def synth(
     lanes: Lanes = None,
     outputs: Outputs = None,
     banks: Banks = None,
+    load_weights: LoadWeights = None,
     mhz: Annotated[float | None, typer.Option("--mhz", help="Clock to build for. Default: the device's.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the placement.")] = 1,
     seeds: Annotated[
@@ -57,7 +69,7 @@ def synth(
 
     Example: [bold]sparsegate synth build/program.safetensors --board ulx3s-85f[/]
     """
-    compiled = open_program(program, rows, groups, lanes, outputs=outputs, banks=banks)
+    compiled = open_program(program, rows, groups, lanes, outputs=outputs, banks=banks, loaded=load_weights)
     with console.task("synthesize") as task:
         frequency = None if mhz is None else round(mhz * 1e6)
         result = implement(
@@ -86,6 +98,7 @@ def synth(
         ("LUTs", result["luts"]),
         ("flip-flops", result["ffs"]),
         ("block RAMs", result["bram"]),
+        *([("single-port memories", result["sprams"])] if result["sprams"] else []),
         ("multipliers", result["dsp"]),
         ("bitstream", result["bitstream"]),
         ("seconds", f"{result['seconds']:.0f}{' (an earlier run)' if result['cached'] else ''}"),
