@@ -185,15 +185,10 @@ def plan(
 class Recording:
     """What an engine gave. One entry an event, in order; cycles are counted from reset.
 
-        ``trace_*``: results as they left the lanes (events,), ``trace_h`` (events, lanes), ``trace_real`` bit l for lane l.
-        ``y_*``: accepted output values (those of a beat have one cycle, and its ``last`` is the last one's), ``state_*`` accepted
-    <<<<<<< HEAD
-        words of final states. ``step_start``, ``step_done``: cycles of the
-        pulses. ``accepted``: input values taken.
-    =======
-        words of final states. ``step_start``, ``step_done``: cycles of the pulses. ``accepted``: input values taken.
-    >>>>>>> w-out
-        ``faults``: broken rules of the protocol, as sentences. ``stuck``: whether patience or limit ended the run.
+    ``trace_*``: results as they left the lanes (events,), ``trace_h`` (events, lanes), ``trace_real`` bit l for lane l.
+    ``y_*``: accepted output values (those of a beat have one cycle, and its ``last`` is the last one's), ``state_*`` accepted
+    words of final states. ``step_start``, ``step_done``: cycles of the pulses. ``accepted``: input values taken.
+    ``faults``: broken rules of the protocol, as sentences. ``stuck``: whether patience or limit ended the run.
     """
 
     trace_cycle: NDArray[np.int64]

@@ -35,6 +35,7 @@ from sparsegate.layout import (
 from sparsegate.network import Layer, Network
 from sparsegate.pattern import MAX_BLOCK, NM, common_block
 from sparsegate.program import Matrix, Phase, Program
+from sparsegate.protocol import RUN_WORDS
 from sparsegate.quantize import QuantizeConfig
 from sparsegate.sensitivity import KEYS, Key, Scan, digest, pruned
 
@@ -287,10 +288,30 @@ def block_rams(layout: Layout) -> dict[str, int]:
     return _block_rams(layout, layout.index_width, layout.weight_depth, layout.position_depth)
 
 
+def memories(layout: Layout) -> Iterator[_Memories]:
+    """Kind, width, depth and number of the memories of engine and UART but accumulators and identity."""
+    yield from _inside(layout, layout.index_width, layout.weight_depth, layout.position_depth)
+    yield from _around(layout)
+
+
+_Memories = tuple[str, int, int, int]
+
+
 def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_depth: int) -> dict[str, int]:
     """The same of a layout that differs in these numbers only."""
+    found = {"weights": 0, "biases": 0, "tables": 0, "states": 0, "packets": 0}
+    for kind, width, depth, count in _inside(layout, index_width, weight_depth, position_depth):
+        replaceable = kind == "biases" or (kind == "weights" and not layout.config.loaded)
+        found[kind] += count * (contents_blocks if replaceable else rom_blocks)(width, depth)
+    for kind, count in _outside(layout).items():
+        found[kind] = found.get(kind, 0) + count
+    return found
+
+
+def _inside(layout: Layout, index_width: int, weight_depth: int, position_depth: int) -> Iterator[_Memories]:
+    """Memories of the PEs and lanes, and the output buffer."""
     entry = index_width + layout.weight_width
-    words, planes = weight_shape(entry, weight_depth)
+    words, planes = (weight_depth, 1) if layout.config.loaded else weight_shape(entry, weight_depth)
     phases = layout.program.phases
     kept = [(*p.layer.cell.states, *p.layer.cell.handed) for p in phases]
     states = max(len(names) for names in kept)
@@ -302,25 +323,30 @@ def _block_rams(layout: Layout, index_width: int, weight_depth: int, position_de
     finals = [layout.phases[run.phases[-1]] for run in layout.passes]
     beat = layout.config.outputs
     buffer = max(p.phase.formats["h"].width for p in finals), max(p.positions for p in finals) // beat
-    found = {
-        "weights": layout.config.pes * contents_blocks(planes * entry, words),
-        "biases": layout.lanes * contents_blocks(layout.bias_word(), position_depth),
-        "tables": layout.lanes * sum(rom_blocks(*shape) for shape in _tables(layout)),
-        "states": layout.lanes * sum(rom_blocks(*shape) for shape in lane),
-        "packets": layout.lanes * beat * rom_blocks(*buffer),
-    }
-    for kind, count in _outside(layout).items():
-        found[kind] = found.get(kind, 0) + count
-    return found
+    yield "weights", planes * entry, words, layout.config.pes
+    yield "biases", layout.bias_word(), position_depth, layout.lanes
+    yield from (("tables", *shape, layout.lanes) for shape in _tables(layout))
+    yield from (("states", *shape, layout.lanes) for shape in lane if shape[0])
+    yield "packets", *buffer, layout.lanes * beat
 
 
 @lru_cache(maxsize=8)
 def _outside(layout: Layout) -> dict[str, int]:
-    """The same of what neither weights nor positions change: columns as they are listed, and the UART's packets."""
+    """Block RAMs of what neither weights nor positions change: columns as they are listed, and the UART's packets."""
+    found = {"columns": 0, "packets": 0}
+    for kind, width, depth, count in _around(layout):
+        found[kind] += count * (packet_blocks if kind == "packets" else rom_blocks)(width, depth)
+    return found
+
+
+def _around(layout: Layout) -> Iterator[_Memories]:
+    """Columns as they are listed, and the UART's packets."""
     program, groups = layout.program, range(layout.groups)
     outputs, given = program.outputs, program.output_format.width
     reply = 8, 5 + outputs * -(-given // 8)
-    request = max(16, program.input_format.width), max(program.inputs, len(program.vectors)) - 1
+    values = max(program.inputs, len(program.vectors), 2 + RUN_WORDS if layout.config.loaded else 0)
+    yield "packets", *reply, 1
+    yield "packets", max(16, program.input_format.width), values - 1, 1
     inputs = [max(1, layout.input_depth(group)) for group in groups]
     lists = [
         (inputs[group], 2 * inputs[group], 1) for group in groups
@@ -333,10 +359,9 @@ def _outside(layout: Layout) -> dict[str, int]:
         lists.append((max(1, *depths), max(1, sum(depths)), layout.lanes))
     sources = [program.layers[run.of.layers.start].formats["x"].width for run in layout.passes]
     sent_inputs = max(sources), max(run.inputs for run in layout.passes)
-    columns = rom_blocks(*sent_inputs)
+    yield "columns", *sent_inputs, 1
     for places, depth, many in lists:
-        columns += many * rom_blocks(max(1, (places - 1).bit_length()) + layout.delta_width, depth)
-    return {"columns": columns, "packets": packet_blocks(*reply) + packet_blocks(*request)}
+        yield "columns", max(1, (places - 1).bit_length()) + layout.delta_width, depth, many
 
 
 class _Lookups(timing.StageArithmetic):

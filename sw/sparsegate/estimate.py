@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsegate import activation, artefact, cycles, golden
-from sparsegate.allocate import block_rams
+from sparsegate import artefact, cycles, golden
+from sparsegate.allocate import block_rams, memories
 from sparsegate.devices import WIDEST, Device, device
 from sparsegate.errors import SparseGateError
-from sparsegate.images import table_fields
 from sparsegate.layout import ICE40_SHAPES, HardwareConfig, Layout, contents_blocks
 from sparsegate.program import Phase, Program
 
@@ -32,8 +31,8 @@ POINTS, LAWS, VERSION = "sparsegate-points", "sparsegate-laws", 1
 FILE = "laws.json"
 SHARE = 0.9
 """Of a device's LUTs that a design may take: beyond that, routing gets slow and then impossible."""
-OTHER_BLOCKS = 2
-"""Block RAMs of an iCE40 for what is distributed RAM elsewhere: the reply, and the identity."""
+OTHER_BLOCKS = 1
+"""Block RAMs of an iCE40 for what is distributed RAM elsewhere: the identity."""
 FEWEST = 3
 """Different layouts among the points of a family from which laws are fitted."""
 STEPS = 4
@@ -49,7 +48,7 @@ SIZES = {
 @dataclass(frozen=True)
 class Estimate:
     """What a Program costs on an array. ``cycles`` of a step in which nothing is skipped; ``luts`` and ``ffs`` are None
-    without laws.
+    without laws; ``sprams`` are single-port memories that weights are loaded into.
     """
 
     device: str
@@ -62,6 +61,7 @@ class Estimate:
     luts: int | None
     ffs: int | None
     cycles: int
+    sprams: int = 0
 
     def fits(self, chip: Device) -> bool:
         """Whether a device has all that; what is not known counts as nothing."""
@@ -77,7 +77,7 @@ def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", mu
     """Area and cycles of one configuration."""
     layout = Layout(program, config)
     family = device(on).family
-    found = sizes(layout, family, multipliers)
+    found = sizes(layout, family, multipliers, device(on).sprams)
     spare = max(0, device(on).dsp - int(found["dsp"])) if multipliers == "dsp" else 0
     laws = load_laws().get(family, {})
     return Estimate(
@@ -91,6 +91,7 @@ def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", mu
         luts=_law(laws, "luts", found),
         ffs=_law(laws, "ffs", found),
         cycles=step_cycles(layout),
+        sprams=int(found.get("sprams", 0)),
     )
 
 
@@ -122,8 +123,13 @@ def fit(program: Program, on: str, config: HardwareConfig | None = None) -> list
                 if clusters // lanes > 8:
                     continue
                 tried = replace(start, rows=rows, groups=groups, lanes=lanes)
-                layout = Layout(program, tried)
-                counts = sizes(layout, chip.family)
+                try:
+                    layout = Layout(program, tried)
+                except SparseGateError:
+                    if not start.loaded:
+                        raise
+                    continue  # too many entries for so few memories
+                counts = sizes(layout, chip.family, sprams=chip.sprams)
                 if counts["dsp"] <= chip.dsp and counts["bram"] <= chip.bram:
                     found.append(estimate(program, tried, on))
     found = sorted((one for one in found if one.fits(chip)), key=lambda one: (one.cycles, one.pes, one.lanes))
@@ -163,8 +169,9 @@ def step_cycles(layout: Layout) -> int:
 # -- sizes --------------------------------------------------------------------------------------------------------------
 
 
-def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dict[str, float]:
-    """Counts of a layout: ``dsp`` and ``bram`` exactly as synthesis makes them, and what the laws are linear in.
+def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams: int = 0) -> dict[str, float]:
+    """Counts of a layout: ``dsp`` and ``bram`` exactly as synthesis makes them, and what the laws are linear in. Of the device's
+    ``sprams``, loaded weights take one a PE.
 
     ``products``: bits of the PEs' products; ``accumulators``: cells of 16 words and 4 bits in their memories; ``lane_bits``: bits
     of all values in the lanes' pipelines; ``lists`` and ``memories``: such cells in the column lists, and of weights and biases.
@@ -207,16 +214,17 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp") -> dic
         )
     if family != "ice40":
         return found | {"bram": sum(block_rams(layout).values())}
-    tables = [
-        _table_blocks(phase, function)
-        for phase, value in zip(phases, values, strict=True)
-        for function in value.lookups
-    ]
-    found["bram"] = (
-        pes * blocks(layout.weight_planes * layout.entry_width, layout.weight_words, family)
-        + lanes * (blocks(word, layout.position_depth, family) + sum(tables))
-        + OTHER_BLOCKS
-    )
+    found["sprams"] = min(pes, sprams) if layout.config.loaded else 0
+    banks = [_fewest(layout.acc_width, depth) for depth in layout.acc_bank_depths]
+    accumulators = pes + layout.clusters * layout.groups * len(layout.apart_rows)
+    found["bram"] = OTHER_BLOCKS + accumulators * sum(banks)
+    for kind, width, depth, count in memories(layout):
+        if kind == "weights":
+            found["bram"] += (count - found["sprams"]) * blocks(width, depth, family)
+        elif kind == "biases":
+            found["bram"] += count * blocks(width, depth, family)
+        else:
+            found["bram"] += count * _fewest(width, depth)
     return found
 
 
@@ -228,9 +236,8 @@ def blocks(width: int, depth: int, family: str) -> int:
     return -(-width // columns) * -(-depth // rows)
 
 
-def _table_blocks(phase: Phase, function: str) -> int:
-    table = activation.table(function, phase.formats["pre"], phase.formats["gate"], phase.step_bits)
-    width, depth = sum(table_fields(table)), len(table.base)
+def _fewest(width: int, depth: int) -> int:
+    """Block RAMs of an iCE40 for a memory whose shape Yosys chooses."""
     return min(-(-width // columns) * -(-depth // rows) for rows, columns in ICE40_SHAPES)
 
 
@@ -337,7 +344,7 @@ def point(program: Program, config: HardwareConfig, measured: Mapping[str, Any],
         "command": command,
         **{key: measured[key] for key in keys},
         "hardware": asdict(config),
-        "sizes": sizes(layout, chip.family, str(measured["multipliers"])),
+        "sizes": sizes(layout, chip.family, str(measured["multipliers"]), chip.sprams),
         "tools": dict(measured["tools"]),
     }
 

@@ -13,7 +13,7 @@ from sparsegate.devices import DEVICES, device
 from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
-from sparsegate.quantize import quantize
+from sparsegate.quantize import QuantizeConfig, quantize
 
 POINTS = "docs/benchmarks/synthesis.json"
 
@@ -22,6 +22,23 @@ def make_program(kind="lstm", n=4, units=64, inputs=12):
     shapes = [synthetic.Shape(kind, units, NM(1, n), NM(1, n)), synthetic.Shape("linear", 9)]
     x = np.random.default_rng(0).normal(size=(4, 20, inputs))
     return quantize(synthetic.network(inputs, shapes, 0), x)
+
+
+def small_program(inputs, units, head, weight_bits):
+    """Of the widths that suit an iCE40 UP5K."""
+    config = QuantizeConfig(
+        activation_bits=5,
+        weight_bits=weight_bits,
+        pre_bits=9,
+        table_bits=8,
+        state_bits=12,
+        output_bits=12,
+        calibration="mse",
+        operand_bits=16,
+    )
+    shapes = [synthetic.Shape("lstm", units, NM(1, 8), NM(1, 8)), synthetic.Shape("linear", head, when="last")]
+    x = np.random.default_rng(0).normal(size=(8, 20, inputs))
+    return quantize(synthetic.network(inputs, shapes, 0), x, config=config)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +61,23 @@ def test_cycles_are_the_cycle_models():
     # random data move nearly every column, never more
     steps = np.diff(counted.end[0])
     assert 0.8 * estimate.step_cycles(layout) < steps.max() <= estimate.step_cycles(layout)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "units", "head", "weight_bits", "loaded", "bram", "sprams"),
+    [(12, 64, 9, 5, False, 30, 0), (40, 240, 10, 8, True, 27, 4)],
+)
+def test_counts_of_a_up5k_are_those_of_its_routed_designs(inputs, units, head, weight_bits, loaded, bram, sprams):
+    """As docs/synthesis.md has them."""
+    program = small_program(inputs, units, head, weight_bits)
+    found = estimate.estimate(program, HardwareConfig(rows=4, multiplier=16, banks=1, loaded=loaded), "iCE40UP5K")
+    assert (found.bram, found.sprams, found.dsp) == (bram, sprams, 7)
+    assert found.fits(DEVICES["iCE40UP5K"])
+    if loaded:  # or the weights alone would take nearly four times what there is
+        plain = estimate.estimate(program, HardwareConfig(rows=4, multiplier=16, banks=1), "iCE40UP5K")
+        assert plain.bram == bram + 4 * 28
+        assert not plain.fits(DEVICES["iCE40UP5K"])
+        assert estimate.fit(program, "iCE40UP5K", HardwareConfig(multiplier=16, banks=1, loaded=True))[0].pes == 4
 
 
 def test_multipliers_in_logic():
