@@ -261,7 +261,7 @@ class LoadedMemory(wiring.Component):
     anything: an SPRAM has no initial contents.
 
     Timing: latency 2, one word a cycle; the SPRAM's second register is a flip-flop a bit.
-    Size: an SPRAM where the fabric has one left; else block RAM that Yosys maps, or distributed RAM where ``layout.rom_blocks`` is 0.
+    Size: an SPRAM where the fabric has one left; else block RAM as Yosys maps it, or distributed RAM where ``rom_blocks`` gives 0.
     """
 
     latency = timing.MEMORY
