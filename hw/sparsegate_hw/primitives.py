@@ -29,8 +29,8 @@ class Fabric:
     """What the primitives of one design may take of an FPGA; the ``platform`` of its elaboration, or that one's ``fabric``.
 
     ``multipliers`` and ``sprams`` are as many as the device has, or fewer: who comes later gets logic, or block RAM. ``spare`` of
-    the multipliers are for small multiplications, which are made of logic otherwise. All count down while a design is elaborated, so
-    a design needs a new one.
+    the multipliers are for small multiplications, which are made of logic otherwise. All count down while a design is elaborated,
+    so a design needs a new one.
     """
 
     family: str

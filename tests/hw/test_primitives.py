@@ -260,7 +260,7 @@ def test_a_loaded_memory_gives_what_was_written(width: int, depth: int, of: Fabr
     verilog = convert(dut, "block", of)
     assert (cell or "reg [") in verilog
     assert ("SB_SPRAM256KA" in verilog) == bool(cell)
-    got = simulated(verilog, ice40_cells(), dut, names, items, tmp_path)
+    got = simulated(verilog, netlist.cell_models("ice40"), dut, names, items, tmp_path)
     behaved = wanted(loaded(width, depth)[0], names, items)
     # what is read in the cycle of a write is anything
     compared = [at for at, (_, write, _) in enumerate(items[: -dut.latency]) if not write]

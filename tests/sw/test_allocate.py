@@ -154,7 +154,7 @@ def test_block_rams_of_a_read_only_memory(width, depth, blocks):
 
 
 def test_block_rams_of_the_demo():
-    """LSTM-64 on eight PEs: a block RAM for every weight memory and each of the five tables of both lanes, two for a lane's biases."""
+    """LSTM-64 on eight PEs: a block RAM for every weight memory and each of both lanes' five tables, two for their biases."""
     net = network(12, [Shape("lstm", 64, NM(4, 16), NM(4, 16)), Shape("linear", 9, when="last")], 0)
     layout = Layout(quantize(net, data(net)), HardwareConfig(8))
     assert block_rams(layout) == {"weights": 8, "biases": 4, "tables": 10, "states": 0, "columns": 0, "packets": 0}
