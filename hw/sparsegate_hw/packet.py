@@ -134,7 +134,7 @@ class Packet(wiring.Component):
         count = Signal(16)  # bytes of the part that is being received
         last = Signal()
         misfit = Signal()  # a value of this frame does not fit the input format
-        reason = Signal(Reason)
+        reason = Signal(4 if loaded else 3)
         quiet = Signal(range(max(self.timeout, self.gap) + 1))  # cycles without a byte
         m.submodules.crc_in = crc_in = Crc16()
 
