@@ -265,6 +265,8 @@ def _header(ports: Mapping[str, Port]) -> str:
         "static void set_controls(Vtop &top, bool load, bool save) {",
         f"    {into(LOAD, 'load')}",
         f"    {into(SAVE, 'save')}",
+        # weights are in their memories from the start
+        *(f"    {into(name, '0')}" for name in ports if name.startswith("weights__")),
         "}",
         "static void set_thresholds(Vtop &top, const std::vector<int64_t> &values) {",
         *(f"    {member(name)} = values[{number}];" for number, name in enumerate(thresholds)),
