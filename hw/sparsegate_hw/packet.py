@@ -161,7 +161,10 @@ class Packet(wiring.Component):
         m.submodules.reply = reply = memory.Memory(
             shape=8, depth=reply_capacity, init=[], attrs=memory_style(platform, 8, reply_capacity, packet_blocks)
         )
-        reply_write, reply_read = reply.write_port(), reply.read_port()
+        reply_write = reply.write_port()
+        # written a cycle late, as the decision to write comes late in its cycle; what is read at once is bypassed
+        reply_read = reply.read_port(transparent_for=[reply_write])
+        m.d.sync += reply_write.en.eq(0)
         reply_length = Signal(range(reply_capacity + 1))
         position = Signal(range(max(reply_capacity, 8) + 2))
         nak = Signal()
@@ -214,7 +217,7 @@ class Packet(wiring.Component):
             m.next = "SEND HEADER"
 
         def write(address: object, value: object) -> None:
-            m.d.comb += [reply_write.addr.eq(address), reply_write.data.eq(value), reply_write.en.eq(1)]
+            m.d.sync += [reply_write.addr.eq(address), reply_write.data.eq(value), reply_write.en.eq(1)]
 
         # --- sending: sync, header, payload, CRC
         m.submodules.crc_out = crc_out = Crc16()

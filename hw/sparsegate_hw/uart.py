@@ -122,7 +122,11 @@ class Transmitter(wiring.Component):
         timer = Signal(range(self.divisor))
         left = Signal(range(11))
         shift = Signal(10, init=0x3FF)
-        m.d.comb += self.i.ready.eq((left == 0) | ((left == 1) & (timer == 0)))
+        # left == 0, or left == 1 and timer == 0: known a cycle ahead, as much waits for it
+        ready = Signal(init=1)
+        with m.If((left == 1) & (timer == 1)):
+            m.d.sync += ready.eq(1)
+        m.d.comb += self.i.ready.eq(ready)
         m.d.sync += self.tx.eq(shift[0])
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
@@ -133,5 +137,6 @@ class Transmitter(wiring.Component):
                 shift.eq(Cat(Const(0, 1), self.i.payload, Const(1, 1))),
                 left.eq(10),
                 timer.eq(self.divisor - 1),
+                ready.eq(0),
             ]
         return m
