@@ -78,7 +78,6 @@ def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", mu
     layout = Layout(program, config)
     family = device(on).family
     found = sizes(layout, family, multipliers, device(on).sprams)
-    spare = max(0, device(on).dsp - int(found["dsp"])) if multipliers == "dsp" else 0
     laws = load_laws().get(family, {})
     return Estimate(
         device=device(on).name,
@@ -86,13 +85,19 @@ def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", mu
         groups=layout.groups,
         lanes=layout.lanes,
         pes=config.pes,
-        dsp=int(found["dsp"] + min(spare, found["interpolations"])),
+        dsp=_multipliers(found, device(on), multipliers),
         bram=int(found["bram"]),
         luts=_law(laws, "luts", found),
         ffs=_law(laws, "ffs", found),
         cycles=step_cycles(layout),
         sprams=int(found.get("sprams", 0)),
     )
+
+
+def _multipliers(found: Mapping[str, float], chip: Device, multipliers: str) -> int:
+    """Multipliers of a layout's sizes, interpolations included as far as a device has some to spare."""
+    needed = int(found["dsp"])
+    return needed + (min(max(0, chip.dsp - needed), int(found.get("interpolations", 0))) if multipliers == "dsp" else 0)
 
 
 def _law(laws: Mapping[str, Mapping[str, float]], figure: str, found: Mapping[str, float]) -> int | None:
@@ -416,8 +421,8 @@ def errors(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for one in points:
         of = laws.get(device(str(one["device"])).family, {})
         row: dict[str, Any] = {"name": one["name"]}
-        for figure in ("dsp", "bram"):
-            row[figure] = int(one["sizes"][figure]) - int(one[figure])
+        row["dsp"] = _multipliers(one["sizes"], device(str(one["device"])), str(one["multipliers"])) - int(one["dsp"])
+        row["bram"] = int(one["sizes"]["bram"]) - int(one["bram"])
         for figure in ("luts", "ffs"):
             value = _law(of, figure, one["sizes"])
             row[figure] = None if value is None else round(value / one[figure] - 1, 4)
