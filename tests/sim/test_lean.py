@@ -30,7 +30,8 @@ class Netlist:
 
     def words(self, name: str) -> list[int]:
         """Bits of the words of all memories that are called so, or lie in a component that is; a bank of several has a number."""
-        called = [(module.rsplit(".", 1)[-1] if memory == "memory" else memory) for module, memory, _ in self.memories]
+        paths = [[*module.split("."), memory] for module, memory, _ in self.memories]
+        called = [[part for part in path if part != "memory"][-1] for path in paths]
         return [
             width
             for here, (*_, width) in zip(called, self.memories, strict=True)
@@ -98,8 +99,7 @@ def test_a_cell_has_the_multipliers_tables_and_memories_of_its_arithmetic(
 ) -> None:
     shape = layer(kind) if CELLS[kind].recurrent else Shape(kind, UNITS, NM(1, 4))
     found = netlist(shape)
-    # addresses take one more, and no DSP block
-    assert found.multipliers - 1 == multipliers
+    assert found.multipliers == multipliers
     assert len(found.words("rom")) == tables
     assert len(found.words("accumulators_apart")) == len(CELLS[kind].apart)
     kept = len(CELLS[kind].states) + len(CELLS[kind].handed)
