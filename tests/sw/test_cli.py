@@ -285,8 +285,8 @@ def test_ctrl_c_in_the_middle(files):
     assert output == ""
     assert errors.splitlines()[-1].startswith("error: interrupted")
     assert "Traceback" not in errors
-    assert not out.exists()
-    assert not out.parent.exists()
+    # nothing but the checkpoint of a first epoch, on a machine where that takes less than the second
+    assert {path.name for path in out.parent.glob("*")} <= {"pruned.checkpoint"}
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------
