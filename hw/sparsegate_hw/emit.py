@@ -90,6 +90,7 @@ def describe(layout: Layout) -> dict[str, Any]:
         "entry_bits": layout.entry_width,
         "accumulator_depth": layout.acc_depth,
         "accumulator_bits": layout.acc_width,
+        "partial_bits": layout.partial_width,
         "bias_bits": layout.bias_bits,
         "operand_bits": layout.operand_width,
         "memory_bits": memory_bits(layout),

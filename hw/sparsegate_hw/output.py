@@ -39,7 +39,8 @@ class OneByOne(wiring.Component):
 
     Members: ``i`` stream of :func:`output_payload` with an array of values, ``o`` the same with one value of ``width`` bits.
 
-    Timing: latency 0, one value a cycle; a beat is taken with its last value.
+    Timing: latency 1, a beat every ``beat`` + 1 cycles. ``i.ready`` is a register: what takes the values may be far from what
+    gives the beats, whose memories all wait for it.
     """
 
     def __init__(self, width: int, beat: int) -> None:
@@ -55,16 +56,20 @@ class OneByOne(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        place = Signal(range(self._beat))
-        final = place == self._beat - 1
+        values = Signal.like(self.i.payload.data, name="values", reset_less=True)
+        # a bit for every value that is left, so that the last one is seen without counting
+        left = Signal(self._beat)
+        last = Signal()
         m.d.comb += [
-            self.o.valid.eq(self.i.valid),
-            self.o.payload.data.eq(self.i.payload.data[place]),
-            self.o.payload.last.eq(self.i.payload.last & final),
-            self.i.ready.eq(self.o.ready & final),
+            self.i.ready.eq(~left[0]),
+            self.o.valid.eq(left[0]),
+            self.o.payload.data.eq(values[0]),
+            self.o.payload.last.eq(last & (left == 1)),
         ]
-        with m.If(self.o.valid & self.o.ready):
-            m.d.sync += place.eq(Mux(final, 0, place + 1))
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [values.eq(self.i.payload.data), last.eq(self.i.payload.last), left.eq(~0)]
+        with m.Elif(self.o.ready):
+            m.d.sync += [values.as_value().eq(values.as_value() >> self.o.payload.data.shape().width), left.eq(left >> 1)]
         return m
 
 

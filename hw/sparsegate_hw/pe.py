@@ -63,7 +63,7 @@ class Read(wiring.Signature):
 class ProcessingElement(wiring.Component):
     """acc[slot + index] += weight * delta, one entry a cycle.
 
-    Members: ``beat`` (:class:`Beat`), ``read`` (:class:`Read`), ``value`` signed(acc_width). ``index`` and ``weight`` are the
+    Members: ``beat`` (:class:`Beat`), ``read`` (:class:`Read`), ``value`` signed(partial_width). ``index`` and ``weight`` are the
     entries of the weight memory. With ``apart``, products of such beats go to a second accumulator, read at ``value_apart``
     at the same time. Of a layout whose weights are loaded: in a cycle with ``write``, which has no valid beat, ``data`` becomes
     the entry at the beat's address.
@@ -72,7 +72,7 @@ class ProcessingElement(wiring.Component):
     cycles later. One accumulator is hit no sooner than ``layout.loop_distance`` cycles after it was. A read must come no sooner
     than ``MAC`` cycles after the last beat for its bank (``layout.acc_banks`` of them, the high bits of an accumulator's
     address), and no product may be at that bank while it is read; other banks are free.
-    Arithmetic: exact; the Program proves that ``acc_width`` bits suffice.
+    Arithmetic: exact; the Program proves that ``partial_width`` bits suffice.
     """
 
     latency = timing.MAC
@@ -84,8 +84,8 @@ class ProcessingElement(wiring.Component):
             {
                 "beat": In(Beat(layout)),
                 "read": In(Read(layout)),
-                "value": Out(signed(layout.acc_width)),
-                **({"value_apart": Out(signed(layout.acc_width))} if apart else {}),
+                "value": Out(signed(layout.partial_width)),
+                **({"value_apart": Out(signed(layout.partial_width))} if apart else {}),
                 **({"write": In(1), "data": In(layout.entry_width)} if layout.config.loaded else {}),
             }
         )
@@ -179,15 +179,15 @@ class _Accumulators(wiring.Component):
                 "clear": In(1),
                 "address": In(depth_bits(depth)),
                 "product": In(signed(layout.weight_width + layout.operand_width)),
-                "value": Out(signed(layout.acc_width)),
+                "value": Out(signed(layout.partial_width)),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout = self._layout
-        shape = signed(layout.acc_width)
-        m.submodules.memory = memory = ScratchMemory(layout.acc_width, self._depth)
+        shape = signed(layout.partial_width)
+        m.submodules.memory = memory = ScratchMemory(layout.partial_width, self._depth)
         address = [Signal.like(self.address, name=f"address_{stage}", reset_less=True) for stage in range(3)]
         write = [Signal(name=f"write_{stage}") for stage in range(3)]
         clear = [Signal(name=f"clear_{stage}") for stage in range(2)]

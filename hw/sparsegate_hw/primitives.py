@@ -390,8 +390,6 @@ class ScratchMemory(wiring.Component):
                     o_DO=outs[-1],
                 )
             found.append(Cat(*outs)[:width])
-        # an address beyond the last word reads any
-        found += found[-1:] * (-len(found) % (1 << (len(found) - 1).bit_length()))
         word = _kept(self.o, "word_1")
         m.d.comb += self.o.eq(word)
         m.d.sync += word.eq(
@@ -409,28 +407,30 @@ MOST_RAMS = 16
 
 
 def _choice(m: Module, bits: list[Value], select: Value, name: str) -> Value:
-    """bits[select], a power of two of them, in an ECP5's slices: two LUTs and a PFUMX choose one of four, L6MUX21 of eight."""
-    if len(bits) == 1:
+    """bits[select] in an ECP5's slices: two LUTs and a PFUMX choose one of four, L6MUX21 of eight.
+
+    Beyond the last of them, any.
+    """
+    count = len(bits)
+    if count == 1:
         return bits[0]
-    if len(bits) == 2:
-        out = Signal(name=f"{name}_of_2")
-        m.submodules[f"{name}_of_2"] = Instance(
-            "LUT4",
-            p_INIT=Const(0xCACA, 16),
-            i_A=bits[0],
-            i_B=bits[1],
-            i_C=select[0],
-            i_D=Const(0),
-            o_Z=out,
+    half = 1 << ((count - 1).bit_length() - 1)
+    top = select[half.bit_length() - 1]
+    if half > 4 or (half == 4 and count == 5):  # a LUT apart, where few are left over
+        return Mux(top, _choice(m, bits[half:], select, f"{name}_1"), _choice(m, bits[:half], select, f"{name}_0"))
+    bits = bits + bits[-1:] * (2 * half - count)
+    out = Signal(name=f"{name}_of_{2 * half}")
+    if half == 1:
+        choice = Instance("LUT4", p_INIT=Const(0xCACA, 16), i_A=bits[0], i_B=bits[1], i_C=top, i_D=Const(0), o_Z=out)
+    else:
+        low, high = (
+            _choice(m, part, select, f"{name}_{at}") for at, part in enumerate((bits[:half], bits[half:]))
         )
-        return out
-    half, top = len(bits) // 2, select[len(bits).bit_length() - 2]
-    low, high = (_choice(m, part, select, f"{name}_{at}") for at, part in enumerate((bits[:half], bits[half:])))
-    if len(bits) > 8:
-        return Mux(top, high, low)
-    out = Signal(name=f"{name}_of_{len(bits)}")
-    ports = {"i_ALUT": high, "i_BLUT": low, "i_C0": top} if len(bits) == 4 else {"i_D0": low, "i_D1": high, "i_SD": top}
-    m.submodules[f"{name}_of_{len(bits)}"] = Instance("PFUMX" if len(bits) == 4 else "L6MUX21", **ports, o_Z=out)
+        if half == 2:
+            choice = Instance("PFUMX", i_ALUT=high, i_BLUT=low, i_C0=top, o_Z=out)
+        else:
+            choice = Instance("L6MUX21", i_D0=low, i_D1=high, i_SD=top, o_Z=out)
+    m.submodules[out.name] = choice
     return out
 
 

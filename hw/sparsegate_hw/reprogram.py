@@ -60,7 +60,8 @@ def reprogram(
     bare = None if result.board else result.device
     config = HardwareConfig(**result.hardware)
     chosen = target(result.board, bare, result.multipliers)
-    config = replace(config, bias_bits=Layout(built, config).bias_bits)
+    layout = Layout(built, config)
+    config = replace(config, bias_bits=layout.bias_bits, partial_bits=layout.partial_width)
     build = Build.of(built, config, chosen, round(result.frequency_mhz * 1e6), result.baud)
     routed = Routed.load(folder)
     say("elaborating the Program of the build")

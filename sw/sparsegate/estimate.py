@@ -199,7 +199,7 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams
         "pes": pes,
         "groups": layout.groups,
         "products": pes * (layout.weight_width + layout.operand_width),
-        "accumulators": pes * sum(_cells(depth, layout.acc_width) for depth in layout.acc_bank_depths),
+        "accumulators": pes * sum(_cells(depth, layout.partial_width) for depth in layout.acc_bank_depths),
         "lane_bits": lanes * (sum(value.bits for value in values) + layout.sums * layout.acc_width),
         "lists": lists,
         "memories": sum(
@@ -220,7 +220,7 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams
     if family != "ice40":
         return found | {"bram": sum(block_rams(layout).values())}
     found["sprams"] = min(pes, sprams) if layout.config.loaded else 0
-    banks = [_fewest(layout.acc_width, depth) for depth in layout.acc_bank_depths]
+    banks = [_fewest(layout.partial_width, depth) for depth in layout.acc_bank_depths]
     accumulators = pes + layout.clusters * layout.groups * len(layout.apart_rows)
     found["bram"] = OTHER_BLOCKS + accumulators * sum(banks)
     for kind, width, depth, count in memories(layout):

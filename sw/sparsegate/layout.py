@@ -37,6 +37,21 @@ MAX_OUTPUTS = 64
 """Longer than the blocks of any pattern in use."""
 
 
+SIZES = (
+    "rows",
+    "groups",
+    "lanes",
+    "cluster",
+    "multiplier",
+    "steps",
+    "outputs",
+    "banks",
+    "bias_bits",
+    "partial_bits",
+)
+"""Fields of a configuration that are integers of 1 or more, where they are given."""
+
+
 @dataclass(frozen=True)
 class HardwareConfig:
     """Size of the array.
@@ -47,9 +62,10 @@ class HardwareConfig:
     both directions of time may be given, as it must be buffered. ``outputs``: values of an output frame that the engine gives a
     cycle, a power of two. ``banks``: the most banks of accumulators; with one, a phase is dispatched only after the read-out of the
     one before, but small memories are not split further. ``bias_bits``: of a bias in the lanes' memories (default: as many
-    as the Program's need, and up to four more where that costs no block RAM: for weights that come later). ``loaded``: weights are
-    no part of a bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE has at most 16,384 of
-    them: one SPRAM of an iCE40 UP5K. At most 4096 PEs.
+    as the Program's need, and up to four more where that costs no block RAM: for weights that come later). ``partial_bits``: of
+    a PE's sums, which are those of its own column group (default: ``Layout.partial_width``). ``loaded``: weights are no part of a
+    bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE has at most 16,384 of them: one SPRAM of
+    an iCE40 UP5K. At most 4096 PEs.
     """
 
     rows: int = 8
@@ -62,10 +78,11 @@ class HardwareConfig:
     outputs: int = 1
     banks: int = 3
     bias_bits: int | None = None
+    partial_bits: int | None = None
     loaded: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("rows", "groups", "lanes", "cluster", "multiplier", "steps", "outputs", "banks", "bias_bits"):
+        for name in SIZES:
             value = getattr(self, name)
             if value is None:
                 continue
@@ -437,8 +454,26 @@ class Layout:
 
     @cached_property
     def acc_width(self) -> int:
-        """Bits of the widest accumulator."""
+        """Bits of the widest accumulator: a sum over all column groups."""
         return max(phase.formats["acc"].width for phase in self.program.phases)
+
+    @cached_property
+    def partial_width(self) -> int:
+        """Bits of the accumulators of a PE, which sum the columns of one group: never more than ``acc_width``.
+
+        Where G groups share the columns evenly, log2(G) fewer are enough, and what room there is in ``acc_width`` stays.
+        """
+        most = max(
+            phase.phase.bound_of([matrix.group == group for matrix in phase.matrices])
+            for phase in self.phases
+            for group in range(self.groups)
+        )
+        need = 1 + most.bit_length()
+        if self.config.partial_bits is not None:
+            if need > self.config.partial_bits:
+                raise SparseGateError(f"partial sums need {need} bits, the hardware's have {self.config.partial_bits}")
+            return self.config.partial_bits
+        return max(need, self.acc_width - _bits(self.groups))
 
     @cached_property
     def bias_bits(self) -> int:

@@ -208,6 +208,13 @@ class Phase:
         # unshifted, as a shifted weight may wrap
         return max(accumulator_bounds(self.bias, [(self._rows(term), term.form, term.shift) for term in self.terms]))
 
+    def bound_of(self, chosen: Sequence[NDArray[np.bool_]]) -> int:
+        """Largest possible magnitude of what some columns add to any accumulator, at any moment: a mask for each term."""
+        terms = [
+            (self._rows(term)[:, mask], term.form, term.shift) for term, mask in zip(self.terms, chosen, strict=True)
+        ]
+        return max(accumulator_bounds(np.zeros_like(self.bias), terms))
+
     @cached_property
     def peak(self) -> int:
         """Largest possible magnitude of any intermediate of the phase's arithmetic."""

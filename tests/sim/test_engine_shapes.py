@@ -9,7 +9,8 @@ import pytest
 
 from sparsegate import golden
 from sparsegate.cells import CELLS
-from sparsegate.layout import HardwareConfig
+from sparsegate.errors import SparseGateError
+from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import DENSE, NM
 from sparsegate.quantize import QuantizeConfig
 from sparsegate.synthetic import Shape, stimulus
@@ -280,6 +281,28 @@ def test_an_encoder_hands_its_state_to_a_decoder(kind: str) -> None:
     assert second.passed, second.summary
     fresh = golden.run(two, raw, lengths)
     assert (fresh.outputs != golden.run(two, raw, lengths, state=state).outputs).any()
+
+
+def test_a_partial_sum_reaches_its_bound_exactly() -> None:
+    """The least weight on the least input, column after column of one group, while another takes the total back."""
+    case = Case(6, (Shape("linear", 4),), HardwareConfig(rows=2, groups=3))
+    made = case.program()
+    layer = made.layers[0]
+    least = layer.formats["wx"].min
+    by_group = np.array([least, -least - 1, least])[np.arange(6) % 3]
+    matrix = replace(layer.matrix_x, weight=np.broadcast_to(by_group[None, :, None], layer.matrix_x.weight.shape))
+    wide = replace(layer.formats["acc"], width=24)
+    program = replace(
+        made, layers=(replace(layer, matrix_x=matrix, bias=layer.bias * 0, formats=layer.formats | {"acc": wide}),)
+    )
+    # two columns of 2**12: one more than 14 bits with a sign hold
+    need = 15
+    with pytest.raises(SparseGateError, match=f"partial sums need {need} bits, the hardware's have {need - 1}"):
+        _ = Layout(program, replace(case.hardware, partial_bits=need - 1)).partial_width
+    tight = replace(case.hardware, partial_bits=need)
+    raw = np.full((1, 3, 6), program.input_format.min)
+    raw[0, 1] = program.input_format.max
+    assert simulate(program, tight, raw, simulator="amaranth").passed
 
 
 def test_threshold_zero_is_the_plain_network_whatever_the_route() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,6 +43,28 @@ def test_every_unit_has_exactly_one_place(layout: Layout) -> None:
         assert 0 <= layout.idle_share(number) < 1
         for lane, position in np.argwhere(units >= 0):
             assert layout.unit(number, lane, position) == units[lane, position]
+
+
+@settings(max_examples=30, deadline=None)
+@given(layouts())
+def test_partial_sums_fit_their_width(layout: Layout) -> None:
+    """By definition: the sum, over a group's columns, of a weight's magnitude times the largest input's."""
+    most = 0
+    for phase in layout.phases:
+        for group in range(layout.groups):
+            totals = np.zeros(len(phase.phase.spec.sums) * phase.phase.units, np.int64)
+            for matrix in phase.matrices:
+                rows = np.abs(phase.phase._rows(matrix.term)[:, matrix.group == group]).sum(axis=1)
+                totals += rows * (1 << (matrix.term.form.width - 1 + matrix.term.shift))
+            most = max(most, int(totals.max()))
+    width = layout.partial_width
+    assert most < 1 << (width - 1)
+    assert layout.acc_width - (layout.groups - 1).bit_length() <= width <= layout.acc_width
+    assert width == layout.acc_width or layout.groups > 1
+    need = 1 + most.bit_length()
+    assert Layout(layout.program, replace(layout.config, partial_bits=need)).partial_width == need
+    with pytest.raises(SparseGateError, match=f"partial sums need {need} bits"):
+        _ = Layout(layout.program, replace(layout.config, partial_bits=max(1, need - 1))).partial_width
 
 
 @settings(max_examples=30, deadline=None)
