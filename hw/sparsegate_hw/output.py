@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Module, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -69,7 +69,10 @@ class OneByOne(wiring.Component):
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [values.eq(self.i.payload.data), last.eq(self.i.payload.last), left.eq(~0)]
         with m.Elif(self.o.ready):
-            m.d.sync += [values.as_value().eq(values.as_value() >> self.o.payload.data.shape().width), left.eq(left >> 1)]
+            m.d.sync += [
+                values.as_value().eq(values.as_value() >> self.o.payload.data.shape().width),
+                left.eq(left >> 1),
+            ]
         return m
 
 

@@ -423,9 +423,7 @@ def _choice(m: Module, bits: list[Value], select: Value, name: str) -> Value:
     if half == 1:
         choice = Instance("LUT4", p_INIT=Const(0xCACA, 16), i_A=bits[0], i_B=bits[1], i_C=top, i_D=Const(0), o_Z=out)
     else:
-        low, high = (
-            _choice(m, part, select, f"{name}_{at}") for at, part in enumerate((bits[:half], bits[half:]))
-        )
+        low, high = (_choice(m, part, select, f"{name}_{at}") for at, part in enumerate((bits[:half], bits[half:])))
         if half == 2:
             choice = Instance("PFUMX", i_ALUT=high, i_BLUT=low, i_C0=top, o_Z=out)
         else:

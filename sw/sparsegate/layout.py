@@ -64,8 +64,8 @@ class HardwareConfig:
     one before, but small memories are not split further. ``bias_bits``: of a bias in the lanes' memories (default: as many
     as the Program's need, and up to four more where that costs no block RAM: for weights that come later). ``partial_bits``: of
     a PE's sums, which are those of its own column group (default: ``Layout.partial_width``). ``loaded``: weights are no part of a
-    bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE has at most 16,384 of them: one SPRAM of
-    an iCE40 UP5K. At most 4096 PEs.
+    bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE has at most 16,384 of them: one SPRAM
+    of an iCE40 UP5K. At most 4096 PEs.
     """
 
     rows: int = 8
