@@ -63,6 +63,8 @@ def match(
     hidden: float = 1.0,
     temperature: float = 1.0,
     every: bool = False,
+    labels: ArrayLike | None = None,
+    trust: float = 1.0,
 ) -> Objective:
     """Distillation (Hinton et al. 2015): the teacher's outputs on any inputs at hand, without labels.
 
@@ -76,9 +78,16 @@ def match(
     distance : "squared"; "cosine": 1 - cos, for embeddings; "kl": Kullback-Leibler divergence of softmax at ``temperature``,
         times its square, for classes.
     every : match the outputs of every real step instead of the last one's.
+    labels : classes of the first sequences, (n,) or with ``every`` (n, T), for "kl": what is matched there is ``trust`` times the
+        label plus 1 - ``trust`` times the teacher's output. The others, which the teacher may have written, have none.
     """
     if distance not in ("squared", "cosine", "kl"):
         raise SparseGateError(f"a distance is 'squared', 'cosine' or 'kl', not {distance!r}")
+    if labels is not None and distance != "kl":
+        raise SparseGateError(f"labels go with the distance 'kl', not {distance!r}")
+    if not 0 <= trust <= 1:
+        raise SparseGateError(f"trust in labels is 0 to 1, not {trust}")
+    classes = None if labels is None else _classes(labels, 1 + every)
     if not temperature > 0:
         raise SparseGateError(f"a temperature is positive, not {temperature}")
     kind = next(teacher.parameters()).dtype
@@ -96,13 +105,27 @@ def match(
             raise SparseGateError(f"layers of {own} outputs cannot match a teacher's of {other}")
         real = _real(x, lengths)
         mine, theirs = (values[-1][real] if every else _last(values[-1], lengths) for values in (found, wanted))
-        total = _distance(mine, theirs, distance, temperature)
+        if classes is None or not bool((known := rows < len(classes)).any()):
+            total = _distance(mine, theirs, distance, temperature)
+        else:
+            told = _of(classes, rows[known], x.shape[1] if every else None)
+            steps = known[:, None].expand(real.shape)[real] if every else known
+            target = torch.softmax(theirs / temperature, dim=1)
+            target[steps] = torch.lerp(target[steps], _one_hot(told[real[known]] if every else told, target), trust)
+            found_log = torch.log_softmax(mine / temperature, dim=1)
+            total = nn.functional.kl_div(found_log, target, reduction="batchmean") * temperature**2
         if hidden:
             for mine, theirs in zip(found[:-1], wanted[:-1], strict=True):  # (B, T, units) each
                 total = total + hidden * _relative(mine[real], theirs[real])
         return total
 
     return loss
+
+
+def _one_hot(classes: Tensor, like: Tensor) -> Tensor:
+    """(M, O) of the type and width of ``like``."""
+    _check_range(classes, like.shape[1])
+    return nn.functional.one_hot(classes, like.shape[1]).to(like.dtype)
 
 
 def _classes(y: ArrayLike, axes: int) -> Tensor:
@@ -124,10 +147,15 @@ def _of(values: Tensor, rows: Tensor, steps: int | None = None) -> Tensor:
 
 
 def _cross_entropy(found: Tensor, classes: Tensor) -> Tensor:
-    least, most = int(classes.min()), int(classes.max())
-    if least < 0 or most >= found.shape[1]:
-        raise SparseGateError(f"classes lie in {least}..{most}, expected 0..{found.shape[1] - 1}, one for each output")
+    _check_range(classes, found.shape[1])
     return nn.functional.cross_entropy(found, classes)
+
+
+def _check_range(classes: Tensor, outputs: int) -> None:
+    if classes.numel() and (int(classes.min()) < 0 or int(classes.max()) >= outputs):
+        raise SparseGateError(
+            f"classes lie in {int(classes.min())}..{int(classes.max())}, expected 0..{outputs - 1}, one for each output"
+        )
 
 
 def together(*objectives: Objective) -> Objective:

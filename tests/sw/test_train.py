@@ -393,6 +393,45 @@ def test_activations_behind_linear_layers(kind):
     assert model.network().layers[1].kind == kind
 
 
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("trust", [0.0, 0.3, 1.0])
+def test_labels_of_some_sequences_and_a_teacher_for_all(network, small, every, trust):
+    """By definition, sequence by sequence: a mixture where there are labels, the teacher where there are none."""
+    x, lengths = torch.from_numpy(small.x_train[:8]).float(), small.length_train[:8]
+    rng, teacher, student = np.random.default_rng(0), Trainable(network), Trainable(train.lstm(12, 5, 3, seed=1))
+    given = rng.integers(3, size=(5, x.shape[1]) if every else 5)
+    rows = torch.tensor([7, 0, 6, 4, 2, 5, 1, 3])
+    order = rows.numpy()
+    aim = objective.match(teacher, "kl", hidden=0, temperature=2.0, every=every, labels=given, trust=trust)
+    got = aim(student, x[rows], lengths[order], rows).item()
+    wanted, mine = (torch.softmax(model(x, lengths) / 2, 2).detach().double().numpy() for model in (teacher, student))
+    total, count = 0.0, 0
+    for row in range(8):
+        for step in range(lengths[row]) if every else [lengths[row] - 1]:
+            target = wanted[row, step].copy()
+            if row < 5:
+                target = (1 - trust) * target + trust * np.eye(3)[given[row, step] if every else given[row]]
+            some = target > 0
+            total += (target[some] * np.log(target[some] / mine[row, step][some])).sum()
+            count += 1
+    assert got == pytest.approx(4 * total / count, rel=1e-4)
+    # a batch without any of them
+    rest = torch.tensor([5, 6, 7])
+    plain = objective.match(teacher, "kl", hidden=0, temperature=2.0, every=every)
+    assert aim(student, x[5:], lengths[5:], rest).item() == plain(student, x[5:], lengths[5:], rest).item()
+
+
+def test_labels_of_a_teachers_student_are_checked(network, small):
+    teacher = Trainable(network)
+    with pytest.raises(SparseGateError, match="labels go with the distance 'kl', not 'squared'"):
+        objective.match(teacher, labels=[0])
+    with pytest.raises(SparseGateError, match="trust in labels is 0 to 1, not 2"):
+        objective.match(teacher, "kl", labels=[0], trust=2)
+    x, lengths, rows = torch.from_numpy(small.x_train[:2]).float(), small.length_train[:2], torch.arange(2)
+    with pytest.raises(SparseGateError, match=r"classes lie in 0..3, expected 0..2"):
+        objective.match(teacher, "kl", hidden=0, labels=[0, 3])(teacher, x, lengths, rows)
+
+
 def test_a_student_of_another_shape_learns_outputs_alone(network, small):
     """Hidden states are compared only where they are to be matched."""
     x, lengths, rows = torch.from_numpy(small.x_train[:8]).float(), small.length_train[:8], torch.arange(8)
