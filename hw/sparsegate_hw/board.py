@@ -26,6 +26,7 @@ from sparsegate.program import Program
 from sparsegate_hw.contents import family
 from sparsegate_hw.output import OneByOne
 from sparsegate_hw.packet import Packet
+from sparsegate_hw.relay import Relay
 from sparsegate_hw.uart import Receiver, Transmitter, divisor_for
 
 BAUD = 1_000_000
@@ -83,8 +84,13 @@ class Board(wiring.Component):
         m.submodules.packet = packet = self._packet
         m.submodules.engine = engine = self._engine
         wiring.connect(m, receiver.o, packet.i)
-        wiring.connect(m, packet.o, transmitter.i)
-        wiring.connect(m, packet.x, engine.x)
+        # the engine and the packets' reply lie far apart
+        m.submodules.bytes_out = bytes_out = Relay(8)
+        m.submodules.x = x = Relay(packet.x.payload.shape())
+        wiring.connect(m, packet.o, bytes_out.i)
+        wiring.connect(m, bytes_out.o, transmitter.i)
+        wiring.connect(m, packet.x, x.i)
+        wiring.connect(m, x.o, engine.x)
         values = engine.y.payload.data.shape()
         if isinstance(values, data.ArrayLayout):
             # the packets' buffer takes a value a cycle: nothing beside the UART

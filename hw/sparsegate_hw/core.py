@@ -142,7 +142,7 @@ class Core(wiring.Component):
             int(number + 1 in layout.passes[phase.run].phases and not always[number + 1])
             for number, phase in enumerate(phases)
         ]
-        value_mode = Signal()
+        value_mode, held_values = Signal(), Signal()
         threshold = Signal(THRESHOLD_BITS)
         base = Array([phase.position_base for phase in phases])[sequencer.phase]
         position = Signal.like(self.trace.position)
@@ -150,7 +150,7 @@ class Core(wiring.Component):
         gives = Array([int(number in finals(layout)) for number in range(len(phases))])[sequencer.phase]
         m.d.comb += [
             result.eq(control.bus.result_valid),
-            value_mode.eq(sequencer.last & Array(followed_by_last)[sequencer.phase]),
+            value_mode.eq(held_values),
             position.eq(control.bus.result_address - base),
             output.write.valid.eq(result & gives),
             output.write.position.eq(position),
@@ -162,7 +162,10 @@ class Core(wiring.Component):
             with m.If(sequencer.loading):
                 m.d.comb += [value_mode.eq(0), output.write.valid.eq(0), self.trace.valid.eq(0)]
         # registered: the phase is known long before its first result
-        m.d.sync += threshold.eq(Array(self.threshold[number + 1] for number in range(len(phases)))[sequencer.phase])
+        m.d.sync += [
+            threshold.eq(Array(self.threshold[number + 1] for number in range(len(phases)))[sequencer.phase]),
+            held_values.eq(sequencer.last & Array(followed_by_last)[sequencer.phase]),
+        ]
         bias, real = layout.biases()
         constants = layout.constants()
         lanes = []
@@ -243,7 +246,7 @@ class Core(wiring.Component):
                 turn = (group - number) % layout.groups
                 m.d.comb += [
                     columns.push.valid.eq(lane.moved & (control.group == turn)),
-                    columns.push.section.eq(sequencer.phase),
+                    columns.push.section.eq(lane.section),
                     columns.push.entry.place.eq(control.place),
                     columns.push.entry.delta.eq(lane.delta),
                     columns.clear.valid.eq(sequencer.begin),

@@ -19,7 +19,7 @@ from sparsegate_hw.arithmetic import PipelineArithmetic
 from sparsegate_hw.constant import constant
 from sparsegate_hw.delta import THRESHOLD_BITS, DeltaCompare
 from sparsegate_hw.pe import depth_bits
-from sparsegate_hw.primitives import ReadOnlyMemory, memory_style
+from sparsegate_hw.primitives import ReadOnlyMemory, Register, memory_style
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,15 +83,15 @@ def _apart_stores(phases: list[PhaseLayout]) -> bool:
 class LaneBus(wiring.Signature):
     """What every lane must know, from the one :class:`LaneControl`; signals are aligned with the lanes' stages.
 
-    ``turn``, ``sub`` choose rows for the select stage; ``bias`` and ``state`` are addresses, ``timing.MEMORY`` cycles and one
-    ahead of use;
-    ``valid_<s>``: an item is in stage s of the cell; ``position`` and ``store`` are the addresses, at that stage, of what
-    is kept for its
-    position and of its states; ``result_*`` go with a finished item: its memory address, and whether it is valid;
-    ``sent_address`` is
-    the same address ``timing.DELTA`` cycles earlier, ``update_*`` one cycle earlier. ``first``: what was sent before counts as 0;
-    ``fresh``: so do the states. With state ports: ``loading``, and ``load`` an item is pushed in place of a result; ``given``: a
-    result is in stage DELTA before its end; ``dumping`` reads at ``dump`` instead.
+    ``turn``, ``sub`` choose rows for the select stage, a cycle before it; ``bias`` and ``state`` are addresses, ``timing.MEMORY``
+    cycles and one ahead of use; ``valid_<s>``: an item is in stage s of the cell; ``position`` and ``store`` are the addresses, at
+    that stage, of what is kept for its position and of its states; ``result_*`` go with a finished item: its memory address, and
+    whether it is valid; ``sent_address`` is the same address ``timing.DELTA`` + 1 cycles earlier, ``update_*`` one cycle earlier.
+    ``first``: what was sent before counts as 0; ``fresh``: so do the states. With state ports: ``loading``, and ``load`` an item is
+    pushed in place of a result; ``given``, at ``given_address``: a result is in stage DELTA before its end; ``dumping`` reads at
+    ``dump`` instead.
+
+    ``phase``, ``first`` and ``fresh`` are known some cycles before an item of theirs is there, and stay until the last has left.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -101,6 +101,7 @@ class LaneBus(wiring.Signature):
             "loading": Out(1),
             "load": Out(1),
             "given": Out(1),
+            "given_address": Out(address),
             "dumping": Out(1),
             "dump": Out(address),
         }
@@ -171,10 +172,9 @@ class LaneControl(wiring.Component):
             return value
 
         ahead = timing.READOUT - 1 + timing.group_sum(layout.groups)
-        valid, turn, sub = (
-            delayed(value, ahead, name)
-            for value, name in ((self.valid, "valid"), (self.turn, "turn"), (self.sub, "sub"))
-        )
+        valid = delayed(self.valid, ahead, "valid")
+        # the last register is each lane's own
+        turn, sub = delayed(self.turn, ahead - 1, "turn"), delayed(self.sub, ahead - 1, "sub")
         # the biases are added to what the select stage gives
         biased = delayed(self.address, ahead + timing.SELECT - timing.MEMORY, "address")
         address = delayed(biased, timing.MEMORY - timing.SELECT, "address_read")
@@ -216,13 +216,17 @@ class LaneControl(wiring.Component):
             store = delayed(store, 1, f"store_cell_{stage}")
 
         result = Signal()
+        sent = Signal.like(bus.sent_address, name="sent_address")
         with m.Switch(self.phase):
             for pipeline in self._pipelines:
                 with m.Case(*pipeline.phases):
                     m.d.comb += [
                         result.eq(bus.valid[pipeline.latency]),
-                        bus.sent_address.eq(bus.position[pipeline.latency]),
+                        bus.sent_address.eq(bus.position[pipeline.latency - 1]),
                     ]
+        m.d.sync += sent.eq(bus.sent_address)
+        given = Signal.like(sent, name="given_address")
+        m.d.comb += given.eq(sent)
         if layout.states:
             m.d.comb += [
                 bus.loading.eq(self.loading),
@@ -230,12 +234,13 @@ class LaneControl(wiring.Component):
                 bus.dumping.eq(self.dumping),
                 bus.dump.eq(self.moving),
                 bus.given.eq(result),
+                bus.given_address.eq(given),
             ]
             with m.If(self.loading):
-                m.d.comb += [result.eq(self.load), bus.sent_address.eq(self.moving)]
+                m.d.comb += [result.eq(self.load), given.eq(self.moving)]
         m.d.comb += [
             bus.update_valid.eq(delayed(result, timing.DELTA - 1, "update_valid")),
-            bus.update_address.eq(delayed(bus.sent_address, timing.DELTA - 1, "update_address")),
+            bus.update_address.eq(delayed(given, timing.DELTA - 1, "update_address")),
             bus.result_valid.eq(delayed(bus.update_valid, 1, "result_valid")),
             bus.result_address.eq(delayed(bus.update_address, 1, "result_address")),
         ]
@@ -311,10 +316,10 @@ class Lane(wiring.Component):
     Members: ``acc`` signed(acc_width), one for each row of the lane's clusters, groups already summed, and ``apart``, one for each
     of their second accumulators; ``bus`` (:class:`LaneBus`); ``threshold`` of the phase's output; ``value_mode``: list
     held values instead
-    of deltas, for a layer that runs on the last step only. Outputs, valid with ``bus.result_valid``: ``h`` signed;
-    ``real`` (the position
-    holds a unit); ``moved`` and ``delta`` for the column lists. ``saturated_<pipeline>_<site>``: an item of that pipeline clipped,
-    this cycle. With state ports: ``words`` to take a position's state from, and ``kept`` to give it: h, then the states.
+    of deltas, for a layer that runs on the last step only. Outputs, valid with ``bus.result_valid``: ``h`` signed; ``real`` (the
+    position holds a unit); ``moved``, ``delta`` and ``section`` (the phase) for the column lists. ``saturated_<pipeline>_<site>``:
+    an item of that pipeline clipped, this cycle. With state ports: ``words`` to take a position's state from, and ``kept`` to give
+    it: h, then the states.
 
     Timing: as :class:`LaneControl` has it; one unit per cycle. ``kept`` is there a cycle after ``bus.dump``.
     """
@@ -342,6 +347,7 @@ class Lane(wiring.Component):
                 "real": Out(1),
                 "moved": Out(1),
                 "delta": Out(signed(layout.delta_width)),
+                "section": Out(depth_bits(len(layout.phases))),
                 **(states if layout.states else {}),
                 **{
                     f"saturated_{pipeline.name}_{site}": Out(1)
@@ -354,6 +360,7 @@ class Lane(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout, bus = self._layout, self.bus
+        self._near(m)
         chosen = self._select(m)
 
         # -- bias ------------------------------------------------------------------------------------------------------
@@ -397,24 +404,32 @@ class Lane(wiring.Component):
                 m.d.comb += getattr(cell, f"state_{name}").eq(states[number])
             for at, name in enumerate(cell.parameters):
                 m.d.comb += getattr(cell, f"parameter_{name}").eq(parameters[at])
-            mine = Cat(bus.phase == phase for phase in pipeline.phases).any()
+            mine = Cat(self._phase == phase for phase in pipeline.phases).any()
             # positions without a unit compute too, from zeros, and a cell may give anything for those
             for site, stage in cell.site_stages.items():
                 m.d.comb += getattr(self, f"saturated_{pipeline.name}_{site}").eq(
                     getattr(cell, f"saturated_{site}") & bus.valid[stage] & real[stage] & mine
                 )
-        with m.Switch(bus.phase):
+        written: dict[
+            int, list[tuple[Value, Value]]
+        ] = {}  # addresses and data of a state, of every pipeline that writes it
+        with m.Switch(self._phase):
             for pipeline, cell in zip(self.pipelines, self._cells, strict=True):
                 with m.Case(*pipeline.phases):
                     m.d.comb += [h.eq(cell.h), result_real.eq(real[pipeline.latency])]
                     for number, name in enumerate(cell.states):
                         if name in cell.state_stages:
                             stage = cell.state_stages[name]
+                            what = stores[stage], getattr(cell, f"next_{name}")
+                            written.setdefault(number, []).append(what)
                             m.d.comb += [
-                                writes[number].addr.eq(stores[stage]),
-                                writes[number].data.eq(getattr(cell, f"next_{name}")),
+                                writes[number].addr.eq(what[0]),
+                                writes[number].data.eq(what[1]),
                                 writes[number].en.eq(bus.valid[stage]),
                             ]
+        for number, (what, *others) in written.items():
+            if not others:  # wherever it is not enabled, so that nothing is chosen by the phase
+                m.d.comb += [writes[number].addr.eq(what[0]), writes[number].data.eq(what[1])]
         if layout.states:
             # while a state comes in, no bias is read to tell whether the position holds a unit
             m.submodules.real = memory = Memory(
@@ -430,15 +445,37 @@ class Lane(wiring.Component):
         self._compare(m, platform, h, result_real)
         return m
 
+    def _near(self, m: Module) -> None:
+        """Registers of the lane's own for what chooses, addresses and comes from afar.
+
+        With state ports a state may come in the cycle in which ``phase`` and ``first`` change, so these are taken as they are.
+        """
+        bus = self.bus
+        self._turn, self._sub = Signal.like(bus.turn, name="turn"), Signal.like(bus.sub, name="sub")
+        self._sent_address = Signal.like(bus.sent_address, name="sent_address")
+        self._phase, self._first, self._fresh = (
+            Signal.like(each, name=name)
+            for each, name in ((bus.phase, "phase"), (bus.first, "first"), (bus.fresh, "fresh"))
+        )
+        near = Cat(self._turn, self._sub, self._sent_address)
+        far = Cat(bus.turn, bus.sub, bus.sent_address)
+        held, wanted = Cat(self._phase, self._first, self._fresh), Cat(bus.phase, bus.first, bus.fresh)
+        if self._layout.states:
+            m.d.comb += held.eq(wanted)
+        else:
+            near, far = Cat(near, held), Cat(far, wanted)
+        m.submodules.near = register = Register(len(far))
+        m.d.comb += [register.i.eq(far), near.eq(register.o), self.section.eq(self._phase)]
+
     def _select(self, m: Module) -> list[Signal]:
         """The rows of one unit's sums."""
-        layout, bus = self._layout, self.bus
+        layout = self._layout
 
         def of_turn(rows: Any, count: int, name: str) -> list[Signal]:
             found = [Signal(signed(layout.acc_width), name=f"{name}_{row}") for row in range(count)]
             for row in range(count):
                 turns = [rows[turn * count + row] for turn in range(layout.lane_clusters)]
-                m.d.comb += found[row].eq(Array(turns)[bus.turn])
+                m.d.comb += found[row].eq(Array(turns)[self._turn])
             return found
 
         cluster = of_turn(self.acc, layout.cluster, "cluster")
@@ -455,7 +492,7 @@ class Lane(wiring.Component):
 
         chosen = [Signal(signed(layout.acc_width), name=f"chosen_{at}") for at in range(layout.sums)]
         for at, register in enumerate(chosen):
-            with m.Switch(bus.phase):
+            with m.Switch(self._phase):
                 # sums that a phase does not have take any value: a register that kept its old one would need an enable
                 shapes: dict[tuple[int, tuple[int, ...]], list[int]] = {}
                 for number, phase in enumerate(layout.phases):
@@ -464,7 +501,7 @@ class Lane(wiring.Component):
                     phase = layout.phases[numbers[0]]
                     rows = of_sum(phase, at) if at < len(phase.phase.spec.sums) else [cluster[0]]
                     with m.Case(*numbers):
-                        m.d.sync += register.eq(Array(rows)[bus.sub])
+                        m.d.sync += register.eq(Array(rows)[self._sub])
         return chosen
 
     def _states(self, m: Module, platform: Any) -> tuple[list[Value], list[Any]]:
@@ -481,7 +518,7 @@ class Lane(wiring.Component):
             m.d.comb += read.addr.eq(Mux(bus.dumping, bus.dump, bus.state) if layout.states else bus.state)
             # what a phase of this very step handed on is never from before the sequence
             handed = [int(len(p.phase.layer.cell.states) <= number < len(stored(p.phase))) for p in layout.phases]
-            fresh = bus.fresh & ~Array(handed)[bus.phase].bool() if any(handed) else bus.fresh
+            fresh = self._fresh & ~Array(handed)[self._phase].bool() if any(handed) else self._fresh
             states.append(Mux(fresh, 0, read.data).as_signed())
             writes.append(write)
             self._reads.append(read.data)
@@ -499,7 +536,7 @@ class Lane(wiring.Component):
         read, write = memory.read_port(), memory.write_port()
         m.d.comb += [
             read.addr.eq(bus.dump),
-            write.addr.eq(bus.sent_address),
+            write.addr.eq(bus.given_address),
             write.data.eq(h),
             write.en.eq(bus.given),
             self.kept[0].eq(read.data),
@@ -519,14 +556,14 @@ class Lane(wiring.Component):
         )
         m.submodules.compare = compare = DeltaCompare(width)
         reference, update = sent.read_port(), sent.write_port()
-        feeds = Array([int(consumed) for consumed in layout.consumed])[bus.phase]
+        feeds = Array([int(consumed) for consumed in layout.consumed])[self._phase]
         h_1, h_2 = Signal.like(self.h, name="h_1"), Signal.like(self.h, name="h_2")
         real_1 = Signal()
         real_2 = Signal()
         m.d.comb += [
-            reference.addr.eq(bus.sent_address),
+            reference.addr.eq(Mux(bus.loading, bus.dump, self._sent_address) if layout.states else self._sent_address),
             compare.value.eq(h_1),
-            compare.reference.eq(Mux(bus.first, 0, reference.data)),
+            compare.reference.eq(Mux(self._first, 0, reference.data)),
             compare.threshold.eq(self.threshold),
             update.addr.eq(bus.result_address),
         ]

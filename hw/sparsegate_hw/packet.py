@@ -226,8 +226,10 @@ class Packet(wiring.Component):
         m.d.comb += [
             sent_length.eq(reply_length),
             header.eq(Cat(Const(int.from_bytes(SYNC, "little"), 16), command | REPLY, sequence, sent_length)),
-            crc_out.data.eq(self.o.payload),
         ]
+        # a cycle late: the CRC is sent two cycles after the last byte that it is made of
+        crc_start, crc_valid = Signal(), Signal()
+        m.d.sync += [crc_out.data.eq(self.o.payload), crc_out.start.eq(crc_start), crc_out.valid.eq(crc_valid)]
         with m.If(nak):
             m.d.comb += [
                 sent_length.eq(1),
@@ -507,8 +509,8 @@ class Packet(wiring.Component):
                 send(1)
 
             with m.State("SEND HEADER"):
-                m.d.comb += [crc_out.start.eq(position < 2), self.o.payload.eq(header.word_select(position[:3], 8))]
-                m.d.comb += [self.o.valid.eq(1), crc_out.valid.eq(self.o.ready & (position >= 2))]
+                m.d.comb += [crc_start.eq(position < 2), self.o.payload.eq(header.word_select(position[:3], 8))]
+                m.d.comb += [self.o.valid.eq(1), crc_valid.eq(self.o.ready & (position >= 2))]
                 with m.If(self.o.ready):
                     m.d.sync += position.eq(position + 1)
                     with m.If(position == 5):
@@ -520,7 +522,7 @@ class Packet(wiring.Component):
                     m.d.sync += position.eq(0)
                     m.next = "SEND CRC"
             with m.State("SEND PAYLOAD"):
-                m.d.comb += [self.o.payload.eq(reply_read.data), self.o.valid.eq(1), crc_out.valid.eq(self.o.ready)]
+                m.d.comb += [self.o.payload.eq(reply_read.data), self.o.valid.eq(1), crc_valid.eq(self.o.ready)]
                 with m.If(nak):
                     m.d.comb += self.o.payload.eq(reason)
                 with m.If(self.o.ready):

@@ -169,7 +169,7 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
                     assert history[done]["result"][0] == 0
                     continue
                 address = phase.position_base + item
-                assert history[cycle + ahead]["select"] == turns[cycle]
+                assert history[cycle + ahead - 1]["select"] == turns[cycle]
                 assert history[cell - timing.BIAS - timing.MEMORY]["bias"] == address
                 assert history[cycle + ahead + timing.SELECT]["state"] == address - (offset if apart else 0)
                 for stage in range(latency + 1):
@@ -180,7 +180,7 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
                 # an item leaves at its own pipeline's end
                 for stage in range(latency + 1, len(dut.bus.valid)):
                     assert history[min(cell + stage, len(history) - 1)]["valid"][stage] == 0
-                assert history[done - timing.DELTA]["sent"] == address
+                assert history[done - timing.DELTA - 1]["sent"] == address
                 assert history[done - 1]["update"] == (1, address)
                 assert history[done]["result"] == (1, address)
                 places.append(history[done]["column"])
