@@ -111,6 +111,8 @@ class Plan:
     """Pruned networks learn from the float baseline: classes from its softened outputs, values from their mean with it."""
     labels: bool = False
     """They learn classes from the labels as well."""
+    trust: tuple[tuple[str, float], ...] = ()
+    """Share of the labels in what networks of a pattern learn on the training data; what the baseline writes has none."""
     samples: int = 0
     """How many times as many sequences as there are for training the baseline writes, for those who learn from it."""
     until: float = 0.5
@@ -140,6 +142,8 @@ class Plan:
                 teacher = "the baseline's outputs" + (" and the labels" if self.labels else "")
                 if self.samples:
                     teacher += f" on the training data and {self.samples} times as much that it wrote itself"
+                for name, part in self.trust:
+                    teacher += f" (at {name}, {part:g} from the labels where there are any)"
         share = f"{100 * self.until:g} % of the steps"
         tuned = f"then {recipe(self.full)} on exact integers" if self.full else "no training"
         said = [
@@ -238,6 +242,7 @@ PLANS: dict[str, Plan] = {
         (*(Case(name) for name in ("dense", "1:4", "1:8")), Case(gates="g2")),
         regrow=True,
         teach=True,
+        trust=(("1:4", 0.7),),
         samples=4,
         until=0.25,
     ),
@@ -301,9 +306,11 @@ class Bench:
         """What made the network of a case: of another key, it is made again."""
         plan = self.plan
         how = f"{plan.prune} {plan.regrow} {plan.teach} {plan.hidden} {plan.distance}"
+        trust = dict(plan.trust).get(case.pattern, 0.0)
         how += (
             f" samples {plan.samples}" * (plan.samples > 0)
             + " labels" * plan.labels
+            + f" trust {trust}" * (trust > 0)
             + f" until {plan.until}" * (plan.until != 0.5)
         )
         return (
@@ -346,7 +353,11 @@ class Bench:
         if self.task.kind in ("last", "step"):
             softened = TEMPERATURE if self.task.kind == "last" else 1.0
             every = self.task.kind == "step"
-            taught = objective.match(Trainable(teacher), "kl", hidden=0, temperature=softened, every=every)
+            trust = dict(self.plan.trust).get(case.pattern)
+            labels = None if trust is None else self.task.train.target
+            taught = objective.match(
+                Trainable(teacher), "kl", 0, softened, every, labels=labels, trust=0.0 if trust is None else trust
+            )
             return objective.together(taught, self.recipe) if self.plan.labels else taught
         train = self.task.train
         return objective.step_value((train.target + teacher.evaluate(train.x, train.lengths).outputs) / 2)
