@@ -25,7 +25,7 @@ MODELS = {"ecp5": ("common_sim.vh", "ccu2c_sim.vh"), "ice40": ("cells_sim.v",)}
 """Files of Yosys that model cells: all of an iCE40's, and of an ECP5's but block RAM and multiplier."""
 
 OWN_MODELS = {"ecp5": "ecp5_cells.v", "ice40": "ice40_cells.v"}
-"""Block RAM and multiplier of an ECP5, multiplier and PLL of an iCE40 as nextpnr packs them: Yosys has black boxes or nothing."""
+"""Block RAM and multiplier of an ECP5, multiplier, SPRAM and PLL of an iCE40 as nextpnr packs them: not modelled by Yosys."""
 
 
 @dataclass(frozen=True)

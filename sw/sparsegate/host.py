@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -217,17 +217,12 @@ class Board:
         reply = WeightsReply.decode(self.ask(Command.WEIGHTS))
         if reply.complete:
             return
-        words = weight_words(self.program, reply)
-        depth = words.shape[1]
-        flat = words.reshape(-1)
-        for start in range(0, flat.size, RUN_WORDS):
-            run = flat[start : start + RUN_WORDS]
-            payload = protocol.encode_weights(start // depth, start % depth, run)
+        for payload in weight_requests(self.program, reply):
             reply = WeightsReply.decode(self.ask(Command.WEIGHTS, payload))
-            self.loaded += len(run)
+            self.loaded += len(protocol.decode_weights(payload)[-1])
         if not reply.complete:
             raise HostError(
-                f"the board waits for more weights, though all {flat.size} words of this Program are written"
+                f"the board waits for more weights, though all {self.loaded} words of this Program are written"
             )
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -328,13 +323,16 @@ def _answers(reply: Frame, request: Frame) -> bool:
     return reply.sequence == request.sequence and reply.command in (request.command | protocol.REPLY, protocol.NAK)
 
 
-def weight_words(program: Program, array: WeightsReply) -> NDArray[np.int64]:
-    """Words of the weight memories of a board with this array, in the order in which it takes them. (PEs, words)"""
+def weight_requests(program: Program, array: WeightsReply) -> Iterator[bytes]:
+    """Payloads of the WEIGHTS requests that fill the weight memories of a board with this array, in its order."""
     config = HardwareConfig(
         array.rows, array.groups, array.lanes, array.cluster, multiplier=MAX_MULTIPLIER, loaded=True
     )
     layout = Layout(program, config)
-    return layout.pack(*layout.weights()).reshape(config.pes, -1)
+    words = layout.pack(*layout.weights()).reshape(-1)
+    for start in range(0, words.size, RUN_WORDS):
+        place = divmod(start, layout.weight_depth)
+        yield protocol.encode_weights(*place, words[start : start + RUN_WORDS])
 
 
 class SimulatedBoard:

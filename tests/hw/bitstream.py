@@ -5,15 +5,25 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from sparsegate import golden
 from sparsegate.cycles import predict
+from sparsegate.host import weight_requests
 from sparsegate.layout import Layout
-from sparsegate.protocol import Command, Decoder, Frame, Identity, StepReply, decode_thresholds, encode_step
+from sparsegate.protocol import (
+    Command,
+    Decoder,
+    Frame,
+    Identity,
+    StepReply,
+    WeightsReply,
+    decode_thresholds,
+    encode_step,
+)
 from sparsegate_hw import netlist
 from sparsegate_hw.uart import divisor_for
 
@@ -115,20 +125,26 @@ def talk(folder, sources, requests, divisor):
 def check(folder, chip, program, config, raw, lengths):
     """Step by step: identity, thresholds, outputs and cycles of what a chip answers are the golden and the cycle model's.
 
-    ``raw`` is (N, T, I).
+    ``raw`` is (N, T, I). Weights that are not in the bitstream are loaded first.
     """
     expected = golden.run(program, raw, lengths)
-    counted = predict(expected, Layout(program, config), apart=True).busy
+    layout = Layout(program, config)
+    counted = predict(expected, layout, apart=True).busy
     width = program.input_format.width
-    asked = [(Command.IDENTIFY, b""), (Command.THRESHOLDS, b"")]
+    array = WeightsReply(False, layout.rows, layout.groups, layout.cluster, layout.lanes)
+    loads = [b"", *weight_requests(program, array)] if config.loaded else []
+    asked = [(Command.IDENTIFY, b""), (Command.THRESHOLDS, b""), *((Command.WEIGHTS, payload) for payload in loads)]
+    before = len(asked)
     steps = [(n, t) for n, length in enumerate(lengths) for t in range(length)]
     asked += [(Command.FRAME, encode_step(raw[n, t], width, t == lengths[n] - 1)) for n, t in steps]
     requests = [Frame(command, at, payload).encode() for at, (command, payload) in enumerate(asked)]
     replies = talk(folder, chip.sources, requests, divisor_for(chip.clock_hz, chip.baud))
     assert [reply.sequence for reply in replies] == list(range(len(asked)))
-    assert Identity.decode(replies[0].payload) == Identity.of(program, chip.clock_hz)
+    assert Identity.decode(replies[0].payload) == Identity.of(program, chip.clock_hz, config.loaded)
     assert decode_thresholds(replies[1].payload) == program.thresholds
-    for (n, t), reply in zip(steps, replies[2:], strict=True):
+    complete = [replace(array, complete=at == len(loads)) for at in range(1, len(loads) + 1)]
+    assert [WeightsReply.decode(reply.payload) for reply in replies[2:before]] == complete
+    for (n, t), reply in zip(steps, replies[before:], strict=True):
         step = StepReply.decode(reply.payload, program.outputs, program.output_format.width)
         if program.layers[-1].when == "step" or t == lengths[n] - 1:
             assert step.outputs.tolist() == expected.outputs[n, t].tolist()

@@ -1,4 +1,4 @@
-"""A network beyond the block RAMs of an iCE40 UP5K, its weights in the four single-port memories: the netlist runs it."""
+"""A network's weights in the four single-port memories of an iCE40 UP5K: a routed design and a synthesized netlist run it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,41 @@ import pytest
 from sparsegate import golden, synthetic
 from sparsegate.estimate import estimate
 from sparsegate.layout import HardwareConfig
+from sparsegate_hw import netlist, synth
 from sparsegate_hw.boards import target
+from tests.hw import bitstream
 from tests.hw.test_netlist import compare
 from tests.sw.test_estimate import small_program
 
 DEVICE = "iCE40UP5K"
+CONFIG = HardwareConfig(rows=4, multiplier=16, banks=1, loaded=True)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
 @pytest.mark.synth
 @pytest.mark.icarus
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
 def test_the_netlist_with_loaded_weights_gives_the_golden_integers(tmp_path):
+    """A network beyond the device's block RAMs, whose weights are written through the engine's port."""
     program = small_program(40, 240, 10, 8)
-    config = HardwareConfig(rows=4, multiplier=16, banks=1, loaded=True)
-    assert estimate(program, config, DEVICE).fits(target(device=DEVICE).chip)
+    assert estimate(program, CONFIG, DEVICE).fits(target(device=DEVICE).chip)
     raw = synthetic.stimulus(program.input_format, 2, 2, program.inputs, seed=5)
     lengths = np.array([2, 1])
     expected = golden.run(program, raw, lengths)
     fabric = target(device=DEVICE).fabric()
-    counts = compare(tmp_path, program, config, fabric, raw, lengths, program.thresholds, expected)
+    counts = compare(tmp_path, program, CONFIG, fabric, raw, lengths, program.thresholds, expected)
     assert re.search(r"\b4 +SB_SPRAM256KA\b", counts)
     assert re.search(r"\b7 +SB_MAC16\b", counts)
+
+
+@bitstream.needed
+def test_a_routed_design_with_loaded_weights_gives_the_golden_integers(tmp_path):
+    """As it is built for the iCEBreaker, PLL included; loading through the UART is most of the simulation, so 64 words a PE."""
+    program = small_program(8, 16, 4, 8)
+    built = synth.synthesize(program, CONFIG, board="icebreaker", baud=5_000_000, folder=tmp_path, attempts=1)
+    written = netlist.write_routed(built.bitstream.parent, tmp_path, "chip")
+    assert re.search(r"\b4 +ICESTORM_SPRAM\b", written.report.read_text())
+    chip = bitstream.Chip(written.sources, round(built.frequency_mhz * 1e6), built.baud)
+    raw = synthetic.stimulus(program.input_format, 2, 4, program.inputs, seed=5)
+    bitstream.check(tmp_path, chip, program, CONFIG, raw, np.array([4, 3]))
