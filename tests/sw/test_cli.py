@@ -289,6 +289,7 @@ def test_ctrl_c_in_the_middle(files):
     assert output == ""
     assert errors.splitlines()[-1].startswith("error: interrupted")
     assert "Traceback" not in errors
+    assert not out.exists()
     assert not out.parent.exists()
 
 
