@@ -19,13 +19,13 @@ class ActivationLookup(wiring.Component):
 
     Members: ``i`` signed(source.width), must lie in -source.max..source.max; ``o`` signed(target.width).
 
-    Timing: latency ``timing.lookup(step_bits)`` (4 cycles, 8 with interpolation), one item per cycle, no back-pressure.
+    Timing: latency ``depths.lookup(step_bits)`` (4 cycles, with interpolation 8, deep 9), one item per cycle, no back-pressure.
     Arithmetic: as the table's ``lookup``, to the integer.
     """
 
-    def __init__(self, table: ActivationTable) -> None:
-        self.table = table
-        self.latency = timing.lookup(table.step_bits)
+    def __init__(self, table: ActivationTable, depths: timing.Depths = timing.SHALLOW) -> None:
+        self.table, self._rise = table, depths.rise
+        self.latency = depths.lookup(table.step_bits)
         super().__init__({"i": In(signed(table.source.width)), "o": Out(signed(table.target.width))})
 
     def model(self, raw: Any) -> Any:
@@ -57,11 +57,15 @@ class ActivationLookup(wiring.Component):
             base: Value = word.base
             for stage in range(timing.MEMORY):
                 within = _later(m, within, f"within_{stage}")
-            for stage in range(timing.MUL):
+            # of a deep pipeline the product has a register of its own: the multiplier may be far away
+            product: Value = rise.o
+            for stage in range(self._rise - 1):
+                product = _later(m, product, f"product_{stage}")
+            for stage in range(timing.MUL + self._rise - 1):
                 base = _later(m, base, f"base_{stage}")
             sum_ = Signal(value.width + 1, reset_less=True)
             m.d.comb += [rise.a.eq(word.slope), rise.b.eq(within)]
-            m.d.sync += sum_.eq(base + round_shift(rise.o, step))
+            m.d.sync += sum_.eq(base + round_shift(product, step))
             positive = sum_
         mirrored = (table.one - positive) if table.function == "sigmoid" else -positive
         out = Signal.like(self.o, name="out", reset_less=True)

@@ -45,11 +45,12 @@ class PipelineArithmetic:
         m: Module,
         formats: Mapping[str, QFormat],
         step_bits: int,
+        depths: timing.Depths,
         gates: Mapping[str, Value],
         states: Mapping[str, Value],
         parameters: Mapping[str, Value],
     ) -> None:
-        self._m, self._formats, self._step_bits = m, formats, step_bits
+        self._m, self._formats, self._step_bits, self._depths = m, formats, step_bits, depths
         self._gates, self._states, self._parameters = gates, states, parameters
         self._delays: dict[tuple[str, int], Value] = {}
         self._names: dict[str, int] = {}
@@ -117,17 +118,20 @@ class PipelineArithmetic:
 
     def narrow(self, value: Node, target: str, site: str, symmetric: bool = False) -> Node:
         form = self._formats[target]
-        clipped, flag = saturate(round_shift(value.signal, value.frac - form.frac), form, symmetric)
-        node = self._register(clipped, form.frac, value.stage, f"narrow_{site}")
+        rounded = Node(round_shift(value.signal, value.frac - form.frac), form.frac, value.stage, value.name)
+        for _ in range(self._depths.narrow - 1):
+            rounded = self._register(rounded.signal, form.frac, rounded.stage, f"round_{site}")
+        clipped, flag = saturate(rounded.signal, form, symmetric)
+        node = self._register(clipped, form.frac, rounded.stage, f"narrow_{site}")
         register = Signal(name=f"{node.name}_saturated")
         self._m.d.sync += register.eq(flag)
         self.saturations.append(Saturation(site, register, node.stage))
-        return Node(node.signal, form.frac, value.stage + timing.NARROW, node.name)
+        return node
 
     def lookup(self, function: str, value: Node) -> Node:
         source, target = self._formats["pre"], self._formats["gate"]
         name = self._name(f"{function}_{value.name.removeprefix('narrow_')}")
-        unit = ActivationLookup(activation.table(function, source, target, self._step_bits))
+        unit = ActivationLookup(activation.table(function, source, target, self._step_bits), self._depths)
         self._m.submodules[name] = unit
         self._m.d.comb += unit.i.eq(value.signal)
         return Node(unit.o, target.frac, value.stage + unit.latency, name)

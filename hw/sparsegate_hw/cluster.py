@@ -25,8 +25,8 @@ class Cluster(wiring.Component):
     ``apart`` the same of the second accumulators of ``layout.apart_rows``. Of a layout whose weights are loaded: ``write`` has a
     bit for every PE (row * groups + group), which takes ``data`` to the address of its group's beat.
 
-    Timing: ``value`` is ``READOUT - 1 + group_sum(groups)`` cycles behind ``read``: one for the cluster's own register of beats
-    and reads, three for the PE, one for each level of the adder tree.
+    Timing: ``value`` is ``readout - 1 + group_sum(groups)`` cycles behind ``read``: ``broadcast`` to the cluster's own register of
+    beats and reads, three for the PE, one for each level of the adder tree.
     """
 
     def __init__(self, layout: Layout, index: Any, weight: Any) -> None:
@@ -38,7 +38,7 @@ class Cluster(wiring.Component):
             ]
             for row in range(layout.cluster)
         ]
-        self.latency = timing.READOUT - 1 + timing.group_sum(layout.groups)
+        self.latency = layout.depths.readout - 1 + timing.group_sum(layout.groups)
         value, count = signed(layout.acc_width), layout.cluster * layout.groups
         super().__init__(
             {
@@ -77,12 +77,13 @@ class Cluster(wiring.Component):
             m.d.comb += self.apart[at].eq(self._total(m, values, f"sum_apart_{row}"))
         return m
 
-    @staticmethod
-    def _near(m: Module, name: str, fields: Value) -> Value:
-        """A register of the cluster's own for what comes from afar."""
-        m.submodules[name] = register = Register(len(fields))
-        m.d.comb += register.i.eq(fields)
-        return register.o
+    def _near(self, m: Module, name: str, fields: Value) -> Value:
+        """What comes from afar, in a register of the cluster's own, after others on the way."""
+        for stage in range(self._layout.depths.broadcast):
+            m.submodules[f"{name}_{stage}"] = register = Register(len(fields))
+            m.d.comb += register.i.eq(fields)
+            fields = register.o
+        return fields
 
     def _total(self, m: Module, level: list[Value], name: str) -> Value:
         """Sum of the groups' values, a register for each level of the tree."""

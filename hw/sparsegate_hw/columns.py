@@ -22,7 +22,7 @@ def entry_layout(places: int, delta_width: int) -> data.StructLayout:
 
 class ColumnReads(wiring.Signature):
     """How a dispatcher reads a list of sections: ``counts`` entries of each and ``some``, whether there are any, both registered;
-    ``entry`` at ``address`` of the whole memory, a cycle after a cycle with ``enable`` and held until the next one.
+    ``entry`` at ``address`` of the whole memory, a cycle later.
     """
 
     def __init__(self, columns: ColumnList) -> None:
@@ -31,7 +31,6 @@ class ColumnReads(wiring.Signature):
                 "counts": In(columns.count).array(len(columns.bases)),
                 "some": In(1).array(len(columns.bases)),
                 "address": Out(depth_bits(columns.depth)),
-                "enable": Out(1),
                 "entry": In(columns.entry),
             }
         )
@@ -83,7 +82,6 @@ class ColumnList(wiring.Component):
         counts = self.read.counts
         m.d.comb += [
             read.addr.eq(self.read.address),
-            read.en.eq(self.read.enable),
             self.read.entry.eq(read.data),
             write.en.eq(self.push.valid),
             write.addr.eq(Array(self.bases)[self.push.section] + Array(counts)[self.push.section]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -23,12 +23,12 @@ class DeltaCompare(wiring.Component):
     Members: ``value`` and ``reference`` signed(width), ``threshold`` unsigned(16); ``moved``, ``delta`` signed(width + 1),
     ``update`` signed(width) (the new reference).
 
-    Timing: latency 1; the threshold belongs to the outputs' cycle. Source: Neil et al., Delta Networks, ICML 2017, eq. 3.
+    Timing: ``latency`` 1, or 2 with a register between the differences and the comparison; the threshold belongs to the cycle
+    before that register, or the outputs' where there is none. Source: Neil et al., Delta Networks, ICML 2017, eq. 3.
     """
 
-    latency = 1
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, latency: int = 1) -> None:
+        self.latency = latency
         super().__init__(
             {
                 "value": In(signed(width)),
@@ -52,14 +52,28 @@ class DeltaCompare(wiring.Component):
         reference = Signal.like(self.reference, name="reference_1")
         # both differences, so that the comparison needs no negation
         opposite = Signal.like(self.delta, name="opposite")
+        difference = Signal.like(self.delta, name="difference")
+        moved: Value = (difference > self.threshold) | (opposite > self.threshold)
         m.d.sync += [
             value.eq(self.value),
             reference.eq(self.reference),
-            self.delta.eq(self.value - self.reference),
+            difference.eq(self.value - self.reference),
             opposite.eq(self.reference - self.value),
         ]
+        for stage in range(2, self.latency + 1):
+            items = []
+            for item, name in (
+                (value, "value"),
+                (reference, "reference"),
+                (difference, "difference"),
+                (moved, "moved"),
+            ):
+                items.append(Signal.like(item, name=f"{name}_{stage}"))
+                m.d.sync += items[-1].eq(item)
+            value, reference, difference, moved = items
         m.d.comb += [
-            self.moved.eq((self.delta > self.threshold) | (opposite > self.threshold)),
+            self.moved.eq(moved),
+            self.delta.eq(difference),
             self.update.eq(Mux(self.moved, value, reference)),
         ]
         return m

@@ -15,6 +15,11 @@ from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import Beat, depth_bits
 from sparsegate_hw.primitives import shifted_sum
 
+ROOM = 3
+"""Columns between a dispatcher's *walk* and its *place*: as many as are on their way there while one leaves in every cycle, and one
+that *walk* sends before it is told.
+"""
+
 
 class Dispatcher(wiring.Component):
     """Runs through the moved columns of a phase in fixed order and issues their entries without a bubble.
@@ -35,8 +40,9 @@ class Dispatcher(wiring.Component):
     where no column is listed.
 
     A column passes the stages *list* (which one), *walk* (address), *fetch* (the lists' memories), *column*, *place* (in the weight
-    memory) and *burst*. A stage moves when some stage behind it is free or the burst ends; *list* and *place* have room for two, so
-    that this chain does not run through all of them, and no counter feeds a choice in the same cycle.
+    memory) and *burst*. *Walk* sends no more than *column* has room for, so *fetch* never waits, and no enable goes to the
+    registers of all lists; *place* moves when it is free or the burst ends; *list* has room for two. No counter feeds a choice in
+    the same cycle.
     """
 
     latency = timing.DISPATCH
@@ -197,10 +203,21 @@ class Dispatcher(wiring.Component):
         # -- fetch: the lists' own read registers ------------------------------------------------------------------------------
         column_valid, column_second = Signal(), Signal()
         column_move = Signal()
-        m.d.comb += fetch_move.eq(~fetch_valid | column_move)
-        m.d.comb += [part for side in lists for part in (side.address.eq(address), side.enable.eq(fetch_move))]
-        with m.If(fetch_move):
-            m.d.sync += [fetch_valid.eq(walk_valid), fetch_second.eq(walk_second), fetch_list.eq(walk_list)]
+        # columns between *walk* and *place*; full: known a cycle ahead
+        owed, owed_next = Signal(range(ROOM + 1)), Signal(range(ROOM + 1))
+        full = Signal()
+        m.d.comb += [
+            fetch_move.eq(~full),
+            owed_next.eq(owed + self.issued - (column_valid & column_move)),
+            *(side.address.eq(address) for side in lists),
+        ]
+        m.d.sync += [
+            owed.eq(owed_next),
+            full.eq(owed_next == ROOM),
+            fetch_valid.eq(self.issued),
+            fetch_second.eq(walk_second),
+            fetch_list.eq(walk_list),
+        ]
 
         # -- column: what the list says, and where the bank of its columns begins in the weight memory ---------------------------
         starts = []
@@ -216,16 +233,16 @@ class Dispatcher(wiring.Component):
         place = Signal(max(len(side.entry.place) for side in lists))
         delta = Signal(signed(layout.delta_width))
         place_valid, place_second = Signal(), Signal()
-        place_move = Signal()
-        m.d.comb += column_move.eq(~column_valid | place_move)
-        with m.If(column_move):
-            m.d.sync += [
-                column_valid.eq(fetch_valid),
-                column_second.eq(fetch_second),
-                column_base.eq(Array(starts)[Cat(fetch_list, fetch_second, self.phase)]),
-                place.eq(Array(side.entry.place for side in lists)[fetch_list]),
-                delta.eq(Array(side.entry.delta for side in lists)[fetch_list]),
-            ]
+        take = Signal()
+        m.d.comb += column_move.eq(~place_valid | take)
+        found = Cat(
+            fetch_valid,
+            fetch_second,
+            _fitted(Array(starts)[Cat(fetch_list, fetch_second, self.phase)], column_base),
+            _fitted(Array(side.entry.place for side in lists)[fetch_list], place),
+            _fitted(Array(side.entry.delta for side in lists)[fetch_list], delta),
+        )
+        _queued(m, Cat(column_valid, column_second, column_base, place, delta), found, column_move, "kept_column")
 
         # -- place: in the weight memory; the delta at the matrix's scale -------------------------------------------------------
         bursts = sorted({matrix.burst for pair in pairs for matrix in pair if matrix is not None})
@@ -235,9 +252,6 @@ class Dispatcher(wiring.Component):
         product = Signal(len(place) + bursts[-1].bit_length())
         base = Signal.like(column_base, name="base")
         scaled = Signal(signed(layout.operand_width))
-        take = Signal()
-        spare_place = Signal()
-        m.d.comb += place_move.eq(~spare_place)
         placed = Cat(
             column_valid,
             column_second,
@@ -250,8 +264,8 @@ class Dispatcher(wiring.Component):
                 scaled,
             ),
         )
-        stage = Cat(place_valid, place_second, product, base, scaled)
-        _buffered(m, stage, placed, place_valid, column_valid, take, spare_place, "spare_place")
+        with m.If(column_move):
+            m.d.sync += Cat(place_valid, place_second, product, base, scaled).eq(placed)
 
         # -- burst -------------------------------------------------------------------------------------------------------------
         entries = of_matrices(lambda x: x.term.matrix.entries - 1, "entries")
@@ -314,6 +328,27 @@ def _buffered(
         m.d.sync += [stage.eq(Mux(spare, kept, new)), spare.eq(0)]
     with m.Elif(coming & ~spare):
         m.d.sync += [kept.eq(new), spare.eq(1)]
+
+
+def _queued(m: Module, stage: Value, new: Value, take: Value, name: str) -> None:
+    """A pipeline stage that keeps up to :data:`ROOM` items in all and never refuses one; whoever sends them counts.
+
+    Bit 0 of an item, and of the stage, says whether there is one; ``take``: the next stage takes it, if there is.
+    """
+    kept = [Signal(len(stage), name=f"{name}_{number}", reset_less=number > 0) for number in range(ROOM - 1)]
+    held = [Signal(name=f"{name}_{number}_held") for number in range(ROOM - 1)]
+    with m.If(take | ~stage[0]):
+        m.d.sync += stage.eq(Mux(held[0], kept[0], new))
+        for number, (item, there) in enumerate(zip(kept, held, strict=True)):
+            behind = number + 1 < len(kept)
+            after = Mux(held[number + 1], kept[number + 1], new) if behind else new
+            follows = held[number + 1] | new[0] if behind else new[0]
+            m.d.sync += [item.eq(after), there.eq(there & follows)]
+    with m.Elif(new[0]):
+        for number, (item, there) in enumerate(zip(kept, held, strict=True)):
+            first = held[number - 1] if number else Const(1, 1)
+            with m.If(first & ~there):
+                m.d.sync += [item.eq(new), there.eq(1)]
 
 
 def _fitted(value: Value, like: Signal) -> Value:

@@ -29,10 +29,11 @@ class Pipeline:
     name: str
     phase: Phase
     phases: tuple[int, ...]
+    depths: timing.Depths
 
     @cached_property
     def latency(self) -> int:
-        return timing.cell_latency(self.phase.spec, self.phase.step_bits)
+        return timing.cell_latency(self.phase.spec, self.phase.step_bits, self.depths)
 
 
 def pipelines(layout: Layout) -> list[Pipeline]:
@@ -45,7 +46,7 @@ def pipelines(layout: Layout) -> list[Pipeline]:
         key = (kind, step, phase.step_bits, *(phase.formats[name] for name in names))
         kinds.setdefault(key, []).append(number)
     return [
-        Pipeline(f"{key[0]}_{number}", layout.program.phases[phases[0]], tuple(phases))
+        Pipeline(f"{key[0]}_{number}", layout.program.phases[phases[0]], tuple(phases), layout.depths)
         for number, (key, phases) in enumerate(kinds.items())
     ]
 
@@ -84,9 +85,10 @@ class LaneBus(wiring.Signature):
     """What every lane must know, from the one :class:`LaneControl`; signals are aligned with the lanes' stages.
 
     ``turn``, ``sub`` choose rows for the select stage, a cycle before it; ``bias`` and ``state`` are addresses, ``timing.MEMORY``
-    cycles and one ahead of use; ``valid_<s>``: an item is in stage s of the cell; ``position`` and ``store`` are the addresses, at
-    that stage, of what is kept for its position and of its states; ``result_*`` go with a finished item: its memory address, and
-    whether it is valid; ``sent_address`` is the same address ``timing.DELTA`` + 1 cycles earlier, ``update_*`` one cycle earlier.
+    cycles and one ahead of use and a cycle more; ``valid_<s>``: an item is in stage s of the cell; ``position`` and ``store`` are
+    the addresses, at that stage, of what is kept for its position and of its states; ``result_*`` go with a finished item: its
+    memory address, and whether it is valid; ``sent_address`` is the
+    same address ``depths.delta`` + 1 cycles earlier, ``update_*`` one cycle earlier.
     ``first``: what was sent before counts as 0; ``fresh``: so do the states. With state ports: ``loading``, and ``load`` an item is
     pushed in place of a result; ``given``, at ``given_address``: a result is in stage DELTA before its end; ``dumping`` reads at
     ``dump`` instead.
@@ -171,13 +173,13 @@ class LaneControl(wiring.Component):
                 value = register
             return value
 
-        ahead = timing.READOUT - 1 + timing.group_sum(layout.groups)
+        ahead = layout.depths.readout - 1 + timing.group_sum(layout.groups)
         valid = delayed(self.valid, ahead, "valid")
         # the last register is each lane's own
         turn, sub = delayed(self.turn, ahead - 1, "turn"), delayed(self.sub, ahead - 1, "sub")
         # the biases are added to what the select stage gives
-        biased = delayed(self.address, ahead + timing.SELECT - timing.MEMORY, "address")
-        address = delayed(biased, timing.MEMORY - timing.SELECT, "address_read")
+        biased = delayed(self.address, ahead + timing.SELECT - timing.MEMORY - 1, "address")
+        address = delayed(biased, timing.MEMORY - timing.SELECT + 1, "address_read")
         m.d.comb += [
             bus.phase.eq(self.phase),
             bus.first.eq(self.first),
@@ -192,12 +194,12 @@ class LaneControl(wiring.Component):
             moved = Signal.like(address, name="store")
             m.d.sync += moved.eq(self.address - constant(m, self.phase, offsets, "store_offset"))
             store = delayed(moved, ahead - 1, "store")
+        m.d.comb += bus.state.eq(store)
         valid, address, store = (
             delayed(valid, timing.SELECT, "valid_select"),
             delayed(address, timing.SELECT, "address_select"),
             delayed(store, timing.SELECT, "store_select"),
         )
-        m.d.comb += bus.state.eq(store)
         valid, address, store = (
             delayed(valid, timing.BIAS, "valid_bias"),
             delayed(address, timing.BIAS, "address_bias"),
@@ -239,8 +241,8 @@ class LaneControl(wiring.Component):
             with m.If(self.loading):
                 m.d.comb += [result.eq(self.load), given.eq(self.moving)]
         m.d.comb += [
-            bus.update_valid.eq(delayed(result, timing.DELTA - 1, "update_valid")),
-            bus.update_address.eq(delayed(given, timing.DELTA - 1, "update_address")),
+            bus.update_valid.eq(delayed(result, layout.depths.delta - 1, "update_valid")),
+            bus.update_address.eq(delayed(given, layout.depths.delta - 1, "update_address")),
             bus.result_valid.eq(delayed(bus.update_valid, 1, "result_valid")),
             bus.result_address.eq(delayed(bus.update_address, 1, "result_address")),
         ]
@@ -265,11 +267,11 @@ class CellPipeline(wiring.Component):
     Timing: ``latency`` cycles from gates to ``h``; one item per cycle, no back-pressure.
     """
 
-    def __init__(self, phase: Phase) -> None:
-        self.phase, self.spec = phase, phase.spec
-        self.latency = timing.cell_latency(phase.spec, phase.step_bits)
+    def __init__(self, phase: Phase, depths: timing.Depths = timing.SHALLOW) -> None:
+        self.phase, self.spec, self.depths = phase, phase.spec, depths
         form = phase.formats
-        stages = timing.stages(phase.spec, phase.step_bits)
+        stages = timing.stages(phase.spec, phase.step_bits, depths)
+        self.latency = stages.latency
         self.state_stages, self.site_stages = stages.states, stages.sites
         inside = phase.spec.acc == "acc"  # a projection knows nothing of the cell
         self.states = stored(phase) if inside else ()
@@ -299,7 +301,8 @@ class CellPipeline(wiring.Component):
         gates = {name: getattr(self, f"gate_{name}") for name in self.spec.sums}
         states = {name: getattr(self, f"state_{name}") for name in self.states}
         parameters = {name: getattr(self, f"parameter_{name}") for name in self.parameters}
-        arithmetic = PipelineArithmetic(m, self.phase.formats, self.phase.step_bits, gates, states, parameters)
+        phase = self.phase
+        arithmetic = PipelineArithmetic(m, phase.formats, phase.step_bits, self.depths, gates, states, parameters)
         step = self.spec.step(arithmetic)
         m.d.comb += self.h.eq(arithmetic.at(step.h, self.latency))
         for name, node in step.states.items():
@@ -327,7 +330,7 @@ class Lane(wiring.Component):
     def __init__(self, layout: Layout, bias: Any, real: Any, constants: Any) -> None:
         self._layout, self._bias, self._real, self._constants = layout, bias, real, constants
         self.pipelines = pipelines(layout)
-        self._cells = [CellPipeline(pipeline.phase) for pipeline in self.pipelines]
+        self._cells = [CellPipeline(pipeline.phase, pipeline.depths) for pipeline in self.pipelines]
         acc = signed(layout.acc_width)
         words = 1 + state_count(layout)
         states = {
@@ -377,7 +380,7 @@ class Lane(wiring.Component):
             images.bias_words(layout, self._bias, self._real, self._constants),
             replaceable=True,
         )
-        m.d.comb += biases.address.eq(bus.bias)
+        m.d.comb += biases.address.eq(self._bias_address)
         bias = data.View(word, biases.o)
         pre = [Signal(signed(layout.acc_width), name=f"pre_{gate}") for gate in range(layout.sums)]
         for gate in range(layout.sums):
@@ -457,8 +460,11 @@ class Lane(wiring.Component):
             Signal.like(each, name=name)
             for each, name in ((bus.phase, "phase"), (bus.first, "first"), (bus.fresh, "fresh"))
         )
-        near = Cat(self._turn, self._sub, self._sent_address)
-        far = Cat(bus.turn, bus.sub, bus.sent_address)
+        self._bias_address, self._state_address = (
+            Signal.like(each, name=name) for each, name in ((bus.bias, "bias_address"), (bus.state, "state_address"))
+        )
+        near = Cat(self._turn, self._sub, self._sent_address, self._bias_address, self._state_address)
+        far = Cat(bus.turn, bus.sub, bus.sent_address, bus.bias, bus.state)
         held, wanted = Cat(self._phase, self._first, self._fresh), Cat(bus.phase, bus.first, bus.fresh)
         if self._layout.states:
             m.d.comb += held.eq(wanted)
@@ -515,7 +521,9 @@ class Lane(wiring.Component):
             memory = Memory(shape=signed(width), depth=depth, init=[], attrs=memory_style(platform, width, depth))
             m.submodules[f"states_{number}"] = memory
             read, write = memory.read_port(), memory.write_port()
-            m.d.comb += read.addr.eq(Mux(bus.dumping, bus.dump, bus.state) if layout.states else bus.state)
+            m.d.comb += read.addr.eq(
+                Mux(bus.dumping, bus.dump, self._state_address) if layout.states else self._state_address
+            )
             # what a phase of this very step handed on is never from before the sequence
             handed = [int(len(p.phase.layer.cell.states) <= number < len(stored(p.phase))) for p in layout.phases]
             fresh = self._fresh & ~Array(handed)[self._phase].bool() if any(handed) else self._fresh
@@ -554,15 +562,15 @@ class Lane(wiring.Component):
             init=[],
             attrs=memory_style(platform, width, layout.position_depth),
         )
-        m.submodules.compare = compare = DeltaCompare(width)
+        m.submodules.compare = compare = DeltaCompare(width, layout.depths.compare)
         reference, update = sent.read_port(), sent.write_port()
         feeds = Array([int(consumed) for consumed in layout.consumed])[self._phase]
-        h_1, h_2 = Signal.like(self.h, name="h_1"), Signal.like(self.h, name="h_2")
-        real_1 = Signal()
-        real_2 = Signal()
+        after = range(1, layout.depths.delta)
+        h_after = [h, *(Signal.like(self.h, name=f"h_{stage}") for stage in after), self.h]
+        real_after = [result_real, *(Signal(name=f"real_after_{stage}") for stage in after), self.real]
         m.d.comb += [
             reference.addr.eq(Mux(bus.loading, bus.dump, self._sent_address) if layout.states else self._sent_address),
-            compare.value.eq(h_1),
+            compare.value.eq(h_after[1]),
             compare.reference.eq(Mux(self._first, 0, reference.data)),
             compare.threshold.eq(self.threshold),
             update.addr.eq(bus.result_address),
@@ -571,12 +579,8 @@ class Lane(wiring.Component):
         m.d.sync += [update.data.eq(compare.update), update.en.eq(bus.update_valid & feeds)]
         moved = Mux(self.value_mode, compare.update != 0, compare.moved)
         m.d.sync += [
-            h_1.eq(h),
-            h_2.eq(h_1),
-            self.h.eq(h_2),
-            real_1.eq(result_real),
-            real_2.eq(real_1),
-            self.real.eq(real_2),
+            *(after.eq(before) for before, after in zip(h_after, h_after[1:], strict=False)),
+            *(after.eq(before) for before, after in zip(real_after, real_after[1:], strict=False)),
             self.delta.eq(Mux(self.value_mode, compare.update, compare.delta)),
-            self.moved.eq(bus.update_valid & real_2 & feeds & moved),
+            self.moved.eq(bus.update_valid & real_after[-2] & feeds & moved),
         ]

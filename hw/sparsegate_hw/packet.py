@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetInserter, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetInserter, Signal, Value, signed
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -125,8 +125,8 @@ class Packet(wiring.Component):
             array = WeightsReply(False, loaded.rows, loaded.groups, loaded.cluster, loaded.lanes).encode()
             fixed += array
         m.submodules.contents = contents = Contents(8, fixed)
-        words = [getattr(self.counters, name) for name in COUNTERS] + list(self.counters.saturations)
-        reply_capacity = max(len(identity), 5 + outputs * y_bytes, 4 * len(words), threshold_length)
+        counters = [getattr(self.counters, name) for name in COUNTERS] + list(self.counters.saturations)
+        reply_capacity = max(len(identity), 5 + outputs * y_bytes, 4 * len(counters), threshold_length)
 
         # --- a request as it is received
         command, sequence = Signal(8), Signal(8)
@@ -134,8 +134,12 @@ class Packet(wiring.Component):
         count = Signal(16)  # bytes of the part that is being received
         last = Signal()
         misfit = Signal()  # a value of this frame does not fit the input format
+        replay = Signal()  # the reply to the frame ``replay_sequence`` is still in the memory
+        replay_sequence = Signal(8)
         reason = Signal(4 if loaded else 3)
-        quiet = Signal(range(max(self.timeout, self.gap) + 1))  # cycles without a byte
+        # cycles without a byte; two of their numbers are known a cycle ahead
+        quiet = Signal(max(self.timeout, self.gap).bit_length() + 1)
+        timed_out, is_quiet = Signal(), Signal()
         m.submodules.crc_in = crc_in = Crc16()
 
         word_width = max(x_width, 16)
@@ -151,6 +155,20 @@ class Packet(wiring.Component):
         if loaded:
             with m.If(command == Command.WEIGHTS):
                 m.d.comb += two_bytes.eq(1)
+        # known long before a request is complete
+        empty, of_frame, of_thresholds, of_weights, again = (
+            Signal(name=name) for name in ("empty", "of_frame", "of_thresholds", "of_weights", "again")
+        )
+        asks = {each: Signal(name=f"asks_{each.name.lower()}") for each in Command}
+        m.d.sync += [
+            *(asked.eq(command == each) for each, asked in asks.items()),
+            empty.eq(length == 0),
+            of_frame.eq(length == frame_length),
+            of_thresholds.eq(length == threshold_length),
+            of_weights.eq(~length[0] & (length >= 6) & (length <= 4 + 2 * RUN_WORDS)),
+            again.eq(replay & (sequence == replay_sequence)),
+        ]
+        refused = Signal()
         with m.If(two_bytes):
             m.d.comb += arriving.eq(Cat(low, self.i.payload))
         with m.Else():
@@ -168,8 +186,6 @@ class Packet(wiring.Component):
         reply_length = Signal(range(reply_capacity + 1))
         position = Signal(range(max(reply_capacity, 8) + 2))
         nak = Signal()
-        replay = Signal()  # the reply to the frame ``replay_sequence`` is still in the memory
-        replay_sequence = Signal(8)
 
         # --- a step of the engine
         is_open = Signal()
@@ -191,9 +207,19 @@ class Packet(wiring.Component):
         # the Program's own thresholds, until a host sets others
         thresholds = [Signal(16, name=f"threshold_{number}") for number in range(len(self.thresholds))]
         m.d.comb += [port.eq(register) for port, register in zip(self.threshold, thresholds, strict=True)]
+        # new ones move in from the last to the first
+        threshold, shift = Signal(16), Signal()
+        m.d.sync += shift.eq(0)
+        with m.If(shift):
+            m.d.sync += [into.eq(value) for into, value in zip(thresholds, [*thresholds[1:], threshold], strict=True)]
         value = Signal(signed(8 * y_bytes))
         byte = Signal(range(max(y_bytes, 4)))
         word = Signal(32)
+        # what a reply is made of; chosen a cycle ahead, as they are many and some far away
+        words = [*counters, *thresholds]
+        chosen = Signal(32)
+        brief = Signal()  # words of 16 bits
+        m.d.sync += chosen.eq(Array(words)[count[: len(words).bit_length()]])
 
         if loaded:
             # words before this place are written; a request that is sent again goes back to where it began
@@ -208,11 +234,15 @@ class Packet(wiring.Component):
                 self.weights.data.eq(words_in.r_data),
             ]
 
+        # a byte of the fixed contents, a cycle behind its address
+        look = Signal(range(len(fixed) + 2), init=len(identity))
+        m.d.comb += contents.address.eq(look)
+
         def refuse(why: Reason, state: str) -> None:
             m.d.sync += [reason.eq(why), nak.eq(1), quiet.eq(0)]
             m.next = state
 
-        def send(payload_length: int | Signal) -> None:
+        def send(payload_length: int | Value) -> None:
             m.d.sync += [reply_length.eq(payload_length), nak.eq(0), position.eq(0)]
             m.next = "SEND HEADER"
 
@@ -227,7 +257,12 @@ class Packet(wiring.Component):
             sent_length.eq(reply_length),
             header.eq(Cat(Const(int.from_bytes(SYNC, "little"), 16), command | REPLY, sequence, sent_length)),
         ]
-        # a cycle late: the CRC is sent two cycles after the last byte that it is made of
+        # a byte is chosen in one cycle and there from the next on; ``settled``: it is that of this position
+        byte_out = Signal(8)
+        sending, settled = Signal(), Signal()
+        m.d.comb += self.o.valid.eq(sending & settled)
+        m.d.sync += [self.o.payload.eq(byte_out), settled.eq(sending & ~(self.o.valid & self.o.ready))]
+        # a cycle late: the CRC is chosen two cycles after the last byte that it is made of was taken
         crc_start, crc_valid = Signal(), Signal()
         m.d.sync += [crc_out.data.eq(self.o.payload), crc_out.start.eq(crc_start), crc_out.valid.eq(crc_valid)]
         with m.If(nak):
@@ -237,26 +272,28 @@ class Packet(wiring.Component):
             ]
 
         m.d.comb += [crc_in.data.eq(self.i.payload), self.i.ready.eq(1)]
+        m.d.sync += [timed_out.eq(quiet == self.timeout - 1), is_quiet.eq(quiet >= self.gap - 1)]
         with m.If(self.i.valid | self.i_error):
-            m.d.sync += quiet.eq(0)
-        with m.Elif(quiet != max(self.timeout, self.gap)):
+            m.d.sync += [quiet.eq(0), timed_out.eq(0), is_quiet.eq(0)]
+        with m.Elif(~quiet[-1]):
             m.d.sync += quiet.eq(quiet + 1)
 
         def receiving() -> None:
             """A frame is on its way: it may stop or break."""
             with m.If(self.i_error):
                 refuse(Reason.FRAMING, "DRAIN")
-            with m.Elif(quiet == self.timeout):
+            with m.Elif(timed_out):
                 refuse(Reason.TIMEOUT, "NAK")
 
         with m.FSM(name="state") as machine:
-            with m.State("START"):  # after a reset: the thresholds, a byte a cycle, one cycle behind its address
-                m.d.comb += [self.i.ready.eq(0), contents.address.eq(len(identity) + position)]
-                m.d.sync += position.eq(position + 1)
-                for number, register in enumerate(thresholds):
-                    for half in range(2):
-                        with m.If(position == 2 * number + half + 1):
-                            m.d.sync += register.word_select(half, 8).eq(contents.o)
+            with m.State("START"):  # after a reset: the thresholds, a byte a cycle
+                m.d.comb += self.i.ready.eq(0)
+                m.d.sync += [
+                    look.eq(look + 1),
+                    position.eq(position + 1),
+                    threshold.eq(Cat(threshold[8:], contents.o)),
+                    shift.eq((position != 0) & ~position[0]),
+                ]
                 with m.If(position == threshold_length):
                     m.next = "HUNT"
             with m.State("HUNT"), m.If(self.i.valid & (self.i.payload == SYNC[0])):
@@ -322,7 +359,7 @@ class Packet(wiring.Component):
                 with m.Else():
                     refuse(Reason.CRC, "DRAIN")
             # what follows a broken frame belongs to it, until the line is quiet
-            with m.State("DRAIN"), m.If(quiet >= self.gap):
+            with m.State("DRAIN"), m.If(is_quiet):
                 m.next = "NAK"
             with m.State("NAK"):
                 m.d.sync += [self.error.eq(1), position.eq(0)]
@@ -338,64 +375,66 @@ class Packet(wiring.Component):
                     stepped.eq(0),
                     zeros.eq(0),
                 ]
-                with m.Switch(command):
-                    with m.Case(Command.IDENTIFY):
-                        with m.If(length != 0):
-                            refuse(Reason.LENGTH, "NAK")
-                        with m.Else():
-                            m.next = "IDENTIFY"
-                    with m.Case(Command.FRAME):
-                        with m.If(length != frame_length):
-                            refuse(Reason.LENGTH, "NAK")
-                        with m.Elif(misfit):
-                            refuse(Reason.VALUE, "NAK")
-                        if loaded:
-                            with m.Elif(~complete):
-                                refuse(Reason.UNLOADED, "NAK")
-                        with m.Elif(replay & (sequence == replay_sequence)):
-                            m.d.sync += nak.eq(0)
-                            m.next = "SEND HEADER"
-                        with m.Else():
-                            m.next = "FEED"
-                    with m.Case(Command.THRESHOLDS):
-                        with m.If(length == 0):
-                            m.next = "READ THRESHOLDS"
-                        with m.Elif(length != threshold_length):
-                            refuse(Reason.LENGTH, "NAK")
-                        with m.Elif(is_open):
-                            refuse(Reason.OPEN, "NAK")
-                        with m.Else():
-                            m.next = "SET THRESHOLDS"
-                    with m.Case(Command.COUNTERS):
-                        with m.If(length != 0):
-                            refuse(Reason.LENGTH, "NAK")
-                        with m.Else():
-                            m.next = "COUNTERS"
-                    with m.Case(Command.RESET):
-                        with m.If(length != 0):
-                            refuse(Reason.LENGTH, "NAK")
-                        with m.Elif(is_open):
-                            m.d.sync += zeros.eq(1)
-                            m.next = "FEED"
-                        with m.Else():
-                            m.next = "RESET"
+                # a request that is refused, or whose command is not known, says why; the others do not look at it
+                m.d.sync += [refused.eq(1), reason.eq(Reason.LENGTH), look.eq(0), brief.eq(0)]
+                m.next = "DECIDE"
+                with m.If(asks[Command.FRAME]):
+                    with m.If(~of_frame):
+                        pass
+                    with m.Elif(misfit):
+                        m.d.sync += reason.eq(Reason.VALUE)
                     if loaded:
-                        with m.Case(Command.WEIGHTS):
-                            with m.If(length == 0):
-                                m.next = "WEIGHTS"
-                            with m.Elif(length[0] | (length < 6) | (length > 4 + 2 * RUN_WORDS)):
-                                refuse(Reason.LENGTH, "NAK")
-                            with m.Elif(is_open):
-                                refuse(Reason.OPEN, "NAK")
-                            with m.Else():
-                                m.next = "WEIGHTS PE"
-                    with m.Default():
-                        refuse(Reason.COMMAND, "NAK")
+                        with m.Elif(~complete):
+                            m.d.sync += reason.eq(Reason.UNLOADED)
+                    with m.Else():
+                        m.d.sync += refused.eq(0)
+                with m.Elif(asks[Command.THRESHOLDS]):
+                    m.d.sync += brief.eq(1)
+                    with m.If(empty):
+                        m.d.sync += [refused.eq(0), count.eq(len(counters))]
+                    with m.Elif(of_thresholds):
+                        m.d.sync += [refused.eq(is_open), reason.eq(Reason.OPEN)]
+                with m.Elif(asks[Command.IDENTIFY] | asks[Command.COUNTERS] | asks[Command.RESET]):
+                    m.d.sync += [refused.eq(~empty), zeros.eq(asks[Command.RESET] & is_open)]
+                if loaded:
+                    with m.Elif(asks[Command.WEIGHTS]):
+                        m.d.sync += look.eq(len(identity) + threshold_length)
+                        with m.If(empty):
+                            m.d.sync += refused.eq(0)
+                        with m.Elif(of_weights):
+                            m.d.sync += [refused.eq(is_open), reason.eq(Reason.OPEN)]
+                with m.Else():
+                    m.d.sync += reason.eq(Reason.COMMAND)
+            with m.State("DECIDE"):
+                with m.If(refused):
+                    m.d.sync += [nak.eq(1), quiet.eq(0)]
+                    m.next = "NAK"
+                with m.Elif(asks[Command.IDENTIFY]):
+                    m.next = "IDENTIFY"
+                with m.Elif(asks[Command.FRAME]):
+                    m.next = "FEED"
+                    with m.If(again):
+                        m.d.sync += nak.eq(0)
+                        m.next = "SEND HEADER"
+                with m.Elif(asks[Command.THRESHOLDS]):
+                    m.next = "SET THRESHOLDS"
+                    with m.If(empty):
+                        m.next = "WORDS"
+                with m.Elif(asks[Command.COUNTERS]):
+                    m.next = "WORDS"
+                with m.Elif(asks[Command.RESET]):
+                    m.next = "RESET"
+                    with m.If(zeros):
+                        m.next = "FEED"
+                if loaded:
+                    with m.Else():
+                        m.next = "WEIGHTS PE"
+                        with m.If(empty):
+                            m.next = "WEIGHTS"
 
             with m.State("IDENTIFY"):  # a byte a cycle, one cycle behind its address; the first is written twice
                 write(Mux(position == 0, 0, position - 1), contents.o)
-                m.d.comb += contents.address.eq(position)
-                m.d.sync += position.eq(position + 1)
+                m.d.sync += [position.eq(position + 1), look.eq(look + 1)]
                 with m.If(position == len(identity)):
                     m.d.sync += replay.eq(0)
                     send(len(identity))
@@ -445,19 +484,14 @@ class Packet(wiring.Component):
 
             with m.State("SET THRESHOLDS"):
                 m.d.comb += words_in.r_en.eq(1)
+                m.d.sync += [threshold.eq(words_in.r_data), shift.eq(words_in.r_rdy)]
                 with m.If(words_in.r_rdy):
-                    for number, register in enumerate(thresholds):
-                        with m.If(count == number):
-                            m.d.sync += register.eq(words_in.r_data[:16])
                     m.d.sync += count.eq(count + 1)
                     with m.If(count == len(self.thresholds) - 1):
-                        m.next = "READ THRESHOLDS"
-            with m.State("READ THRESHOLDS"):
-                write(position, Array(thresholds)[position[1:]].word_select(position[0], 8))
-                m.d.sync += position.eq(position + 1)
-                with m.If(position == threshold_length - 1):
-                    m.d.sync += replay.eq(0)
-                    send(threshold_length)
+                        m.d.sync += count.eq(len(counters))
+                        m.next = "THRESHOLDS"
+            with m.State("THRESHOLDS"):  # the last one is on its way
+                m.next = "WORDS"
 
             if loaded:
                 given = words_in.r_data[:16]
@@ -485,23 +519,25 @@ class Packet(wiring.Component):
                         m.next = "WEIGHTS"
                 with m.State("WEIGHTS"):  # as IDENTIFY; the array is known, whether all weights are there is not
                     write(Mux(position == 0, 0, position - 1), Mux(position == 1, complete, contents.o))
-                    m.d.comb += contents.address.eq(len(identity) + threshold_length + position)
-                    m.d.sync += position.eq(position + 1)
+                    m.d.sync += [position.eq(position + 1), look.eq(look + 1)]
                     with m.If(position == len(array)):
                         m.d.sync += replay.eq(0)
                         send(len(array))
 
-            with m.State("COUNTERS"):  # a word is taken whole, as the engine goes on counting
-                m.d.sync += [word.eq(Array(words)[count[: len(words).bit_length()]]), count.eq(count + 1), byte.eq(0)]
-                m.next = "STORE COUNTER"
-            with m.State("STORE COUNTER"):
+            with m.State("WORDS"):  # counters or thresholds; a word is taken whole, as the engine goes on counting
+                m.d.sync += [count.eq(count + 1), byte.eq(0)]
+                m.next = "TAKE WORD"
+            with m.State("TAKE WORD"):
+                m.d.sync += word.eq(chosen)
+                m.next = "STORE WORD"
+            with m.State("STORE WORD"):
                 write(position, word[:8])
                 m.d.sync += [word.eq(word >> 8), position.eq(position + 1), byte.eq(byte + 1)]
-                with m.If(byte == 3):
-                    m.next = "COUNTERS"
-                    with m.If(position == 4 * len(words) - 1):
+                with m.If(byte == Mux(brief, 1, 3)):
+                    m.next = "WORDS"
+                    with m.If(count == Mux(brief, len(words), len(counters))):
                         m.d.sync += replay.eq(0)
-                        send(4 * len(words))
+                        send(Mux(brief, threshold_length, 4 * len(counters)))
 
             with m.State("RESET"):
                 write(0, zeros)
@@ -509,9 +545,13 @@ class Packet(wiring.Component):
                 send(1)
 
             with m.State("SEND HEADER"):
-                m.d.comb += [crc_start.eq(position < 2), self.o.payload.eq(header.word_select(position[:3], 8))]
-                m.d.comb += [self.o.valid.eq(1), crc_valid.eq(self.o.ready & (position >= 2))]
-                with m.If(self.o.ready):
+                m.d.comb += [
+                    sending.eq(1),
+                    crc_start.eq(position < 2),
+                    byte_out.eq(header.word_select(position[:3], 8)),
+                ]
+                m.d.comb += crc_valid.eq(settled & self.o.ready & (position >= 2))
+                with m.If(settled & self.o.ready):
                     m.d.sync += position.eq(position + 1)
                     with m.If(position == 5):
                         m.d.sync += position.eq(0)
@@ -522,15 +562,15 @@ class Packet(wiring.Component):
                     m.d.sync += position.eq(0)
                     m.next = "SEND CRC"
             with m.State("SEND PAYLOAD"):
-                m.d.comb += [self.o.payload.eq(reply_read.data), self.o.valid.eq(1), crc_valid.eq(self.o.ready)]
+                m.d.comb += [sending.eq(1), byte_out.eq(reply_read.data), crc_valid.eq(settled & self.o.ready)]
                 with m.If(nak):
-                    m.d.comb += self.o.payload.eq(reason)
-                with m.If(self.o.ready):
+                    m.d.comb += byte_out.eq(reason)
+                with m.If(settled & self.o.ready):
                     m.d.sync += position.eq(position + 1)
                     m.next = "FETCH"
             with m.State("SEND CRC"):
-                m.d.comb += [self.o.payload.eq(crc_out.crc.word_select(~position[0], 8)), self.o.valid.eq(1)]
-                with m.If(self.o.ready):
+                m.d.comb += [sending.eq(1), byte_out.eq(crc_out.crc.word_select(~position[0], 8))]
+                with m.If(settled & self.o.ready):
                     m.d.sync += position.eq(position + 1)
                     with m.If(position[0]):
                         with m.If(~nak):

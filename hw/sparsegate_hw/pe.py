@@ -68,16 +68,15 @@ class ProcessingElement(wiring.Component):
     at the same time. Of a layout whose weights are loaded: in a cycle with ``write``, which has no valid beat, ``data`` becomes
     the entry at the beat's address.
 
-    Timing: an entry's sum is written ``MAC`` = 6 cycles after its beat; the accumulator read by ``read`` is at ``value`` 3
-    cycles later. One accumulator is hit no sooner than ``layout.loop_distance`` cycles after it was. A read must come no sooner
-    than ``MAC`` cycles after the last beat for its bank (``layout.acc_banks`` of them, the high bits of an accumulator's
-    address), and no product may be at that bank while it is read; other banks are free.
+    Timing: an entry's sum is written ``layout.depths.mac`` cycles after its beat (6, deep 7); the accumulator read by ``read`` is
+    at ``value`` 3 cycles later. One accumulator is hit no sooner than ``layout.loop_distance`` cycles after it was. A read must
+    come no sooner than ``mac`` cycles after the last beat for its bank (``layout.acc_banks`` of them, the high bits of an
+    accumulator's address), and no product may be at that bank while it is read; other banks are free.
     Arithmetic: exact; the Program proves that ``partial_width`` bits suffice.
     """
 
-    latency = timing.MAC
-
     def __init__(self, layout: Layout, index: Sequence[int], weight: Sequence[int], apart: bool = False) -> None:
+        self.latency = layout.depths.mac
         self._layout, self._apart = layout, apart
         self._words = layout.pack(np.asarray(index, np.int64), np.asarray(weight, np.int64)).tolist()
         super().__init__(
@@ -123,19 +122,21 @@ class ProcessingElement(wiring.Component):
         )
         word = data.View(entries, weights.o)
         at = after(beat.address[weights.address.shape().width :], timing.MEMORY, "plane") if planes > 1 else Const(0)
-        slot = after(beat.slot, timing.MEMORY, "slot")
+        fetch = layout.depths.fetch
+        slot = after(beat.slot, fetch, "slot")
         address = Signal(depth_bits(layout.acc_depth), name="address", reset_less=True)
-        m.d.comb += [
-            multiplier.a.eq(choose([word[plane].weight for plane in range(planes)], at)),
-            multiplier.b.eq(after(beat.delta, timing.MEMORY, "delta")),
-        ]
-        m.d.sync += address.eq(slot + choose([word[plane].index for plane in range(planes)], at))
+        weight, index = (
+            after(choose([word[plane][name] for plane in range(planes)], at), fetch - timing.MEMORY, name)
+            for name in ("weight", "index")
+        )
+        m.d.comb += [multiplier.a.eq(weight), multiplier.b.eq(after(beat.delta, fetch, "delta"))]
+        m.d.sync += address.eq(slot + index)
 
         # -- accumulate ------------------------------------------------------------------------------------------------
-        valid = after(beat.valid, timing.MEMORY + 1, "valid", reset_less=False)
+        valid = after(beat.valid, fetch + 1, "valid", reset_less=False)
         wanted = {"": valid}
         if self._apart:
-            apart = after(beat.apart, timing.MEMORY + 1, "apart")
+            apart = after(beat.apart, fetch + 1, "apart")
             wanted = {"": valid & ~apart, "_apart": valid & apart}
         low = depth_bits(layout.acc_bank_depth)
         banks = range(layout.acc_banks)

@@ -239,7 +239,9 @@ class Sequencer(wiring.Component):
         states = layout.states
         table = self._table(m, self.phase, "read")
         ends, final = self._ends(m, self.phase, self.last, "read")
-        latencies = [timing.result_latency(p.phase.spec, p.phase.step_bits, layout.groups) for p in phases]
+        latencies = [
+            timing.result_latency(p.phase.spec, p.phase.step_bits, layout.groups, layout.depths) for p in phases
+        ]
         waits = table([latency - 1 for latency in latencies], "waits")
         positions = table([p.positions - 1 for p in phases], "positions")
         subs = table([p.packed - 1 for p in phases], "subs")
@@ -249,7 +251,7 @@ class Sequencer(wiring.Component):
         position_base = table([p.position_base for p in phases], "position_base")
 
         left = Signal(range(max(2, max(p.positions for p in phases))))
-        wait = Signal(range(max(2, timing.DRAIN, *latencies)))
+        wait = Signal(range(max(2, layout.depths.drain, *latencies)))
         address = Signal.like(self.read.address, name="next_address")
         slot = Signal.like(self.read.address, name="next_slot")
         turn = Signal.like(self.turn, name="next_turn")
@@ -280,7 +282,7 @@ class Sequencer(wiring.Component):
                 m.d.comb += [busy.eq(0), over.eq(1)]
                 m.d.sync += self.clearing.eq(0)
                 with m.If(handed):
-                    m.d.sync += wait.eq(timing.DRAIN - 1)
+                    m.d.sync += wait.eq(layout.depths.drain - 1)
                     m.next = "DRAIN"
             with m.State("DRAIN"):
                 m.d.comb += self.begin.eq(1)

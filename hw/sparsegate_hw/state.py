@@ -8,7 +8,6 @@ from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from sparsegate import timing
 from sparsegate.layout import Layout
 from sparsegate_hw.constant import constant
 from sparsegate_hw.lane import state_count
@@ -67,7 +66,7 @@ class StatePort(wiring.Component):
                 m.d.sync += [word.eq(firsts), lane.eq(Mux(lane == layout.lanes - 1, 0, lane + 1))]
             with m.Else():
                 m.d.sync += word.eq(word + 1)
-        wait = Signal(range(timing.DELTA + 1))
+        wait = Signal(range(layout.depths.delta + 1))
         begin = [left.eq(positions), self.position.eq(base), lane.eq(0), word.eq(firsts)]
         step = [left.eq(left - 1), self.position.eq(self.position + 1)]
         with m.FSM():
@@ -89,7 +88,7 @@ class StatePort(wiring.Component):
                 m.d.sync += step
                 m.next = "TAKE"
                 with m.If(left == 0):
-                    m.d.sync += wait.eq(timing.DELTA)
+                    m.d.sync += wait.eq(layout.depths.delta)
                     m.next = "WAIT"
             with m.State("WAIT"):
                 m.d.sync += wait.eq(wait - 1)

@@ -249,7 +249,7 @@ def step_cycles(layout: Layout) -> int:
                 beats = np.bincount(matrix.group, minlength=layout.groups) * matrix.burst
                 early, late = (early, late + beats) if _is_late(matrix, number, run.phases) else (early + beats, late)
             total += _dispatch_cycles(before, early, late)
-            before = _read_out_cycles(phase.phase, phase.positions, layout.groups)
+            before = _read_out_cycles(layout, phase.phase, phase.positions)
         total += before
     return total
 
@@ -267,9 +267,10 @@ def _dispatch_cycles(before: int, early: NDArray[np.int64], late: NDArray[np.int
     return timing.DISPATCH + longest + (1 if before else 0)
 
 
-def _read_out_cycles(phase: Phase, positions: int, groups: int) -> int:
+def _read_out_cycles(layout: Layout, phase: Phase, positions: int) -> int:
     """Cycles from the end of a phase's dispatch to its last result."""
-    return timing.DRAIN + positions + timing.result_latency(phase.spec, phase.step_bits, groups)
+    latency = timing.result_latency(phase.spec, phase.step_bits, layout.groups, layout.depths)
+    return layout.depths.drain + positions + latency
 
 
 def stored_entries(program: Program) -> int:
@@ -368,7 +369,7 @@ class _Lookups(timing.StageArithmetic):
     """Collects the functions that a cell looks up."""
 
     def __init__(self, step_bits: int) -> None:
-        super().__init__(step_bits)
+        super().__init__(step_bits, timing.SHALLOW)  # functions are the same in any
         self.functions: list[str] = []
 
     def lookup(self, function: str, value: int) -> int:
@@ -521,7 +522,7 @@ class _Costs:
 
     def _read_out(self, phase: int, block: int) -> int:
         shape = self._shapes[block][phase]
-        return _read_out_cycles(shape.phase, shape.positions, self.groups)
+        return _read_out_cycles(self.layout, shape.phase, shape.positions)
 
     def out(self, number: int, choice: _Choice) -> int:
         """Block length of what a layer gives."""

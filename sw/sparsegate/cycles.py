@@ -15,11 +15,11 @@ counted from the first one after reset; for phase i in order of execution:
 - E, its dispatch ends: the cycle after the last beat of the group that is last, and not before ``max(T, K) + NOTHING``.
 - H, it is handed over to the read-out: ``max(E, F of phase i - 1 plus one)``. The input's buffer is free in the next
   cycle if this was the last phase that takes it.
-- Read-out of ``positions`` cycles begins at R = H + 1 + ``DRAIN``, if this is a pass's last phase not before the output frame of
+- Read-out of ``positions`` cycles begins at R = H + 1 + ``drain``, if this is a pass's last phase not before the output frame of
   the step before has left the output buffer, its beats + 2 cycles after its F: ``config.outputs`` values a beat.
 - F, its last result: R + ``positions`` - 1 + ``result_latency``. F of a step's last phase is the step's ``end``.
 
-So while nothing else is slower, a step of a single phase follows another after its beats, its read-out, and ``DRAIN`` + 2 cycles;
+So while nothing else is slower, a step of a single phase follows another after its beats, its read-out, and ``drain`` + 2 cycles;
 the cells of one step are hidden behind the input's columns of the next. Where phases alternate between banks, read-out
 is hidden too.
 
@@ -169,7 +169,7 @@ class _Timeline:
 
     def read(self, phase: _PhaseCycles, handed: int, last: bool) -> int:
         """Read out what was handed over; ``last`` of its pass. Returns F."""
-        first = handed + 1 + timing.DRAIN
+        first = handed + 1 + self._layout.depths.drain
         if last:
             first = max(first, self.sent_out)
         self._unread = first + phase.positions
@@ -267,12 +267,12 @@ def _pass(run: PassTrace, number: int, layout: Layout, final: bool, counts: _Cou
             if run.loaded and matrix.carried:
                 primes += (stream.primed.astype(np.float64) @ in_group).astype(np.int64) * matrix.burst
                 counts.add(phase, matrix, count, int(stream.primed.sum()))
-        latency = timing.result_latency(phase.phase.spec, phase.phase.step_bits, layout.groups)
+        latency = timing.result_latency(phase.phase.spec, phase.phase.step_bits, layout.groups, layout.depths)
         phases.append(_PhaseCycles(at, runs, tuple(beats), phase.positions, phase.positions + latency))
         words = layout.lanes * len(phase.loads)
         if run.loaded:
             # the state's words, then its columns
-            opening += timing.load_cycles(phase.positions, words) + _dispatch(primes.max(axis=1))
+            opening += timing.load_cycles(phase.positions, words, layout.depths) + _dispatch(primes.max(axis=1))
         if final:
             closing += timing.dump_cycles(phase.positions, words)
     # a dispatch of its own starts in the cycle after the last one of the state's columns

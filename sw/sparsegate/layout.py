@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsegate import timing
 from sparsegate.errors import SparseGateError
 from sparsegate.passes import Pass
 from sparsegate.program import Phase, Program, Term
@@ -65,7 +66,8 @@ class HardwareConfig:
     as the Program's need, and up to four more where that costs no block RAM: for weights that come later). ``partial_bits``: of
     a PE's sums, which are those of its own column group (default: ``Layout.partial_width``). ``loaded``: weights are no part of a
     bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE has at most 16,384 of them: one SPRAM
-    of an iCE40 UP5K. At most 4096 PEs.
+    of an iCE40 UP5K. ``deep``: more registers (``timing.DEEP``), for arrays that fill a large device: a higher clock for some
+    more cycles a step. At most 4096 PEs.
     """
 
     rows: int = 8
@@ -80,6 +82,7 @@ class HardwareConfig:
     bias_bits: int | None = None
     partial_bits: int | None = None
     loaded: bool = False
+    deep: bool = False
 
     def __post_init__(self) -> None:
         for name in SIZES:
@@ -265,6 +268,7 @@ class Layout:
                 f"such as {self.cluster} or {2 * self.cluster}"
             )
         self.clusters = self.rows // self.cluster
+        self.depths = timing.DEEP if config.deep else timing.SHALLOW
         self.lanes = config.lanes or self.clusters
         if self.clusters % self.lanes:
             raise SparseGateError(f"{self.lanes} lanes do not divide {self.clusters} clusters evenly")

@@ -1,6 +1,7 @@
 """Pipeline depths of the engine, in clock cycles: the one place where cycle model and hardware agree on them.
 
-The hardware imports these numbers and asserts that its pipelines have them; the cycle model adds them up.
+The hardware imports these numbers and asserts that its pipelines have them; the cycle model adds them up. Most are the same for
+every engine; those that ``HardwareConfig.deep`` chooses are fields of :class:`Depths`.
 """
 
 from __future__ import annotations
@@ -21,33 +22,66 @@ MEMORY = 2
 """A read-only memory: its own register, and the one at its output."""
 MUL = 3
 """A multiplier: registers at the inputs, within, and at the output."""
-BROADCAST = 1
-"""From dispatchers and sequencer to a register of every cluster's own."""
-MAC = MEMORY + MUL + 1
-"""From an entry at the weight memories to its sum, which is written to the accumulator in that cycle."""
-DRAIN = MAC - 3
-"""Between a dispatcher's last entry and the first read-out address: covers MAC beyond the read-out's own path."""
-READOUT = 4 + BROADCAST
-"""From a read-out address at the sequencer to the accumulator value at the PE's output register: the sequencer's own register, the
-address, the accumulator, the output."""
 SELECT = 1
 """Choice of a cluster and of the rows in it."""
 BIAS = 1
 """Addition of the bias."""
-
-DELTA = 3
-"""From a cell's output to the decision whether its column moved."""
 
 OUTPUT = 3
 """From a step's last result to its output frame's first value."""
 
 ADD = 1
 RELU = 1
-NARROW = 1
 LOOKUP = MEMORY + 2
 """Magnitude, table, sign."""
-INTERPOLATE = MUL + 1
-"""Of a table with ``step_bits > 0``, beside LOOKUP."""
+
+
+@dataclass(frozen=True)
+class Depths:
+    """What an engine chooses: few registers, or one more on every way that is long on a large device.
+
+    ``broadcast``: from dispatchers and sequencer to the clusters, the last register of every cluster's own. ``fetch``: from an
+    entry's address to the multiplier, the memory's ``MEMORY`` and one behind the choice of the entry in its word. ``narrow``:
+    rounding and saturation. ``rise``: adding what a table's interpolation gives. ``compare``: an output with what was sent of it.
+    """
+
+    broadcast: int
+    fetch: int
+    narrow: int
+    rise: int
+    compare: int
+
+    @property
+    def mac(self) -> int:
+        """From an entry at the weight memories to its sum, which is written to the accumulator in that cycle."""
+        return self.fetch + MUL + 1
+
+    @property
+    def drain(self) -> int:
+        """Between a dispatcher's last entry and the first read-out address: covers ``mac`` beyond the read-out's own path."""
+        return self.mac - 3
+
+    @property
+    def readout(self) -> int:
+        """From a read-out address at the sequencer to the accumulator value at the PE's output register: the sequencer's own
+        register, the way to the cluster, the address, the accumulator, the output.
+        """
+        return 4 + self.broadcast
+
+    @property
+    def delta(self) -> int:
+        """From a cell's output to the decision whether its column moved: the output's register and the decision's around
+        the comparison.
+        """
+        return 2 + self.compare
+
+    def lookup(self, step_bits: int) -> int:
+        """Latency of an activation table with so many interpolated bits."""
+        return LOOKUP + (MUL + self.rise if step_bits else 0)
+
+
+SHALLOW = Depths(broadcast=1, fetch=MEMORY, narrow=1, rise=1, compare=1)
+DEEP = Depths(broadcast=2, fetch=MEMORY + 1, narrow=2, rise=2, compare=2)
 
 
 def group_sum(groups: int) -> int:
@@ -55,16 +89,11 @@ def group_sum(groups: int) -> int:
     return (groups - 1).bit_length()
 
 
-def lookup(step_bits: int) -> int:
-    """Latency of an activation table with so many interpolated bits."""
-    return LOOKUP + (INTERPOLATE if step_bits else 0)
-
-
 class StageArithmetic:
     """Counts pipeline stages: every value is the cycle, after the cell's input, at which it is there."""
 
-    def __init__(self, step_bits: int) -> None:
-        self._lookup = lookup(step_bits)
+    def __init__(self, step_bits: int, depths: Depths) -> None:
+        self._lookup, self._narrow = depths.lookup(step_bits), depths.narrow
         self.sites: dict[str, int] = {}
 
     def gate(self, name: str) -> int:
@@ -92,8 +121,8 @@ class StageArithmetic:
         return max(a, b) + ADD
 
     def narrow(self, value: int, target: str, site: str, symmetric: bool = False) -> int:
-        self.sites[site] = value + NARROW
-        return value + NARROW
+        self.sites[site] = value + self._narrow
+        return value + self._narrow
 
     def lookup(self, function: str, value: int) -> int:
         return value + self._lookup
@@ -110,28 +139,29 @@ class Stages:
     sites: Mapping[str, int]
 
 
-def stages(what: Phase, step_bits: int) -> Stages:
+def stages(what: Phase, step_bits: int, depths: Depths) -> Stages:
     """Run a phase's arithmetic for its pipeline stages."""
-    arithmetic = StageArithmetic(step_bits)
+    arithmetic = StageArithmetic(step_bits, depths)
     step = what.step(arithmetic)
     return Stages(max(step.h, *step.states.values(), 0), dict(step.states), arithmetic.sites)
 
 
-def cell_latency(what: Phase, step_bits: int) -> int:
+def cell_latency(what: Phase, step_bits: int, depths: Depths) -> int:
     """Cycles from a phase's accumulators, biases added, to its output."""
-    return stages(what, step_bits).latency
+    return stages(what, step_bits, depths).latency
 
 
-def result_latency(what: Phase, step_bits: int, groups: int) -> int:
+def result_latency(what: Phase, step_bits: int, groups: int, depths: Depths) -> int:
     """Cycles from a read-out address at the sequencer to the result leaving the lane."""
-    return READOUT + group_sum(groups) + SELECT + BIAS + cell_latency(what, step_bits) + DELTA
+    around = depths.readout + group_sum(groups) + SELECT + BIAS + depths.delta
+    return around + cell_latency(what, step_bits, depths)
 
 
-def load_cycles(positions: int, words: int) -> int:
+def load_cycles(positions: int, words: int, depths: Depths) -> int:
     """Cycles of a phase whose units take ``words`` values a position, of all lanes, from the state port: a word a cycle, then the
     position's push, and at last the way through the comparison. One cycle where there are none.
     """
-    return 1 + (positions * (words + 1) + DELTA + 1 if words else 0)
+    return 1 + (positions * (words + 1) + depths.delta + 1 if words else 0)
 
 
 def dump_cycles(positions: int, words: int) -> int:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparsegate import timing
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape
 from sparsegate_hw.cluster import Cluster
@@ -44,7 +43,7 @@ def test_partial_sums_meet_after_exactly_the_latency(
                 ctx.set(dut.beat[group].valid, 0)
             for _ in range(layout.loop_distance - 1):
                 await ctx.tick()
-        await ctx.tick().repeat(timing.MAC - 1)
+        await ctx.tick().repeat(layout.depths.mac - 1)
         ctx.set(dut.read.valid, 1)
         ctx.set(dut.read.address, 0)
         await ctx.tick().repeat(8)

@@ -10,9 +10,10 @@ from sparsegate_hw.delta import DeltaCompare, InputEncoder
 from tests.hw.blocks import both_ways, simulate, small_layout
 
 
-def test_compare_is_its_model_for_every_pair() -> None:
+@pytest.mark.parametrize("latency", [1, 2])
+def test_compare_is_its_model_for_every_pair(latency: int) -> None:
     width = 4
-    dut = DeltaCompare(width)
+    dut = DeltaCompare(width, latency)
 
     async def testbench(ctx):
         for threshold in (0, 1, 3, 14, 15, 16, 65535):
@@ -21,7 +22,7 @@ def test_compare_is_its_model_for_every_pair() -> None:
                     ctx.set(dut.threshold, threshold)
                     ctx.set(dut.value, value)
                     ctx.set(dut.reference, reference)
-                    await ctx.tick()
+                    await ctx.tick().repeat(latency)
                     moved, delta, update = dut.model(value, reference, threshold)
                     assert (ctx.get(dut.moved), ctx.get(dut.update)) == (moved, update)
                     assert ctx.get(dut.delta) == delta

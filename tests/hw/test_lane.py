@@ -94,17 +94,18 @@ def test_both_phases_and_both_projections_have_pipelines_of_their_own() -> None:
     assert [(p.name, p.phases) for p in found] == [(name, (number,)) for number, name in enumerate(names)]
 
 
-def test_latency_is_what_the_cycle_model_adds_up() -> None:
+@pytest.mark.parametrize("depths", [timing.SHALLOW, timing.DEEP])
+def test_latency_is_what_the_cycle_model_adds_up(depths: timing.Depths) -> None:
     program = small_program()
     lstm = program.phases[0]
     # narrow, lookup, multiply, add, narrow, narrow, lookup, multiply, narrow
-    expected = 4 * timing.NARROW + 2 * timing.LOOKUP + 2 * timing.MUL + timing.ADD
-    assert CellPipeline(lstm).latency == expected
-    around = timing.READOUT + 2 + timing.SELECT + timing.BIAS + timing.DELTA
-    assert timing.result_latency(lstm.spec, 0, 3) == around + expected
+    expected = 4 * depths.narrow + 2 * timing.LOOKUP + 2 * timing.MUL + timing.ADD
+    assert CellPipeline(lstm, depths).latency == expected
+    around = depths.readout + 2 + timing.SELECT + timing.BIAS + depths.delta
+    assert timing.result_latency(lstm.spec, 0, 3, depths) == around + expected
 
 
-@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize(("groups", "deep"), [(1, False), (3, False), (3, True)])
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -114,12 +115,12 @@ def test_latency_is_what_the_cycle_model_adds_up() -> None:
         (Shape("lstm", 10, NM(1, 4), NM(1, 4), outputs=3), Shape("gru", 4)),
     ],
 )
-def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups: int) -> None:
+def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups: int, deep: bool) -> None:
     """Read positions with gaps, phase after phase; every bus signal is the item's, at its documented delay."""
-    layout = Layout(small_program(*shapes), HardwareConfig(8, groups, 1, cluster=4))
+    layout = Layout(small_program(*shapes), HardwareConfig(8, groups, 1, cluster=4, deep=deep))
     dut = LaneControl(layout)
     rng = random.Random(groups)
-    ahead = timing.READOUT - 1 + timing.group_sum(groups)
+    ahead = layout.depths.readout - 1 + timing.group_sum(groups)
     by_phase = {number: pipeline for pipeline in pipelines(layout) for number in pipeline.phases}
     apart = hasattr(dut.bus, "store")
     assert apart == any(p.state_base != p.position_base and p.phase.layer.cell.states for p in layout.phases)
@@ -131,7 +132,7 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
             for position in range(phase.positions):
                 items += [None] * rng.choice([0, 0, 1, 2]) + [position]
             turns = [(rng.randrange(layout.lane_clusters), rng.randrange(phase.packed)) for _ in items]
-            end = ahead + timing.SELECT + timing.BIAS + latency + timing.DELTA
+            end = ahead + timing.SELECT + timing.BIAS + latency + layout.depths.delta
             history, places = [], []
             ctx.set(dut.phase, number)
             ctx.set(dut.begin, 1)
@@ -163,15 +164,15 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
             offset = phase.position_base - phase.state_base
             for cycle, item in enumerate(items):
                 cell = cycle + ahead + timing.SELECT + timing.BIAS
-                done = cell + latency + timing.DELTA
+                done = cell + latency + layout.depths.delta
                 if item is None:
                     assert history[cell]["valid"][0] == 0
                     assert history[done]["result"][0] == 0
                     continue
                 address = phase.position_base + item
                 assert history[cycle + ahead - 1]["select"] == turns[cycle]
-                assert history[cell - timing.BIAS - timing.MEMORY]["bias"] == address
-                assert history[cycle + ahead + timing.SELECT]["state"] == address - (offset if apart else 0)
+                assert history[cell - timing.BIAS - timing.MEMORY - 1]["bias"] == address
+                assert history[cycle + ahead + timing.SELECT - 1]["state"] == address - (offset if apart else 0)
                 for stage in range(latency + 1):
                     row = history[cell + stage]
                     assert (row["valid"][stage], row["position"][stage]) == (1, address)
@@ -180,7 +181,7 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
                 # an item leaves at its own pipeline's end
                 for stage in range(latency + 1, len(dut.bus.valid)):
                     assert history[min(cell + stage, len(history) - 1)]["valid"][stage] == 0
-                assert history[done - timing.DELTA - 1]["sent"] == address
+                assert history[done - layout.depths.delta - 1]["sent"] == address
                 assert history[done - 1]["update"] == (1, address)
                 assert history[done]["result"] == (1, address)
                 places.append(history[done]["column"])

@@ -13,7 +13,7 @@ from sparsegate_hw.pe import ProcessingElement
 from tests.hw.blocks import simulate, small_layout
 
 GRU = [Shape("gru", 10, NM(1, 4), NM(2, 4))]
-READ = timing.READOUT - timing.BROADCAST - 1
+READ = timing.SHALLOW.readout - timing.SHALLOW.broadcast - 1
 """From a read to its value."""
 
 
@@ -58,7 +58,7 @@ class Reference:
     async def quiet(self, ctx: Any) -> None:
         """No beat any more; return when the first read may come."""
         ctx.set(self.dut.beat.valid, 0)
-        await ctx.tick().repeat(timing.MAC - 1)
+        await ctx.tick().repeat(self.dut.latency - 1)
 
     async def read(self, ctx: Any, addresses: range, clear: bool, meanwhile: Any = lambda: None) -> None:
         """Read an address a cycle and compare each value, exactly READ cycles later."""
@@ -142,7 +142,7 @@ def test_a_row_without_sums_apart_takes_every_beat() -> None:
             ctx.set(dut.beat.apart, apart)
             await ctx.tick()
         ctx.set(dut.beat.valid, 0)
-        await ctx.tick().repeat(timing.MAC - 1)
+        await ctx.tick().repeat(dut.latency - 1)
         ctx.set(dut.read.valid, 1)
         await ctx.tick().repeat(READ)
         assert ctx.get(dut.value) == 2 * 3 * 5

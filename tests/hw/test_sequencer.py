@@ -201,9 +201,11 @@ def check(watch: Watch, plan: list[tuple[int, int]]) -> None:
             assert one.start == free
         # -- the read-out
         handed = max(one.idle, over)
-        assert one.when == list(range(handed + 1 + timing.DRAIN, handed + 1 + timing.DRAIN + phase.positions))
+        assert one.when == list(
+            range(handed + 1 + layout.depths.drain, handed + 1 + layout.depths.drain + phase.positions)
+        )
         unread, before, free = one.when[-1] + 1, number, handed + 1
-        over = unread + timing.result_latency(phase.phase.spec, phase.phase.step_bits, 1)
+        over = unread + timing.result_latency(phase.phase.spec, phase.phase.step_bits, 1, layout.depths)
         takers = [
             n for n in runs(layout, phase.run, bool(last)) if any(x.source == INPUT for x in layout.phases[n].matrices)
         ]

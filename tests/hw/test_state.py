@@ -87,7 +87,7 @@ def test_takes_and_gives_every_word_in_order(shapes: tuple[Shape, ...], rows: in
                 expected.append((phase.position_base + position, row))
             assert pushed == expected
             if not stall:
-                assert cycles == timing.load_cycles(phase.positions, lanes * len(phase.loads)) - 1
+                assert cycles == timing.load_cycles(phase.positions, lanes * len(phase.loads), layout.depths) - 1
         for number in holders:
             phase = layout.phases[number]
             expected_words = []

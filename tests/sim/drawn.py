@@ -155,6 +155,7 @@ def draw(seed: int, units: int = 24) -> Case:
         multiplier=40,
         states=carried,
         steps=max(lengths) + int(pick(0, 0, 1, 5)),
+        deep=bool(np.random.default_rng([seed, 1]).random() < 0.4),
     )
     return Case(
         inputs=size(),

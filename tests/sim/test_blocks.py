@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from sparsegate import activation, timing
+from sparsegate import activation
 from sparsegate.fixed import QFormat
 from sparsegate_hw.activation import ActivationLookup
 from sparsegate_hw.delta import DeltaCompare, InputEncoder
@@ -85,9 +85,11 @@ def test_cell_of_a_lane(simulator, tmp_path) -> None:
     assert got["compared"] == 600
 
 
+@pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("simulator", SIMULATORS)
-def test_processing_element(simulator, tmp_path) -> None:
-    layout = small_layout()
+def test_processing_element(simulator, deep, tmp_path) -> None:
+    layout = small_layout(hardware={"deep": deep})
+    depths = layout.depths
     # any accumulator in any cycle, and several entries in a word
     vars(layout).update(loop_distance=1, weight_words=8)
     rng = random.Random(7)
@@ -109,7 +111,7 @@ def test_processing_element(simulator, tmp_path) -> None:
         )
         if clear:
             model = dict.fromkeys(model, 0)
-    parameters = {"bursts": bursts, "mac": timing.MAC, "readout": timing.READOUT - timing.BROADCAST - 1, "seed": 8}
+    parameters = {"bursts": bursts, "mac": depths.mac, "readout": depths.readout - depths.broadcast - 1, "seed": 8}
     dut = ProcessingElement(layout, index, weight)
     got = blocks.run(dut, "sparsegate_sim.bench_pe", parameters, simulator=simulator, folder=tmp_path)
     assert got == {"compared": 4 * layout.acc_depth}

@@ -25,12 +25,12 @@ def test_one_step_by_hand() -> None:
     predicted = cycles.predict(golden.run(small, raw), layout)
     # two of three columns moved; two unit blocks on one cluster: 2 slots of 1 entry
     matvec = timing.DISPATCH + 1 + 2 * 2
-    latency = timing.result_latency(small.phases[0].spec, 0, 1)
+    latency = timing.result_latency(small.phases[0].spec, 0, 1, timing.SHALLOW)
     # the frame is listed before the eight accumulators of every PE are cleared
     assert 3 + timing.ENCODE < layout.acc_depth == 8
     assert predicted.start.tolist() == [[8]]
     assert predicted.matvec.tolist() == [[matvec]]
-    assert predicted.busy.tolist() == [[matvec - 1 + timing.DRAIN + 8 + latency]]
+    assert predicted.busy.tolist() == [[matvec - 1 + timing.SHALLOW.drain + 8 + latency]]
     assert (predicted.columns_seen, predicted.columns_sent) == (3 + 8, 2)
     assert predicted.useful_macs == 2 * 8
     assert predicted.occupancy_matvec == 16 / (4 * matvec)
@@ -68,7 +68,9 @@ def test_two_phases_of_one_layer_follow_one_another() -> None:
     assert predicted.matvec.tolist() == [[first + second]]
     assert q == 0  # of a first step
     # the candidate's x goes with the cells of r and z; its q waits for them, though nothing of it is sent
-    read = [timing.DRAIN + 4 + timing.result_latency(phase.spec, 0, 1) for phase in small.phases]
+    read = [
+        timing.SHALLOW.drain + 4 + timing.result_latency(phase.spec, 0, 1, timing.SHALLOW) for phase in small.phases
+    ]
     assert read[0] > 2 * 2
     assert predicted.busy.tolist() == [
         [timing.DISPATCH + 4 * 2 + read[0] + 1 + timing.NOTHING + read[1]],
@@ -86,7 +88,7 @@ def test_a_state_costs_its_words_and_its_columns() -> None:
     state = {"lstm0": {"h": np.array([[1, 0, 2, 3]]), "c": np.zeros((1, 4), int)}}
     loaded = cycles.predict(golden.run(small, zeros, state=state), layout)
     # four positions of two words and a push, and the way through the comparison; then three columns of four slots
-    take = 1 + 4 * (2 + 1) + timing.DELTA + 1
+    take = 1 + 4 * (2 + 1) + timing.SHALLOW.delta + 1
     prime = timing.DISPATCH + 1 + 3 * 4
     assert loaded.busy[0, 0] - plain.busy[0, 0] == take + prime + 1
     assert loaded.columns_sent - plain.columns_sent == 3
@@ -124,7 +126,7 @@ def test_a_wide_output_bounds_the_rate_of_idle_steps() -> None:
     layout = Layout(small, HardwareConfig(64, lanes=16))
     predicted = cycles.predict(golden.run(small, np.zeros((1, 5, 1), int)), layout)
     apart = np.diff(predicted.end[0])
-    positions, latency = layout.phases[1].positions, timing.result_latency(small.phases[1].spec, 0, 1)
+    positions, latency = layout.phases[1].positions, timing.result_latency(small.phases[1].spec, 0, 1, timing.SHALLOW)
     # the frame of 150 values leaves before the next one may be read out
     assert apart[1:].tolist() == [1 + 150 + positions + latency] * 3
 
@@ -138,7 +140,7 @@ def test_a_beat_of_outputs_shortens_idle_steps() -> None:
     ]
     # frames of 160, 80 and 20 beats; at last the phases themselves are slower than the frame
     positions = Layout(small, HardwareConfig(64)).phases[1].positions
-    latency = timing.result_latency(small.phases[1].spec, 0, 1)
+    latency = timing.result_latency(small.phases[1].spec, 0, 1, timing.SHALLOW)
     assert found[0].tolist() == [1 + 160 + positions + latency] * 3
     assert found[1].tolist() == [1 + 80 + positions + latency] * 3
     assert (found[2] < found[1]).all()
@@ -184,7 +186,7 @@ def test_occupancy_of_a_large_layer() -> None:
     assert predicted.occupancy_matvec > 0.995
     # steady state: beats, read-out, and five cycles between them
     beats = (64 + 256) * 8
-    assert np.diff(predicted.end[0]).tolist()[1:] == [beats + 64 + timing.DRAIN + 2] * 2
+    assert np.diff(predicted.end[0]).tolist()[1:] == [beats + 64 + timing.SHALLOW.drain + 2] * 2
 
 
 def test_the_target_array_loses_three_cycles_and_its_read_out() -> None:
@@ -195,7 +197,7 @@ def test_the_target_array_loses_three_cycles_and_its_read_out() -> None:
     predicted = cycles.predict(trace, layout)
     step = np.diff(predicted.end[0])[-1]
     assert predicted.beats[0, -1] == 3064
-    assert step == 3064 + 128 + timing.DRAIN + 2
+    assert step == 3064 + 128 + timing.SHALLOW.drain + 2
     assert predicted.occupancy_matvec > 0.99
     assert (123 + 1024) * 256 / (96 * step) > 0.95
     # 41 columns of x and 341 or 342 of h a group

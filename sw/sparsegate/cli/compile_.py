@@ -13,6 +13,7 @@ from sparsegate.cli.options import (
     PROGRAM_FILE,
     Banks,
     Compiled,
+    Deep,
     Groups,
     Json,
     Lanes,
@@ -39,6 +40,7 @@ def compile_(
     outputs: Outputs = None,
     banks: Banks = None,
     load_weights: LoadWeights = None,
+    deep: Deep = None,
     steps: Steps = None,
     states: States = None,
     data: OptionalData = None,
@@ -53,7 +55,7 @@ def compile_(
 
     Example: [bold]sparsegate compile build/program.safetensors --rows 8 --groups 1 --data vowels[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks, load_weights)
+    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks, load_weights, deep)
     dataset = None if data is None else open_data(data, compiled.program.inputs)
     with console.task("compile"):
         made, result = build(compiled, out)

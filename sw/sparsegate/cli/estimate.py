@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Banks, Groups, Json, Lanes, LoadWeights, Outputs, Rows, open_program
+from sparsegate.cli.options import Banks, Deep, Groups, Json, Lanes, LoadWeights, Outputs, Rows, open_program
 
 
 def estimate(
@@ -22,6 +22,7 @@ def estimate(
     outputs: Outputs = None,
     banks: Banks = None,
     load_weights: LoadWeights = None,
+    deep: Deep = None,
     device: Annotated[
         str, typer.Option("--device", help="Device whose block RAMs and multipliers are counted.")
     ] = "LFE5U-85F",
@@ -60,7 +61,9 @@ def estimate(
         for row in result["errors"]:
             table.append((row["name"], _errors(row)))
     if program is not None:
-        compiled = open_program(program, rows, groups, lanes, outputs=outputs, banks=banks, loaded=load_weights)
+        compiled = open_program(
+            program, rows, groups, lanes, outputs=outputs, banks=banks, loaded=load_weights, deep=deep
+        )
         with console.task("estimate"):
             if fit is not None:
                 found = rules.fit(compiled.program, fit, compiled.config)

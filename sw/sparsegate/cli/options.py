@@ -71,6 +71,13 @@ Banks = Annotated[
         "--banks", help="Most banks of accumulators; 1 for devices with few block RAMs. Default: as overlap wants."
     ),
 ]
+Deep = Annotated[
+    bool | None,
+    typer.Option(
+        "--deep/--shallow",
+        help="More pipeline registers: a higher clock for arrays that fill a large device, some more cycles a step.",
+    ),
+]
 LoadWeights = Annotated[
     bool | None,
     typer.Option(
@@ -120,6 +127,7 @@ def open_program(
     outputs: int | None = None,
     banks: int | None = None,
     loaded: bool | None = None,
+    deep: bool | None = None,
 ) -> Compiled:
     """Read a Program file, or a compiled folder with its array. Another array than the folder's is a new compilation."""
     from dataclasses import replace
@@ -138,6 +146,7 @@ def open_program(
         "outputs": outputs,
         "banks": banks,
         "loaded": loaded,
+        "deep": deep,
     }
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if not path.is_dir():

@@ -13,6 +13,7 @@ from sparsegate.cli.options import (
     Banks,
     Compiled,
     Data,
+    Deep,
     Groups,
     Json,
     Lanes,
@@ -51,6 +52,7 @@ def simulate(
     outputs: Outputs = None,
     banks: Banks = None,
     load_weights: LoadWeights = None,
+    deep: Deep = None,
     steps: Steps = None,
     states: States = None,
     threshold: Thresholds = None,
@@ -69,7 +71,7 @@ def simulate(
 
     Example: [bold]sparsegate simulate build/program.safetensors --simulator icarus --sequences 4[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks, load_weights)
+    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks, load_weights, deep)
     dataset = open_data(data, compiled.program.inputs)
     thresholds = chosen_thresholds(compiled.program, threshold)
     with console.task(f"simulate {min(sequences, len(dataset.length_test))} sequences with {simulator.value}"):

@@ -12,6 +12,7 @@ from sparsegate import console
 from sparsegate.cli.options import (
     Banks,
     Compiled,
+    Deep,
     Groups,
     Json,
     Lanes,
@@ -43,6 +44,7 @@ def synth(
     outputs: Outputs = None,
     banks: Banks = None,
     load_weights: LoadWeights = None,
+    deep: Deep = None,
     mhz: Annotated[float | None, typer.Option("--mhz", help="Clock to build for. Default: the device's.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the placement.")] = 1,
     seeds: Annotated[
@@ -69,7 +71,7 @@ def synth(
 
     Example: [bold]sparsegate synth build/program.safetensors --board ulx3s-85f[/]
     """
-    compiled = open_program(program, rows, groups, lanes, outputs=outputs, banks=banks, loaded=load_weights)
+    compiled = open_program(program, rows, groups, lanes, outputs=outputs, banks=banks, loaded=load_weights, deep=deep)
     with console.task("synthesize") as task:
         frequency = None if mhz is None else round(mhz * 1e6)
         result = implement(
