@@ -269,7 +269,12 @@ class Core(wiring.Component):
             if layout.states:
                 m.d.comb += dispatcher.prime.eq(sequencer.prime)
             dispatchers.append(dispatcher)
-        m.d.comb += sequencer.idle.eq(Cat(dispatcher.idle for dispatcher in dispatchers).all())
+        idle: Value = Cat(dispatcher.idle for dispatcher in dispatchers).all()
+        for stage in range(layout.depths.hand):
+            later = Signal(name=f"idle_{stage}")
+            m.d.sync += later.eq(idle & ~sequencer.start)
+            idle = later
+        m.d.comb += sequencer.idle.eq(idle)
 
         index, weight = layout.weights()
         for number in range(layout.clusters):
@@ -330,12 +335,19 @@ class Core(wiring.Component):
             with m.If(sequencer.prime & sequencer.start):
                 m.d.sync += seen.eq(Array(primed)[sequencer.ahead])
         shared = {number: pipeline for pipeline in pipelines(layout) for number in pipeline.phases}
+        flagged: dict[str, Signal] = {}
+        for pipeline in shared.values():
+            for site in pipeline.phase.spec.sites:
+                name = f"saturated_{pipeline.name}_{site}"
+                if name not in flagged:
+                    flagged[name] = count = Signal(range(len(lanes) + 1), name=name)
+                    m.d.sync += count.eq(sum((getattr(lane, name) for lane in lanes), Const(0, 1)))
         sites = [(n, site) for n, phase in enumerate(layout.phases) for site in phase.phase.spec.sites]
         for number, (phase, site) in enumerate(sites):
-            flags = [getattr(lane, f"saturated_{shared[phase].name}_{site}") for lane in lanes]
             clipped = Signal(range(len(lanes) + 1), name=f"clipped_{number}")
             total = self.counters.saturations[number]
             m.d.sync += [
-                clipped.eq(Mux(sequencer.phase == phase, sum(flags, Const(0, 1)), 0)),
+                # a phase stays until its last result has left, some cycles after its last flag
+                clipped.eq(Mux(sequencer.phase == phase, flagged[f"saturated_{shared[phase].name}_{site}"], 0)),
                 total.eq(total + clipped),
             ]

@@ -8,17 +8,11 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from sparsegate import timing
 from sparsegate.layout import INPUT, Layout, MatrixLayout
 from sparsegate_hw.columns import ColumnList, ColumnReads
 from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import Beat, depth_bits
 from sparsegate_hw.primitives import shifted_sum
-
-ROOM = 3
-"""Columns between a dispatcher's *walk* and its *place*: as many as are on their way there while one leaves in every cycle, and one
-that *walk* sends before it is told.
-"""
 
 
 class Dispatcher(wiring.Component):
@@ -34,9 +28,9 @@ class Dispatcher(wiring.Component):
     ``open``: beats may be issued. ``input`` and ``lanes`` the read sides of the group's lists; ``beat`` (:class:`Beat`);
     ``issued`` pulses for each column; ``idle`` when nothing is left.
 
-    Timing: the first beat comes ``DISPATCH`` cycles after ``start``, the first one of late columns as many after ``known``, and no
-    beat before the cycle after ``open``; a column takes its burst of slots * N beats, and another follows at once, be bursts
-    of a single beat. ``idle`` holds from the cycle after the last beat, and ``NOTHING`` after ``start`` and ``known``
+    Timing: the first beat comes ``depths.dispatch`` cycles after ``start``, the first one of late columns as many after ``known``,
+    and no beat before the cycle after ``open``; a column takes its burst of slots * N beats, and another follows at once, be bursts
+    of a single beat. ``idle`` holds from the cycle after the last beat, and ``nothing`` less ``hand`` after ``start`` and ``known``
     where no column is listed.
 
     A column passes the stages *list* (which one), *walk* (address), *fetch* (the lists' memories), *column*, *place* (in the weight
@@ -45,10 +39,9 @@ class Dispatcher(wiring.Component):
     the same cycle.
     """
 
-    latency = timing.DISPATCH
-
     def __init__(self, layout: Layout, group: int, input_list: ColumnList, lane_lists: list[ColumnList]) -> None:
         self._layout, self._group = layout, group
+        self.latency = layout.depths.dispatch
         self._input_bases, self._bases = input_list.bases, lane_lists[0].bases
         # one address serves the lists of all lanes
         assert all(columns.bases == self._bases for columns in lane_lists), "lists of one group lie alike"
@@ -203,21 +196,30 @@ class Dispatcher(wiring.Component):
         # -- fetch: the lists' own read registers ------------------------------------------------------------------------------
         column_valid, column_second = Signal(), Signal()
         column_move = Signal()
-        # columns between *walk* and *place*; full: known a cycle ahead
-        owed, owed_next = Signal(range(ROOM + 1)), Signal(range(ROOM + 1))
+        # columns between *walk* and *place*: no more than the ways there and *column* hold if *place* does not take them
+        room = layout.depths.lists + 1
+        owed, owed_next = Signal(range(room + 1)), Signal(range(room + 1))
         full = Signal()
         m.d.comb += [
-            fetch_move.eq(~full),
+            fetch_move.eq(~full | (column_valid & column_move)),
             owed_next.eq(owed + self.issued - (column_valid & column_move)),
             *(side.address.eq(address) for side in lists),
         ]
-        m.d.sync += [
-            owed.eq(owed_next),
-            full.eq(owed_next == ROOM),
-            fetch_valid.eq(self.issued),
-            fetch_second.eq(walk_second),
-            fetch_list.eq(walk_list),
-        ]
+        m.d.sync += [owed.eq(owed_next), full.eq(owed_next == room)]
+        fetched: Value = Cat(self.issued, walk_second, walk_list)
+        entries_read = [Cat(side.entry.place, side.entry.delta) for side in lists]
+        for stage in range(layout.depths.lists):
+            register = Signal(len(fetched), name=f"fetch_{stage}")
+            m.d.sync += register.eq(fetched)
+            fetched = register
+        for stage in range(layout.depths.lists - 1):
+            # the lists' own registers are theirs
+            near = []
+            for number, entry in enumerate(entries_read):
+                near.append(Signal(len(entry), name=f"entry_{number}_{stage}", reset_less=True))
+                m.d.sync += near[-1].eq(entry)
+            entries_read = near
+        m.d.comb += Cat(fetch_valid, fetch_second, fetch_list).eq(fetched)
 
         # -- column: what the list says, and where the bank of its columns begins in the weight memory ---------------------------
         starts = []
@@ -234,15 +236,18 @@ class Dispatcher(wiring.Component):
         delta = Signal(signed(layout.delta_width))
         place_valid, place_second = Signal(), Signal()
         take = Signal()
-        m.d.comb += column_move.eq(~place_valid | take)
+        spare_place = Signal()
+        m.d.comb += column_move.eq(~spare_place)
+        read = [(entry, len(side.entry.place)) for entry, side in zip(entries_read, lists, strict=True)]
         found = Cat(
             fetch_valid,
             fetch_second,
             _fitted(Array(starts)[Cat(fetch_list, fetch_second, self.phase)], column_base),
-            _fitted(Array(side.entry.place for side in lists)[fetch_list], place),
-            _fitted(Array(side.entry.delta for side in lists)[fetch_list], delta),
+            _fitted(Array(entry[:places] for entry, places in read)[fetch_list], place),
+            _fitted(Array(entry[places:].as_signed() for entry, places in read)[fetch_list], delta),
         )
-        _queued(m, Cat(column_valid, column_second, column_base, place, delta), found, column_move, "kept_column")
+        stage = Cat(column_valid, column_second, column_base, place, delta)
+        _queued(m, stage, found, column_move, room - 1, "kept_column")
 
         # -- place: in the weight memory; the delta at the matrix's scale -------------------------------------------------------
         bursts = sorted({matrix.burst for pair in pairs for matrix in pair if matrix is not None})
@@ -264,8 +269,8 @@ class Dispatcher(wiring.Component):
                 scaled,
             ),
         )
-        with m.If(column_move):
-            m.d.sync += Cat(place_valid, place_second, product, base, scaled).eq(placed)
+        stage = Cat(place_valid, place_second, product, base, scaled)
+        _buffered(m, stage, placed, place_valid, column_valid, take, spare_place, "spare_place")
 
         # -- burst -------------------------------------------------------------------------------------------------------------
         entries = of_matrices(lambda x: x.term.matrix.entries - 1, "entries")
@@ -310,7 +315,7 @@ class Dispatcher(wiring.Component):
         m.d.sync += [
             walked.eq(~(self.start | pending | early.any() | late.any() | list_valid | walk_valid)),
             self.idle.eq(
-                ~self.start & walked & ~(fetch_valid | column_valid | place_valid | (beat.valid & ~final)),
+                ~self.start & walked & ~(owed.any() | place_valid | (beat.valid & ~final)),
             ),
         ]
         return m
@@ -330,13 +335,13 @@ def _buffered(
         m.d.sync += [kept.eq(new), spare.eq(1)]
 
 
-def _queued(m: Module, stage: Value, new: Value, take: Value, name: str) -> None:
-    """A pipeline stage that keeps up to :data:`ROOM` items in all and never refuses one; whoever sends them counts.
+def _queued(m: Module, stage: Value, new: Value, take: Value, more: int, name: str) -> None:
+    """A pipeline stage with room for ``more`` items that never refuses one; whoever sends them counts.
 
     Bit 0 of an item, and of the stage, says whether there is one; ``take``: the next stage takes it, if there is.
     """
-    kept = [Signal(len(stage), name=f"{name}_{number}", reset_less=number > 0) for number in range(ROOM - 1)]
-    held = [Signal(name=f"{name}_{number}_held") for number in range(ROOM - 1)]
+    kept = [Signal(len(stage), name=f"{name}_{number}", reset_less=True) for number in range(more)]
+    held = [Signal(name=f"{name}_{number}_held") for number in range(more)]
     with m.If(take | ~stage[0]):
         m.d.sync += stage.eq(Mux(held[0], kept[0], new))
         for number, (item, there) in enumerate(zip(kept, held, strict=True)):

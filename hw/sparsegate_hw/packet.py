@@ -140,6 +140,7 @@ class Packet(wiring.Component):
         # cycles without a byte; two of their numbers are known a cycle ahead
         quiet = Signal(max(self.timeout, self.gap).bit_length() + 1)
         timed_out, is_quiet = Signal(), Signal()
+        answered = Signal()  # a cycle late: counting begins anew
         m.submodules.crc_in = crc_in = Crc16()
 
         word_width = max(x_width, 16)
@@ -215,11 +216,16 @@ class Packet(wiring.Component):
         value = Signal(signed(8 * y_bytes))
         byte = Signal(range(max(y_bytes, 4)))
         word = Signal(32)
-        # what a reply is made of; chosen a cycle ahead, as they are many and some far away
+        # what a reply is made of; chosen in two cycles, as they are many and some far away
         words = [*counters, *thresholds]
+        eighths = [words[at : at + 8] for at in range(0, len(words), 8)]
+        parts = [Signal(32, name=f"words_{8 * at}") for at in range(len(eighths))]
         chosen = Signal(32)
         brief = Signal()  # words of 16 bits
-        m.d.sync += chosen.eq(Array(words)[count[: len(words).bit_length()]])
+        m.d.sync += [
+            *(part.eq(Array(eighth)[count[:3]]) for part, eighth in zip(parts, eighths, strict=True)),
+            chosen.eq(Array(parts)[count[3 : len(words).bit_length()]]),
+        ]
 
         if loaded:
             # words before this place are written; a request that is sent again goes back to where it began
@@ -239,7 +245,7 @@ class Packet(wiring.Component):
         m.d.comb += contents.address.eq(look)
 
         def refuse(why: Reason, state: str) -> None:
-            m.d.sync += [reason.eq(why), nak.eq(1), quiet.eq(0)]
+            m.d.sync += [reason.eq(why), nak.eq(1), answered.eq(1)]
             m.next = state
 
         def send(payload_length: int | Value) -> None:
@@ -273,7 +279,8 @@ class Packet(wiring.Component):
 
         m.d.comb += [crc_in.data.eq(self.i.payload), self.i.ready.eq(1)]
         m.d.sync += [timed_out.eq(quiet == self.timeout - 1), is_quiet.eq(quiet >= self.gap - 1)]
-        with m.If(self.i.valid | self.i_error):
+        m.d.sync += answered.eq(0)
+        with m.If(self.i.valid | self.i_error | answered):
             m.d.sync += [quiet.eq(0), timed_out.eq(0), is_quiet.eq(0)]
         with m.Elif(~quiet[-1]):
             m.d.sync += quiet.eq(quiet + 1)
@@ -407,7 +414,7 @@ class Packet(wiring.Component):
                     m.d.sync += reason.eq(Reason.COMMAND)
             with m.State("DECIDE"):
                 with m.If(refused):
-                    m.d.sync += [nak.eq(1), quiet.eq(0)]
+                    m.d.sync += nak.eq(1)
                     m.next = "NAK"
                 with m.Elif(asks[Command.IDENTIFY]):
                     m.next = "IDENTIFY"
@@ -525,10 +532,11 @@ class Packet(wiring.Component):
                         send(len(array))
 
             with m.State("WORDS"):  # counters or thresholds; a word is taken whole, as the engine goes on counting
-                m.d.sync += [count.eq(count + 1), byte.eq(0)]
+                m.next = "CHOOSE WORD"
+            with m.State("CHOOSE WORD"):
                 m.next = "TAKE WORD"
             with m.State("TAKE WORD"):
-                m.d.sync += word.eq(chosen)
+                m.d.sync += [word.eq(chosen), count.eq(count + 1), byte.eq(0)]
                 m.next = "STORE WORD"
             with m.State("STORE WORD"):
                 write(position, word[:8])

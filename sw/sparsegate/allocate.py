@@ -248,7 +248,7 @@ def step_cycles(layout: Layout) -> int:
             for matrix in phase.matrices:
                 beats = np.bincount(matrix.group, minlength=layout.groups) * matrix.burst
                 early, late = (early, late + beats) if _is_late(matrix, number, run.phases) else (early + beats, late)
-            total += _dispatch_cycles(before, early, late)
+            total += _dispatch_cycles(layout, before, early, late)
             before = _read_out_cycles(layout, phase.phase, phase.positions)
         total += before
     return total
@@ -259,12 +259,12 @@ def _is_late(matrix: MatrixLayout, number: int, phases: range) -> bool:
     return number > phases.start and matrix.source == number - 1
 
 
-def _dispatch_cycles(before: int, early: NDArray[np.int64], late: NDArray[np.int64]) -> int:
+def _dispatch_cycles(layout: Layout, before: int, early: NDArray[np.int64], late: NDArray[np.int64]) -> int:
     """Cycles from the end of one dispatch to that of the next, whose groups take so many beats; meanwhile the read-out of the phase
     before takes ``before`` (0: there is none, and the step begins).
     """
     longest = int((np.maximum(early, before) + late).max())
-    return timing.DISPATCH + longest + (1 if before else 0)
+    return layout.depths.dispatch + longest + layout.depths.hand + (1 if before else 0)
 
 
 def _read_out_cycles(layout: Layout, phase: Phase, positions: int) -> int:
@@ -513,7 +513,7 @@ class _Costs:
                 early, late = (early, late + beats) if _is_late(matrix, at, phases) else (early + beats, late)
                 fill += columns.places * shape.slots * each
                 entries += shape.phase.blocks * matrix.term.matrix.columns * each
-            cycles += _dispatch_cycles(read_out, early, late)
+            cycles += _dispatch_cycles(self.layout, read_out, early, late)
             read_out = self._read_out(at, block)
             positions += shape.positions
         if stop == phases.stop:

@@ -9,10 +9,11 @@ counted from the first one after reset; for phase i in order of execution:
 - Of its matrices at most one is *late*: the one that multiplies what phase i - 1 gives. Its columns are known at
   K = F of phase i - 1 plus one; where none is late, or nothing was sent yet in its sequence, K = T.
 - W, beats may be issued: the cycle after the last read-out address of phase i - 1 if both use one bank of accumulators.
-- A group whose early columns take a beats and whose late ones take b issues the early ones from ``max(T + DISPATCH, W + 1)`` on and
-  the late ones from ``max(K + DISPATCH, W + 1)`` on, but after the early ones. A column takes slots * N beats, an
+- A group whose early columns take a beats and whose late ones take b issues the early ones from ``max(T + dispatch, W + 1)`` on and
+  the late ones from ``max(K + dispatch, W + 1)`` on, but after the early ones. A column takes slots * N beats, an
   unchanged one none.
-- E, its dispatch ends: the cycle after the last beat of the group that is last, and not before ``max(T, K) + NOTHING``.
+- E, its dispatch ends: the cycle after the last beat of the group that is last, ``hand`` cycles later where the engine is
+  deep, and not before ``max(T, K) + nothing``.
 - H, it is handed over to the read-out: ``max(E, F of phase i - 1 plus one)``. The input's buffer is free in the next
   cycle if this was the last phase that takes it.
 - Read-out of ``positions`` cycles begins at R = H + 1 + ``drain``, if this is a pass's last phase not before the output frame of
@@ -161,9 +162,10 @@ class _Timeline:
                 early = early + beats[n, t]
         same = self._before >= 0 and layout.acc_bank(self._before) == layout.acc_bank(phase.number)
         unread = self._unread if same else 0
-        ends = np.where(early > 0, max(start + timing.DISPATCH, unread + 1) + early, 0)
-        ends = np.where(late > 0, np.maximum(ends, max(known + timing.DISPATCH, unread + 1)) + late, ends)
-        handed = max(int(ends.max()), max(start, known) + timing.NOTHING, self.over)
+        depths = layout.depths
+        ends = np.where(early > 0, max(start + depths.dispatch, unread + 1) + early, 0)
+        ends = np.where(late > 0, np.maximum(ends, max(known + depths.dispatch, unread + 1)) + late, ends)
+        handed = max(int(ends.max()) + depths.hand, max(start, known) + depths.nothing, self.over)
         self.free = handed + 1
         return handed
 
@@ -195,7 +197,7 @@ def predict(trace: Trace, layout: Layout, final: bool = False, apart: bool = Fal
         for phase in this.phases:
             total, runs = phase.total()[:, : stop - offset], phase.runs[:, : stop - offset]
             here = np.s_[:, offset:stop]
-            matvec[here] += np.where(runs, _dispatch(total.max(axis=2)), 0)
+            matvec[here] += np.where(runs, _dispatch(layout, total.max(axis=2)), 0)
             beats[here] += total.max(axis=2)
             mean[here] += total.mean(axis=2)
     streams = layout.program.streams
@@ -272,7 +274,7 @@ def _pass(run: PassTrace, number: int, layout: Layout, final: bool, counts: _Cou
         words = layout.lanes * len(phase.loads)
         if run.loaded:
             # the state's words, then its columns
-            opening += timing.load_cycles(phase.positions, words, layout.depths) + _dispatch(primes.max(axis=1))
+            opening += timing.load_cycles(phase.positions, words, layout.depths) + _dispatch(layout, primes.max(axis=1))
         if final:
             closing += timing.dump_cycles(phase.positions, words)
     # a dispatch of its own starts in the cycle after the last one of the state's columns
@@ -281,9 +283,10 @@ def _pass(run: PassTrace, number: int, layout: Layout, final: bool, counts: _Cou
     return _PassCycles(phases, opening, closing, releases, last.units // layout.config.outputs, this.inputs)
 
 
-def _dispatch(longest: NDArray[np.int64]) -> NDArray[np.int64]:
+def _dispatch(layout: Layout, longest: NDArray[np.int64]) -> NDArray[np.int64]:
     """Cycles of a dispatch whose longest group takes so many beats, where it waits for nothing, with the one that hands it over."""
-    return np.where(longest > 0, timing.DISPATCH + longest, timing.NOTHING) + 1
+    depths = layout.depths
+    return np.where(longest > 0, depths.dispatch + longest + depths.hand, depths.nothing) + 1
 
 
 def _moved(stream: Stream, matrix: MatrixLayout, ends: bool, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -13,11 +13,6 @@ from sparsegate.cells import Phase
 
 ENCODE = 2
 """From a frame's last value to the completed list of its columns."""
-DISPATCH = 7
-"""From the start of a dispatch, or from the cycle in which its last columns are known, to the first entry at the weight
-memories."""
-NOTHING = 3
-"""From the same to the end of a dispatch of no columns."""
 MEMORY = 2
 """A read-only memory: its own register, and the one at its output."""
 MUL = 3
@@ -40,16 +35,32 @@ LOOKUP = MEMORY + 2
 class Depths:
     """What an engine chooses: few registers, or one more on every way that is long on a large device.
 
-    ``broadcast``: from dispatchers and sequencer to the clusters, the last register of every cluster's own. ``fetch``: from an
-    entry's address to the multiplier, the memory's ``MEMORY`` and one behind the choice of the entry in its word. ``narrow``:
-    rounding and saturation. ``rise``: adding what a table's interpolation gives. ``compare``: an output with what was sent of it.
+    ``lists``: from the column lists to the dispatchers, the lists' own register included. ``hand``: from the dispatchers' last to
+    the sequencer's decision; 0 is in the same cycle. ``broadcast``: from dispatchers and sequencer to the clusters, the last
+    register of every cluster's own. ``fetch``: from an entry's address to the multiplier, the memory's ``MEMORY`` and one behind
+    the choice of the entry in its word. ``narrow``: rounding and saturation. ``rise``: adding what a table's interpolation gives.
+    ``compare``: an output with what was sent of it.
     """
 
+    lists: int
+    hand: int
     broadcast: int
     fetch: int
     narrow: int
     rise: int
     compare: int
+
+    @property
+    def dispatch(self) -> int:
+        """From the start of a dispatch, or from the cycle in which its last columns are known, to the first entry at the weight
+        memories.
+        """
+        return 6 + self.lists
+
+    @property
+    def nothing(self) -> int:
+        """From the same to the end of a dispatch of no columns, as the sequencer knows it."""
+        return 3 + self.hand
 
     @property
     def mac(self) -> int:
@@ -80,8 +91,8 @@ class Depths:
         return LOOKUP + (MUL + self.rise if step_bits else 0)
 
 
-SHALLOW = Depths(broadcast=1, fetch=MEMORY, narrow=1, rise=1, compare=1)
-DEEP = Depths(broadcast=2, fetch=MEMORY + 1, narrow=2, rise=2, compare=2)
+SHALLOW = Depths(lists=1, hand=0, broadcast=1, fetch=MEMORY, narrow=1, rise=1, compare=1)
+DEEP = Depths(lists=2, hand=1, broadcast=2, fetch=MEMORY + 1, narrow=2, rise=2, compare=2)
 
 
 def group_sum(groups: int) -> int:

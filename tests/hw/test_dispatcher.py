@@ -7,7 +7,6 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from sparsegate import timing
 from sparsegate.layout import INPUT, Layout
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape
@@ -50,10 +49,11 @@ SHAPES = {
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
 @pytest.mark.parametrize(("rows", "groups", "lanes"), [(4, 1, 1), (8, 2, 2), (16, 3, 2)])
 @pytest.mark.parametrize(("density", "states"), [(0.0, False), (0.3, True), (1.0, False)])
+@pytest.mark.parametrize("deep", [False, True])
 def test_beats_of_every_listed_column_without_a_bubble(
-    shapes: tuple[Shape, ...], rows: int, groups: int, lanes: int, density: float, states: bool
+    shapes: tuple[Shape, ...], rows: int, groups: int, lanes: int, density: float, states: bool, deep: bool
 ) -> None:
-    layout = small_layout(rows, groups, lanes, shapes, {"cluster": 4, "states": states})
+    layout = small_layout(rows, groups, lanes, shapes, {"cluster": 4, "states": states, "deep": deep})
     rng = random.Random(rows * groups)
     for group in range(groups):
         bench = Bench(layout, group)
@@ -96,12 +96,14 @@ def test_beats_of_every_listed_column_without_a_bubble(
             flat = [[beat for column in part for beat in column] for part in (early, late)]
             assert beats == flat[0] + flat[1]
             assert columns == len(early) + len(late)
-            begin = max(timing.DISPATCH, opened + 1)
+            begin = max(layout.depths.dispatch, opened + 1)
             expected = list(range(begin, begin + len(flat[0])))
-            begin = max(known + timing.DISPATCH, opened + 1, *(last + 1 for last in expected[-1:]))
+            begin = max(known + layout.depths.dispatch, opened + 1, *(last + 1 for last in expected[-1:]))
             expected += range(begin, begin + len(flat[1]))
             assert when == expected
-            assert cycle == max(known + timing.NOTHING, *(last + 1 for last in expected[-1:]), 0)
+            assert cycle == max(
+                known + layout.depths.nothing - layout.depths.hand, *(last + 1 for last in expected[-1:]), 0
+            )
 
         def column_beats(phase, matrix, group=group, listed=listed):
             entries = matrix.term.matrix.entries

@@ -125,7 +125,7 @@ def test_cycles_by_hand():
     net = network(3, [Shape("lstm", 8, NM(1, 4), NM(1, 4))], 0)
     program = quantize(net, data(net))
     latency = timing.result_latency(program.phases[0].spec, 0, 1, timing.SHALLOW)
-    wanted = timing.DISPATCH + 11 * 2 + timing.SHALLOW.drain + 8 + latency
+    wanted = timing.SHALLOW.dispatch + 11 * 2 + timing.SHALLOW.drain + 8 + latency
     assert step_cycles(Layout(program, HardwareConfig(4))) == wanted
     assert allocating.stored_entries(program) == 11 * 8
 

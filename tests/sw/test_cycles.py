@@ -24,7 +24,7 @@ def test_one_step_by_hand() -> None:
     raw = np.array([[[5, 0, -7]]])
     predicted = cycles.predict(golden.run(small, raw), layout)
     # two of three columns moved; two unit blocks on one cluster: 2 slots of 1 entry
-    matvec = timing.DISPATCH + 1 + 2 * 2
+    matvec = timing.SHALLOW.dispatch + 1 + 2 * 2
     latency = timing.result_latency(small.phases[0].spec, 0, 1, timing.SHALLOW)
     # the frame is listed before the eight accumulators of every PE are cleared
     assert 3 + timing.ENCODE < layout.acc_depth == 8
@@ -40,7 +40,7 @@ def test_one_step_by_hand() -> None:
 def test_nothing_moved_costs_no_beat() -> None:
     small = program(3, Shape("lstm", 8, NM(1, 4), NM(1, 4)))
     predicted = cycles.predict(golden.run(small, np.zeros((1, 1, 3), int)), Layout(small, HardwareConfig(4)))
-    assert predicted.matvec.tolist() == [[timing.NOTHING + 1]]
+    assert predicted.matvec.tolist() == [[timing.SHALLOW.nothing + 1]]
     assert predicted.beats.tolist() == [[0]]
     assert predicted.useful_macs == predicted.columns_sent == 0
 
@@ -51,7 +51,7 @@ def test_the_slowest_group_decides() -> None:
     # columns 0 and 2 belong to group 0, 1 and 3 to group 1
     for raw, longest in (([1, 0, 1, 0], 2), ([1, 1, 0, 0], 1), ([1, 1, 1, 1], 2), ([1, 1, 1, 0], 2)):
         predicted = cycles.predict(golden.run(small, np.array([[raw]])), layout)
-        assert predicted.matvec[0, 0] == timing.DISPATCH + 1 + longest
+        assert predicted.matvec[0, 0] == timing.SHALLOW.dispatch + 1 + longest
 
 
 def test_two_phases_of_one_layer_follow_one_another() -> None:
@@ -63,8 +63,8 @@ def test_two_phases_of_one_layer_follow_one_another() -> None:
     predicted = cycles.predict(trace, layout)
     q = int(trace.passes[0].streams[1].sent.sum())
     # four slots of one entry; two gates fill the cluster, one gate leaves room for two unit blocks in a slot
-    first = timing.DISPATCH + 1 + 4 * 2
-    second = timing.DISPATCH + 1 + 2 * (2 + q)
+    first = timing.SHALLOW.dispatch + 1 + 4 * 2
+    second = timing.SHALLOW.dispatch + 1 + 2 * (2 + q)
     assert predicted.matvec.tolist() == [[first + second]]
     assert q == 0  # of a first step
     # the candidate's x goes with the cells of r and z; its q waits for them, though nothing of it is sent
@@ -73,7 +73,7 @@ def test_two_phases_of_one_layer_follow_one_another() -> None:
     ]
     assert read[0] > 2 * 2
     assert predicted.busy.tolist() == [
-        [timing.DISPATCH + 4 * 2 + read[0] + 1 + timing.NOTHING + read[1]],
+        [timing.SHALLOW.dispatch + 4 * 2 + read[0] + 1 + timing.SHALLOW.nothing + read[1]],
     ]
     assert predicted.columns_sent == 2 + 2 + q
     assert predicted.columns_seen == 2 + 4 + 2 + 4
@@ -89,7 +89,7 @@ def test_a_state_costs_its_words_and_its_columns() -> None:
     loaded = cycles.predict(golden.run(small, zeros, state=state), layout)
     # four positions of two words and a push, and the way through the comparison; then three columns of four slots
     take = 1 + 4 * (2 + 1) + timing.SHALLOW.delta + 1
-    prime = timing.DISPATCH + 1 + 3 * 4
+    prime = timing.SHALLOW.dispatch + 1 + 3 * 4
     assert loaded.busy[0, 0] - plain.busy[0, 0] == take + prime + 1
     assert loaded.columns_sent - plain.columns_sent == 3
     # a final state is given after the last result: it delays the next sequence only
@@ -210,7 +210,7 @@ def test_phases_of_different_banks_hide_read_out_and_cells() -> None:
     layout = Layout(large, HardwareConfig(32, 3))
     assert (layout.acc_banks, layout.acc_bank_depth) == (3, 32)
     predicted = cycles.predict(dense_run(large, 256, 4), layout)
-    assert np.diff(predicted.end[0])[-1] == predicted.beats[0, -1] + 3 * (timing.DISPATCH + 1)
+    assert np.diff(predicted.end[0])[-1] == predicted.beats[0, -1] + 3 * (timing.SHALLOW.dispatch + 1)
     assert predicted.imbalance < 1.02
     # with fewer banks a dispatch waits for the read-out before it more often
     depths, steps = [], []
