@@ -40,7 +40,7 @@ STEPS = 4
 
 SIZES = {
     "luts": ("one", "products", "accumulators", "lane_bits", "lists", "memories"),
-    "ffs": ("one", "products", "pes", "lane_bits", "groups"),
+    "ffs": ("one", "products", "pes", "lane_bits", "groups", "deep"),
 }
 """Sizes of a layout in which each law is linear."""
 
@@ -180,7 +180,8 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams
 
     ``products``: bits of the PEs' products; ``accumulators``: cells of 16 words and 4 bits in their memories; ``lane_bits``: bits
     of all values in the lanes' pipelines; ``lists`` and ``memories``: such cells in the column lists, and of weights and biases.
-    ``interpolations``: multiplications that are made of logic where a device has no multipliers to spare.
+    ``interpolations``: multiplications that are made of logic where a device has no multipliers to spare. ``deep``: bits of the
+    registers that a deep engine has more, in PEs, clusters, dispatchers and, of what is narrowed, lanes.
     """
     pes, lanes = layout.rows * layout.groups, layout.lanes
     phases = list(_pipelines(layout).values())
@@ -211,6 +212,13 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams
             if not blocks(width, depth, family)
         ),
     }
+    beat = layout.operand_width + layout.acc_depth.bit_length()
+    found["deep"] = layout.config.deep * (
+        pes * layout.entry_width
+        + layout.clusters * layout.groups * (2 * beat + layout.weight_depth.bit_length())
+        + layout.groups * (lanes + 1) * 2 * layout.delta_width
+        + lanes * sum(value.narrowed for value in values)
+    )
     found["interpolations"] = lanes * sum(len(v.lookups) for p, v in zip(phases, values, strict=True) if p.step_bits)
     found["dsp"] = 0
     if multipliers == "dsp":
@@ -274,6 +282,7 @@ class _Values:
     phase: Phase
     widest: int
     bits: int = 0
+    narrowed: int = 0
     multipliers: int = 0
 
     def __post_init__(self) -> None:
@@ -315,6 +324,7 @@ class _Values:
         return self._made(max(a, b) + 1)
 
     def narrow(self, value: int, target: str, site: str, symmetric: bool = False) -> int:
+        self.narrowed += value
         return self._made(self.phase.formats[target].width)
 
     def lookup(self, function: str, value: int) -> int:

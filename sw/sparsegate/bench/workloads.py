@@ -317,7 +317,7 @@ ELASTIC = Published(
 ECITON = Published("Eciton (FPL'21)", "LSTM on an iCE40 UP5K, 8 bits, hard sigmoid: 17 mW", "the paper's abstract")
 
 WIDE = HardwareConfig(rows=32, groups=3)
-VECTORS = replace(WIDE, outputs=8)
+VECTORS = replace(WIDE, outputs=8, deep=True)
 """Hands its results on as vectors, as the published accelerators of this size do."""
 
 LEAN = replace(VECTORS, banks=1)
