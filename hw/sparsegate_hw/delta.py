@@ -9,7 +9,6 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from sparsegate import timing
 from sparsegate.layout import Layout
 from sparsegate.program import THRESHOLD_BITS
 from sparsegate_hw.constant import constant
@@ -101,10 +100,9 @@ class InputEncoder(wiring.Component):
     Timing: one value a cycle; a frame's list is complete, and ``ready``, ``latency`` + 1 cycles after its last value was taken.
     """
 
-    latency = timing.ENCODE
-
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self.latency = layout.depths.encode
         width = source_width(layout)
         places = -(-max(run.inputs for run in layout.passes) // layout.groups)
         super().__init__(
@@ -183,15 +181,15 @@ class InputEncoder(wiring.Component):
             m.d.comb += reference.eq(Mux(again, compare.update, read.data))
         # the comparison's stage, then the list's
         where = Signal(data.StructLayout({"bank": 1, "group": len(self.push.group), "place": len(self.push.place)}))
-        ending, complete = (
-            Signal(data.StructLayout({"frame": 1, "last": 1}), name=name) for name in ("ending", "complete")
-        )
+        completing = data.StructLayout({"frame": 1, "last": 1, "bank": 1})
+        ending, complete = Signal(completing, name="ending"), Signal(completing, name="complete")
         m.d.sync += [
             taken.eq(take),
             write.addr.eq(column),
             where.eq(Cat(filling, group, place)),
             ending.frame.eq(take & final),
             ending.last.eq(self.i.payload.last),
+            ending.bank.eq(filling),
             self.push.valid.eq(taken & compare.moved),
             self.push.bank.eq(where.bank),
             self.push.group.eq(where.group),
@@ -199,10 +197,14 @@ class InputEncoder(wiring.Component):
             self.push.delta.eq(compare.delta),
             complete.eq(ending),
         ]
+        for stage in range(layout.depths.known):
+            known = Signal(completing, name=f"known_{stage}")
+            m.d.sync += known.eq(complete)
+            complete = known
         with m.If(complete.frame):
             m.d.sync += [
-                full.bit_select(self.push.bank, 1).eq(1),
-                ends.bit_select(self.push.bank, 1).eq(complete.last),
+                full.bit_select(complete.bank, 1).eq(1),
+                ends.bit_select(complete.bank, 1).eq(complete.last),
             ]
         m.d.sync += column.eq(following)
         with m.If(take):

@@ -69,6 +69,19 @@ class Dispatcher(wiring.Component):
         phases, lanes = layout.phases, layout.lanes
         sides = [getattr(self, f"lane_{lane}") for lane in range(lanes)]
         lists = [self.input, *sides]  # in this order, everywhere
+
+        def near(value: Value, stages: int, name: str) -> Value:
+            """What comes from the lists, at lanes all over a large device, in registers on its way."""
+            for stage in range(stages):
+                register = Signal.like(value, name=f"{name}_{stage}")
+                m.d.sync += register.eq(value)
+                value = register
+            return value
+
+        some_columns = [
+            [near(some, layout.depths.known, f"some_{number}_{section}") for section, some in enumerate(side.some)]
+            for number, side in enumerate(lists)
+        ]
         pairs: tuple[list[MatrixLayout | None], ...] = (
             [phase.matrices[0] for phase in phases],
             [phase.matrices[1] if len(phase.matrices) > 1 else None for phase in phases],
@@ -107,7 +120,7 @@ class Dispatcher(wiring.Component):
                 carried = phased([bool(matrix and matrix.carried) for matrix in pair], "carried")
                 inputs, enable = inputs & ~self.prime, Mux(self.prime, carried, enable)
             sections = [matrix.source if matrix and matrix.source != INPUT else 0 for matrix in pair]
-            found = [inputs & Array(self.input.some)[self.bank]]
+            found = [inputs & Array(some_columns[0])[self.bank]]
             mine, ones = [], []
             for number, side in enumerate(lists):
                 count = Signal.like(side.counts[0], name=f"count_{at}_{number}")
@@ -121,7 +134,7 @@ class Dispatcher(wiring.Component):
                 mine.append(count)
                 ones.append(one)
                 if number:
-                    found.append(enable & Array(side.some[section] for section in sections)[self.phase])
+                    found.append(enable & Array(some_columns[number][section] for section in sections)[self.phase])
             some.append(Cat(*found))
             counts.append(mine)
             single.append(ones)
@@ -207,18 +220,12 @@ class Dispatcher(wiring.Component):
         ]
         m.d.sync += [owed.eq(owed_next), full.eq(owed_next == room)]
         fetched: Value = Cat(self.issued, walk_second, walk_list)
-        entries_read = [Cat(side.entry.place, side.entry.delta) for side in lists]
-        for stage in range(layout.depths.lists):
-            register = Signal(len(fetched), name=f"fetch_{stage}")
-            m.d.sync += register.eq(fetched)
-            fetched = register
-        for stage in range(layout.depths.lists - 1):
-            # the lists' own registers are theirs
-            near = []
-            for number, entry in enumerate(entries_read):
-                near.append(Signal(len(entry), name=f"entry_{number}_{stage}", reset_less=True))
-                m.d.sync += near[-1].eq(entry)
-            entries_read = near
+        fetched = near(fetched, layout.depths.lists, "fetch")
+        # the first of these registers is each list's own
+        entries_read = [
+            near(Cat(side.entry.place, side.entry.delta), layout.depths.lists - 1, f"entry_{number}")
+            for number, side in enumerate(lists)
+        ]
         m.d.comb += Cat(fetch_valid, fetch_second, fetch_list).eq(fetched)
 
         # -- column: what the list says, and where the bank of its columns begins in the weight memory ---------------------------

@@ -152,6 +152,8 @@ class Packet(wiring.Component):
         odd = Signal()  # the byte before was the low half of a value
         two_bytes = Signal()
         arriving = Signal(16)
+        arrived = Signal()  # a cycle late: nothing is read before the CRC has come
+        m.d.sync += [words_in.w_data.eq(arriving), words_in.w_en.eq(arrived)]
         m.d.comb += two_bytes.eq((command == Command.THRESHOLDS) | (x_bytes == 2))
         if loaded:
             with m.If(command == Command.WEIGHTS):
@@ -263,12 +265,18 @@ class Packet(wiring.Component):
             sent_length.eq(reply_length),
             header.eq(Cat(Const(int.from_bytes(SYNC, "little"), 16), command | REPLY, sequence, sent_length)),
         ]
-        # a byte is chosen in one cycle and there from the next on; ``settled``: it is that of this position
-        byte_out = Signal(8)
-        sending, settled = Signal(), Signal()
-        m.d.comb += self.o.valid.eq(sending & settled)
-        m.d.sync += [self.o.payload.eq(byte_out), settled.eq(sending & ~(self.o.valid & self.o.ready))]
-        # a cycle late: the CRC is chosen two cycles after the last byte that it is made of was taken
+        # a byte is chosen in two cycles; ``settled``: it is that of this position
+        byte_out, header_byte, crc_byte = Signal(8), Signal(8), Signal(8)
+        sending, settling, settled, sent = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [self.o.valid.eq(sending & settled), sent.eq(settled & self.o.ready)]
+        m.d.sync += [
+            header_byte.eq(header.word_select(position[:3], 8)),
+            crc_byte.eq(crc_out.crc.word_select(~position[0], 8)),
+            self.o.payload.eq(byte_out),
+            settling.eq(sending & ~sent),
+            settled.eq(sending & settling & ~sent),
+        ]
+        # a cycle late: the CRC is chosen three cycles after the last byte that it is made of was taken
         crc_start, crc_valid = Signal(), Signal()
         m.d.sync += [crc_out.data.eq(self.o.payload), crc_out.start.eq(crc_start), crc_out.valid.eq(crc_valid)]
         with m.If(nak):
@@ -346,7 +354,7 @@ class Packet(wiring.Component):
                         m.d.sync += [low.eq(self.i.payload), odd.eq(1)]
                     with m.Else():
                         # a payload of the wrong length may overflow the buffer, but is refused before the buffer is used
-                        m.d.comb += [words_in.w_data.eq(arriving), words_in.w_en.eq(1)]
+                        m.d.comb += arrived.eq(1)
                         m.d.sync += odd.eq(0)
                         with m.If((command == Command.FRAME) & sign_bits.any() & ~sign_bits.all()):
                             m.d.sync += misfit.eq(1)
@@ -556,10 +564,10 @@ class Packet(wiring.Component):
                 m.d.comb += [
                     sending.eq(1),
                     crc_start.eq(position < 2),
-                    byte_out.eq(header.word_select(position[:3], 8)),
+                    byte_out.eq(header_byte),
                 ]
-                m.d.comb += crc_valid.eq(settled & self.o.ready & (position >= 2))
-                with m.If(settled & self.o.ready):
+                m.d.comb += crc_valid.eq(sent & (position >= 2))
+                with m.If(sent):
                     m.d.sync += position.eq(position + 1)
                     with m.If(position == 5):
                         m.d.sync += position.eq(0)
@@ -570,15 +578,15 @@ class Packet(wiring.Component):
                     m.d.sync += position.eq(0)
                     m.next = "SEND CRC"
             with m.State("SEND PAYLOAD"):
-                m.d.comb += [sending.eq(1), byte_out.eq(reply_read.data), crc_valid.eq(settled & self.o.ready)]
+                m.d.comb += [sending.eq(1), byte_out.eq(reply_read.data), crc_valid.eq(sent)]
                 with m.If(nak):
                     m.d.comb += byte_out.eq(reason)
-                with m.If(settled & self.o.ready):
+                with m.If(sent):
                     m.d.sync += position.eq(position + 1)
                     m.next = "FETCH"
             with m.State("SEND CRC"):
-                m.d.comb += [sending.eq(1), byte_out.eq(crc_out.crc.word_select(~position[0], 8))]
-                with m.If(settled & self.o.ready):
+                m.d.comb += [sending.eq(1), byte_out.eq(crc_byte)]
+                with m.If(sent):
                     m.d.sync += position.eq(position + 1)
                     with m.If(position[0]):
                         with m.If(~nak):

@@ -66,7 +66,7 @@ class StatePort(wiring.Component):
                 m.d.sync += [word.eq(firsts), lane.eq(Mux(lane == layout.lanes - 1, 0, lane + 1))]
             with m.Else():
                 m.d.sync += word.eq(word + 1)
-        wait = Signal(range(layout.depths.delta + 1))
+        wait = Signal(range(layout.depths.delta + layout.depths.known + 1))
         begin = [left.eq(positions), self.position.eq(base), lane.eq(0), word.eq(firsts)]
         step = [left.eq(left - 1), self.position.eq(self.position + 1)]
         with m.FSM():
@@ -88,7 +88,7 @@ class StatePort(wiring.Component):
                 m.d.sync += step
                 m.next = "TAKE"
                 with m.If(left == 0):
-                    m.d.sync += wait.eq(layout.depths.delta)
+                    m.d.sync += wait.eq(layout.depths.delta + layout.depths.known)
                     m.next = "WAIT"
             with m.State("WAIT"):
                 m.d.sync += wait.eq(wait - 1)

@@ -3,7 +3,7 @@
 The engine does two things at once: it *dispatches* the columns of a phase, and it *reads out* the phase before. All cycles are
 counted from the first one after reset; for phase i in order of execution:
 
-- T, its dispatch starts: the cycle after H of phase i - 1. A step's first phase also waits for its frame, listed ``ENCODE``
+- T, its dispatch starts: the cycle after H of phase i - 1. A step's first phase also waits for its frame, listed ``encode``
   cycles after its last value was taken, and after a reset for the accumulators to be cleared, an address a cycle. That T is the
   step's ``start``.
 - Of its matrices at most one is *late*: the one that multiplies what phase i - 1 gives. Its columns are known at
@@ -217,7 +217,7 @@ def predict(trace: Trace, layout: Layout, final: bool = False, apart: bool = Fal
             steps = int(trace.passes[number].lengths[n])
             for t in range(steps):
                 encoded = max(encoded, released[frame % 2], engine.over if apart else 0) + this.inputs
-                now = max(engine.free, encoded + timing.ENCODE)
+                now = max(engine.free, encoded + layout.depths.encode)
                 if layout.states and t == 0:
                     now = max(now, over)
                 at = offsets[number] + t

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from sparsegate.cells import Phase
 
-ENCODE = 2
-"""From a frame's last value to the completed list of its columns."""
 MEMORY = 2
 """A read-only memory: its own register, and the one at its output."""
 MUL = 3
@@ -35,6 +33,7 @@ LOOKUP = MEMORY + 2
 class Depths:
     """What an engine chooses: few registers, or one more on every way that is long on a large device.
 
+    ``known``: from the register of a list that says whether it has columns to the dispatcher's choice; 0 is in the same cycle.
     ``lists``: from the column lists to the dispatchers, the lists' own register included. ``hand``: from the dispatchers' last to
     the sequencer's decision; 0 is in the same cycle. ``broadcast``: from dispatchers and sequencer to the clusters, the last
     register of every cluster's own. ``fetch``: from an entry's address to the multiplier, the memory's ``MEMORY`` and one behind
@@ -42,6 +41,7 @@ class Depths:
     ``compare``: an output with what was sent of it.
     """
 
+    known: int
     lists: int
     hand: int
     broadcast: int
@@ -49,6 +49,11 @@ class Depths:
     narrow: int
     rise: int
     compare: int
+
+    @property
+    def encode(self) -> int:
+        """From a frame's last value to the completed list of its columns, as dispatchers know it."""
+        return 2 + self.known
 
     @property
     def dispatch(self) -> int:
@@ -91,8 +96,8 @@ class Depths:
         return LOOKUP + (MUL + self.rise if step_bits else 0)
 
 
-SHALLOW = Depths(lists=1, hand=0, broadcast=1, fetch=MEMORY, narrow=1, rise=1, compare=1)
-DEEP = Depths(lists=2, hand=1, broadcast=2, fetch=MEMORY + 1, narrow=2, rise=2, compare=2)
+SHALLOW = Depths(known=0, lists=1, hand=0, broadcast=1, fetch=MEMORY, narrow=1, rise=1, compare=1)
+DEEP = Depths(known=1, lists=2, hand=1, broadcast=2, fetch=MEMORY + 1, narrow=2, rise=2, compare=2)
 
 
 def group_sum(groups: int) -> int:
@@ -163,16 +168,16 @@ def cell_latency(what: Phase, step_bits: int, depths: Depths) -> int:
 
 
 def result_latency(what: Phase, step_bits: int, groups: int, depths: Depths) -> int:
-    """Cycles from a read-out address at the sequencer to the result leaving the lane."""
-    around = depths.readout + group_sum(groups) + SELECT + BIAS + depths.delta
+    """Cycles from a read-out address at the sequencer to the result leaving the lane, and its column being known."""
+    around = depths.readout + group_sum(groups) + SELECT + BIAS + depths.delta + depths.known
     return around + cell_latency(what, step_bits, depths)
 
 
 def load_cycles(positions: int, words: int, depths: Depths) -> int:
     """Cycles of a phase whose units take ``words`` values a position, of all lanes, from the state port: a word a cycle, then the
-    position's push, and at last the way through the comparison. One cycle where there are none.
+    position's push, and at last the way through the comparison to the lists. One cycle where there are none.
     """
-    return 1 + (positions * (words + 1) + depths.delta + 1 if words else 0)
+    return 1 + (positions * (words + 1) + depths.delta + depths.known + 1 if words else 0)
 
 
 def dump_cycles(positions: int, words: int) -> int:

@@ -27,7 +27,7 @@ def test_one_step_by_hand() -> None:
     matvec = timing.SHALLOW.dispatch + 1 + 2 * 2
     latency = timing.result_latency(small.phases[0].spec, 0, 1, timing.SHALLOW)
     # the frame is listed before the eight accumulators of every PE are cleared
-    assert 3 + timing.ENCODE < layout.acc_depth == 8
+    assert 3 + timing.SHALLOW.encode < layout.acc_depth == 8
     assert predicted.start.tolist() == [[8]]
     assert predicted.matvec.tolist() == [[matvec]]
     assert predicted.busy.tolist() == [[matvec - 1 + timing.SHALLOW.drain + 8 + latency]]
@@ -107,11 +107,11 @@ def test_passes_follow_one_another_through_the_buffer() -> None:
     # within a pass a step is dispatched while the one before is in the lanes, across passes it is not
     assert (predicted.start[:, [1, 2, 4, 5]] < predicted.end[:, [0, 1, 3, 4]]).all()
     assert (predicted.start[:, 3] > predicted.end[:, 2]).all()
-    # the last of six values is taken in cycle 5; a frame of two is then listed ENCODE cycles after its last value
-    assert predicted.start[0, 0] == 5 + timing.BUFFER_FEED + 2 + timing.ENCODE
+    # the last of six values is taken in cycle 5; a frame of two is then listed ``encode`` cycles after its last value
+    assert predicted.start[0, 0] == 5 + timing.BUFFER_FEED + 2 + timing.SHALLOW.encode
     # a pass begins when the one before has given its last of three values
     given = predicted.end[0, 2] + timing.OUTPUT + 3 - 1
-    assert predicted.start[0, 3] == given + timing.BUFFER_FEED + 2 + timing.ENCODE
+    assert predicted.start[0, 3] == given + timing.BUFFER_FEED + 2 + timing.SHALLOW.encode
 
 
 def test_a_long_frame_bounds_the_rate_by_its_input() -> None:
