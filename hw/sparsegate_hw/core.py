@@ -341,7 +341,12 @@ class Core(wiring.Component):
                 name = f"saturated_{pipeline.name}_{site}"
                 if name not in flagged:
                     flagged[name] = count = Signal(range(len(lanes) + 1), name=name)
-                    m.d.sync += count.eq(sum((getattr(lane, name) for lane in lanes), Const(0, 1)))
+                    flags = Cat(getattr(lane, name) for lane in lanes)
+                    for stage in range(layout.depths.hand):
+                        later = Signal(len(flags), name=f"{name}_{stage}")
+                        m.d.sync += later.eq(flags)
+                        flags = later
+                    m.d.sync += count.eq(sum(flags, Const(0, 1)))
         sites = [(n, site) for n, phase in enumerate(layout.phases) for site in phase.phase.spec.sites]
         for number, (phase, site) in enumerate(sites):
             clipped = Signal(range(len(lanes) + 1), name=f"clipped_{number}")

@@ -143,6 +143,7 @@ class InputEncoder(wiring.Component):
 
         column = Signal(range(max(2, max(inputs))))
         following = Signal.like(column, name="following")
+        written = Signal.like(column, name="written")
         run = Signal(range(max(2, len(inputs))))
         group = Signal.like(self.push.group, name="group")
         place = Signal.like(self.push.place, name="place")
@@ -167,13 +168,17 @@ class InputEncoder(wiring.Component):
             compare.value.eq(self.i.payload.data),
             compare.reference.eq(Mux(first, 0, reference)),
             compare.threshold.eq(self._threshold(m, run, column)),
-            write.data.eq(compare.update),
-            write.en.eq(taken),
             self.ready.eq(full.bit_select(self.bank, 1)),
             self.last.eq(ends.bit_select(self.bank, 1)),
             self.open.bank.eq(self.bank),
             self.open.valid.eq(self.release),
         ]
+        update = [write.addr.eq(written), write.data.eq(compare.update), write.en.eq(taken)]
+        if min(inputs) > 3:
+            # a cycle after the comparison, still before the column is read again
+            m.d.sync += update
+        else:
+            m.d.comb += update
         if min(inputs) == 1:
             # the only column may come again while its comparison is in work
             again = Signal()
@@ -185,7 +190,7 @@ class InputEncoder(wiring.Component):
         ending, complete = Signal(completing, name="ending"), Signal(completing, name="complete")
         m.d.sync += [
             taken.eq(take),
-            write.addr.eq(column),
+            written.eq(column),
             where.eq(Cat(filling, group, place)),
             ending.frame.eq(take & final),
             ending.last.eq(self.i.payload.last),

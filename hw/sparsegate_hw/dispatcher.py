@@ -220,10 +220,11 @@ class Dispatcher(wiring.Component):
         ]
         m.d.sync += [owed.eq(owed_next), full.eq(owed_next == room)]
         fetched: Value = Cat(self.issued, walk_second, walk_list)
-        fetched = near(fetched, layout.depths.lists, "fetch")
-        # the first of these registers is each list's own
+        # the first of these registers is each list's own, the last of three behind the choice of a list
+        chosen_later = layout.depths.lists > 2
+        fetched = near(fetched, layout.depths.lists - chosen_later, "fetch")
         entries_read = [
-            near(Cat(side.entry.place, side.entry.delta), layout.depths.lists - 1, f"entry_{number}")
+            near(Cat(side.entry.place, side.entry.delta), layout.depths.lists - chosen_later - 1, f"entry_{number}")
             for number, side in enumerate(lists)
         ]
         m.d.comb += Cat(fetch_valid, fetch_second, fetch_list).eq(fetched)
@@ -253,6 +254,7 @@ class Dispatcher(wiring.Component):
             _fitted(Array(entry[:places] for entry, places in read)[fetch_list], place),
             _fitted(Array(entry[places:].as_signed() for entry, places in read)[fetch_list], delta),
         )
+        found = near(found, int(chosen_later), "found")
         stage = Cat(column_valid, column_second, column_base, place, delta)
         _queued(m, stage, found, column_move, room - 1, "kept_column")
 

@@ -84,8 +84,8 @@ def _apart_stores(phases: list[PhaseLayout]) -> bool:
 class LaneBus(wiring.Signature):
     """What every lane must know, from the one :class:`LaneControl`; signals are aligned with the lanes' stages.
 
-    ``turn``, ``sub`` choose rows for the select stage, a cycle before it; ``bias`` and ``state`` are addresses, ``timing.MEMORY``
-    cycles and one ahead of use and a cycle more; ``valid_<s>``: an item is in stage s of the cell; ``position`` and ``store`` are
+    ``turn``, ``sub`` choose rows for the select stage, a cycle before it; ``bias`` and ``state`` are addresses, ``timing.MEMORY`` +
+    ``depths.bias`` and two cycles ahead of use; ``valid_<s>``: an item is in stage s of the cell; ``position`` and ``store`` are
     the addresses, at that stage, of what is kept for its position and of its states; ``result_*`` go with a finished item: its
     memory address, and whether it is valid; ``sent_address`` is the
     same address ``depths.delta`` + 1 cycles earlier, ``update_*`` one cycle earlier.
@@ -178,8 +178,9 @@ class LaneControl(wiring.Component):
         # the last register is each lane's own
         turn, sub = delayed(self.turn, ahead - 1, "turn"), delayed(self.sub, ahead - 1, "sub")
         # the biases are added to what the select stage gives
-        biased = delayed(self.address, ahead + timing.SELECT - timing.MEMORY - 1, "address")
-        address = delayed(biased, timing.MEMORY - timing.SELECT + 1, "address_read")
+        early = timing.MEMORY + layout.depths.bias - timing.SELECT
+        biased = delayed(self.address, ahead - early, "address")
+        address = delayed(biased, early, "address_read")
         m.d.comb += [
             bus.phase.eq(self.phase),
             bus.first.eq(self.first),
@@ -381,7 +382,12 @@ class Lane(wiring.Component):
             replaceable=True,
         )
         m.d.comb += biases.address.eq(self._bias_address)
-        bias = data.View(word, biases.o)
+        found = biases.o
+        for stage in range(layout.depths.bias - 1):
+            later = Signal(len(found), name=f"bias_{stage}", reset_less=True)
+            m.d.sync += later.eq(found)
+            found = later
+        bias = data.View(word, found)
         pre = [Signal(signed(layout.acc_width), name=f"pre_{gate}") for gate in range(layout.sums)]
         for gate in range(layout.sums):
             m.d.sync += pre[gate].eq(chosen[gate] + bias.bias[gate])

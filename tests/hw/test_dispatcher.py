@@ -142,6 +142,8 @@ def test_beats_of_every_listed_column_without_a_bubble(
                             columns = bench.input if source == INPUT else bench.lists[bank]
                             # the input's second bank is the one in use; the first holds nothing
                             await push(ctx, columns, 1 if source == INPUT else source, place, delta)
+            for _ in range(layout.depths.known):
+                await ctx.tick()
             ctx.set(dut.bank, 1)
             for first in (1, 0):
                 ctx.set(dut.first, first)

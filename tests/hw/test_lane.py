@@ -101,7 +101,7 @@ def test_latency_is_what_the_cycle_model_adds_up(depths: timing.Depths) -> None:
     # narrow, lookup, multiply, add, narrow, narrow, lookup, multiply, narrow
     expected = 4 * depths.narrow + 2 * timing.LOOKUP + 2 * timing.MUL + timing.ADD
     assert CellPipeline(lstm, depths).latency == expected
-    around = depths.readout + 2 + timing.SELECT + timing.BIAS + depths.delta
+    around = depths.readout + 2 + timing.SELECT + timing.BIAS + depths.delta + depths.known
     assert timing.result_latency(lstm.spec, 0, 3, depths) == around + expected
 
 
@@ -171,7 +171,7 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
                     continue
                 address = phase.position_base + item
                 assert history[cycle + ahead - 1]["select"] == turns[cycle]
-                assert history[cell - timing.BIAS - timing.MEMORY - 1]["bias"] == address
+                assert history[cell - timing.BIAS - timing.MEMORY - layout.depths.bias]["bias"] == address
                 assert history[cycle + ahead + timing.SELECT - 1]["state"] == address - (offset if apart else 0)
                 for stage in range(latency + 1):
                     row = history[cell + stage]
