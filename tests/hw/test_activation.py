@@ -2,22 +2,24 @@ from __future__ import annotations
 
 import pytest
 
+from sparsegate import timing
 from sparsegate.activation import ActivationTable
 from sparsegate.fixed import QFormat
 from sparsegate_hw.activation import ActivationLookup
 from tests.hw.blocks import simulate
 
 
+@pytest.mark.parametrize("depths", [timing.SHALLOW, timing.DEEP], ids=["shallow", "deep"])
 @pytest.mark.parametrize("function", ["sigmoid", "tanh"])
 @pytest.mark.parametrize(
     ("source", "target", "step"),
     [("s8f4", "s6f4", 0), ("s10f6", "s10f8", 0), ("s11f7", "s16f14", 4), ("s6f2", "s18f16", 1)],
 )
 def test_every_input_gives_the_table_after_exactly_the_latency(
-    function: str, source: str, target: str, step: int
+    function: str, source: str, target: str, step: int, depths: timing.Depths
 ) -> None:
     table = ActivationTable(function, QFormat.parse(source), QFormat.parse(target), step)
-    dut = ActivationLookup(table)
+    dut = ActivationLookup(table, depths)
     inputs = list(range(-table.source.max, table.source.max + 1))
     outputs = []
 

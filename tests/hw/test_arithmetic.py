@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sparsegate import timing
 from sparsegate.cells import CELLS, Arithmetic, Cell, Step
 from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig
@@ -38,13 +39,14 @@ class Everything(Cell):
 
 
 @pytest.mark.parametrize("bits", [4, 8, 13])
-def test_all_operations(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("depths", [timing.SHALLOW, timing.DEEP], ids=["shallow", "deep"])
+def test_all_operations(bits: int, depths: timing.Depths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CELLS, "everything", Everything())
     program = small_program(
         Shape("everything", 6, NM(1, 2), NM(1, 2)), config=QuantizeConfig(activation_bits=bits, table_bits=8)
     )
     phase = program.phases[0]
-    dut = CellPipeline(phase)
+    dut = CellPipeline(phase, depths)
     rng = np.random.default_rng(bits)
     count = 80
     acc = phase.formats["acc"]
@@ -74,7 +76,9 @@ def test_a_value_is_never_taken_before_it_is_ready() -> None:
     from amaranth.hdl import Module, Signal, signed
 
     program = small_program()
-    arithmetic = PipelineArithmetic(Module(), program.phases[0].formats, 0, {"i": Signal(signed(20))}, {}, {})
+    arithmetic = PipelineArithmetic(
+        Module(), program.phases[0].formats, 0, timing.SHALLOW, {"i": Signal(signed(20))}, {}, {}
+    )
     node = arithmetic.narrow(arithmetic.gate("i"), "pre", "i")
     with pytest.raises(ValueError, match="ready in stage 1, later than 0"):
         arithmetic.at(node, 0)

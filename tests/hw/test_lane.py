@@ -29,14 +29,15 @@ PHASES = [
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("depths", [timing.SHALLOW, timing.DEEP], ids=["shallow", "deep"])
 @pytest.mark.parametrize(("kind", "projected", "number"), PHASES)
 def test_cell_pipeline_is_its_model_item_by_item(
-    kind: str, projected: bool, number: int, config: QuantizeConfig
+    kind: str, projected: bool, number: int, config: QuantizeConfig, depths: timing.Depths
 ) -> None:
     recurrent = NM(2, 4) if CELLS[kind].recurrent else NM(1, 1)
     program = small_program(Shape(kind, 6, NM(1, 4), recurrent, outputs=3 if projected else 0), config=config)
     phase = program.phases[number]
-    dut = CellPipeline(phase)
+    dut = CellPipeline(phase, depths)
     rng = np.random.default_rng(3)
     count = 60
     # a third of the items far outside the tables' range, a third inside, a third tiny
