@@ -12,7 +12,7 @@ from sparsegate.layout import INPUT, Layout, MatrixLayout
 from sparsegate_hw.columns import ColumnList, ColumnReads
 from sparsegate_hw.constant import constant
 from sparsegate_hw.pe import Beat, depth_bits
-from sparsegate_hw.primitives import shifted_sum
+from sparsegate_hw.primitives import Register, shifted_sum
 
 
 class Dispatcher(wiring.Component):
@@ -216,17 +216,22 @@ class Dispatcher(wiring.Component):
         m.d.comb += [
             fetch_move.eq(~full | (column_valid & column_move)),
             owed_next.eq(owed + self.issued - (column_valid & column_move)),
-            *(side.address.eq(address) for side in lists),
         ]
         m.d.sync += [owed.eq(owed_next), full.eq(owed_next == room)]
         fetched: Value = Cat(self.issued, walk_second, walk_list)
-        # the first of these registers is each list's own, the last of three behind the choice of a list
-        chosen_later = layout.depths.lists > 2
-        fetched = near(fetched, layout.depths.lists - chosen_later, "fetch")
-        entries_read = [
-            near(Cat(side.entry.place, side.entry.delta), layout.depths.lists - chosen_later - 1, f"entry_{number}")
-            for number, side in enumerate(lists)
-        ]
+        # one of these registers is each list's own
+        far = layout.depths.lists > 1
+        fetched = near(fetched, layout.depths.lists - far, "fetch")
+        entries_read = []
+        for number, side in enumerate(lists):
+            where: Value = address
+            if far:
+                m.submodules[f"address_{number}"] = register = Register(len(address))
+                m.d.comb += register.i.eq(address)
+                where = register.o
+            m.d.comb += side.address.eq(where)
+            entry = Cat(side.entry.place, side.entry.delta)
+            entries_read.append(near(entry, layout.depths.lists - 1 - 2 * far, f"entry_{number}"))
         m.d.comb += Cat(fetch_valid, fetch_second, fetch_list).eq(fetched)
 
         # -- column: what the list says, and where the bank of its columns begins in the weight memory ---------------------------
@@ -254,7 +259,7 @@ class Dispatcher(wiring.Component):
             _fitted(Array(entry[:places] for entry, places in read)[fetch_list], place),
             _fitted(Array(entry[places:].as_signed() for entry, places in read)[fetch_list], delta),
         )
-        found = near(found, int(chosen_later), "found")
+        found = near(found, int(far), "found")
         stage = Cat(column_valid, column_second, column_base, place, delta)
         _queued(m, stage, found, column_move, room - 1, "kept_column")
 

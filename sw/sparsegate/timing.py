@@ -34,12 +34,12 @@ class Depths:
     """What an engine chooses: few registers, or one more on every way that is long on a large device.
 
     ``known``: from the register of a list that says whether it has columns to the dispatcher's choice; 0 is in the same cycle.
-    ``lists``: from the column lists to the dispatchers, the lists' own register included; of three the last is behind the choice
-    of a list. ``hand``: from the dispatchers' last to the sequencer's decision; 0 is in the same cycle. ``broadcast``: from
-    dispatchers and sequencer to the clusters, the last register of every cluster's own. ``fetch``: from an entry's address to the
-    multiplier, the memory's ``MEMORY`` and one behind the choice of the entry in its word. ``bias``: to a lane's memory of biases,
-    and from there to the addition. ``narrow``: rounding and saturation. ``rise``: adding what a table's interpolation gives.
-    ``compare``: an output with what was sent of it.
+    ``lists``: from a column's address to what its list says, the list's own register included; of four the first is an address
+    beside each list, the last behind the choice of a list. ``hand``: from the dispatchers' last to the sequencer's decision; 0 is
+    in the same cycle. ``broadcast``: from dispatchers and sequencer to the clusters, the last register of every cluster's own.
+    ``fetch``: from an entry's address to the multiplier, the memory's ``MEMORY`` and one behind the choice of the entry in its
+    word. ``bias``: to a lane's memory of biases, and from there to the addition. ``narrow``: rounding and saturation. ``rise``:
+    adding what a table's interpolation gives. ``compare``: an output with what was sent of it.
     """
 
     known: int
@@ -99,7 +99,7 @@ class Depths:
 
 
 SHALLOW = Depths(known=0, lists=1, hand=0, broadcast=1, fetch=MEMORY, bias=1, narrow=1, rise=1, compare=1)
-DEEP = Depths(known=1, lists=3, hand=1, broadcast=3, fetch=MEMORY + 1, bias=2, narrow=2, rise=2, compare=2)
+DEEP = Depths(known=1, lists=4, hand=1, broadcast=3, fetch=MEMORY + 1, bias=2, narrow=2, rise=2, compare=2)
 
 
 def group_sum(groups: int) -> int:
