@@ -85,10 +85,8 @@ class Board(wiring.Component):
         m.submodules.engine = engine = self._engine
         wiring.connect(m, receiver.o, packet.i)
         # the engine and the packets' reply lie far apart
-        m.submodules.bytes_out = bytes_out = Relay(8)
         m.submodules.x = x = Relay(packet.x.payload.shape())
-        wiring.connect(m, packet.o, bytes_out.i)
-        wiring.connect(m, bytes_out.o, transmitter.i)
+        wiring.connect(m, packet.o, transmitter.i)
         wiring.connect(m, packet.x, x.i)
         wiring.connect(m, x.o, engine.x)
         values = engine.y.payload.data.shape()

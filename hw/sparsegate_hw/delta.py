@@ -174,7 +174,7 @@ class InputEncoder(wiring.Component):
             self.open.valid.eq(self.release),
         ]
         update = [write.addr.eq(written), write.data.eq(compare.update), write.en.eq(taken)]
-        if min(inputs) > 3:
+        if layout.config.deep and min(inputs) > 3:
             # a cycle after the comparison, still before the column is read again
             m.d.sync += update
         else:

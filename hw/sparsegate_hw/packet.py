@@ -152,8 +152,6 @@ class Packet(wiring.Component):
         odd = Signal()  # the byte before was the low half of a value
         two_bytes = Signal()
         arriving = Signal(16)
-        arrived = Signal()  # a cycle late: nothing is read before the CRC has come
-        m.d.sync += [words_in.w_data.eq(arriving), words_in.w_en.eq(arrived)]
         m.d.comb += two_bytes.eq((command == Command.THRESHOLDS) | (x_bytes == 2))
         if loaded:
             with m.If(command == Command.WEIGHTS):
@@ -218,16 +216,16 @@ class Packet(wiring.Component):
         value = Signal(signed(8 * y_bytes))
         byte = Signal(range(max(y_bytes, 4)))
         word = Signal(32)
-        # what a reply is made of; chosen in two cycles, as they are many and some far away
+        # what a reply is made of; chosen in two cycles where they are many
         words = [*counters, *thresholds]
-        eighths = [words[at : at + 8] for at in range(0, len(words), 8)]
-        parts = [Signal(32, name=f"words_{8 * at}") for at in range(len(eighths))]
-        chosen = Signal(32)
+        some_words = [words[at : at + 16] for at in range(0, len(words), 16)]
+        parts = [Signal(32, name=f"words_{16 * at}") for at in range(len(some_words))]
         brief = Signal()  # words of 16 bits
-        m.d.sync += [
-            *(part.eq(Array(eighth)[count[:3]]) for part, eighth in zip(parts, eighths, strict=True)),
-            chosen.eq(Array(parts)[count[3 : len(words).bit_length()]]),
-        ]
+        m.d.sync += [part.eq(Array(each)[count[:4]]) for part, each in zip(parts, some_words, strict=True)]
+        chosen = parts[0]
+        if len(parts) > 1:
+            chosen = Signal(32, name="chosen")
+            m.d.sync += chosen.eq(Array(parts)[count[4 : len(words).bit_length()]])
 
         if loaded:
             # words before this place are written; a request that is sent again goes back to where it began
@@ -354,7 +352,7 @@ class Packet(wiring.Component):
                         m.d.sync += [low.eq(self.i.payload), odd.eq(1)]
                     with m.Else():
                         # a payload of the wrong length may overflow the buffer, but is refused before the buffer is used
-                        m.d.comb += arrived.eq(1)
+                        m.d.comb += [words_in.w_data.eq(arriving), words_in.w_en.eq(1)]
                         m.d.sync += odd.eq(0)
                         with m.If((command == Command.FRAME) & sign_bits.any() & ~sign_bits.all()):
                             m.d.sync += misfit.eq(1)
