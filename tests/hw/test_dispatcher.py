@@ -86,6 +86,7 @@ def test_beats_of_every_listed_column_without_a_bubble(
                     beat = dut.beat
                     apart = ctx.get(beat.apart) if layout.apart_rows else 0
                     beats.append((ctx.get(beat.address), ctx.get(beat.delta), ctx.get(beat.slot), apart))
+                assert cycle < 5000, "a dispatch does not end"
                 if cycle and ctx.get(dut.idle):
                     break
                 await ctx.tick()
