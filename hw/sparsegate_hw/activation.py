@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
@@ -10,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate import images, timing
 from sparsegate.activation import ActivationTable
+from sparsegate_hw.delay import delay
 from sparsegate_hw.fixed import round_shift
 from sparsegate_hw.primitives import Multiplier, ReadOnlyMemory
 
@@ -41,28 +43,21 @@ class ActivationLookup(wiring.Component):
         if step:
             fields["slope"] = unsigned(max(1, int(table.slope.max()).bit_length()))
         entry = data.StructLayout(fields)
+        later = partial(delay, m, reset_less=True)
         m.submodules.rom = rom = ReadOnlyMemory(entry.size, images.table_image(table).words)
 
         magnitude = Signal(table.source.width - 1, reset_less=True)
         m.d.sync += magnitude.eq(Mux(self.i < 0, -self.i, self.i))
-        negative: Value = self.i < 0
-        for stage in range(self.latency - 1):
-            negative = _later(m, negative, f"negative_{stage}")
+        negative = later(self.i < 0, self.latency - 1, "negative")
         m.d.comb += rom.address.eq(magnitude[step:])
         word = data.View(entry, rom.o)
         positive: Value = word.base
         if step:
             m.submodules.rise = rise = Multiplier(len(word.slope) + 1, step + 1, small=True)
-            within: Value = magnitude[:step]
-            base: Value = word.base
-            for stage in range(timing.MEMORY):
-                within = _later(m, within, f"within_{stage}")
+            within = later(magnitude[:step], timing.MEMORY, "within")
             # of a deep pipeline the product has a register of its own: the multiplier may be far away
-            product: Value = rise.o
-            for stage in range(self._rise - 1):
-                product = _later(m, product, f"product_{stage}")
-            for stage in range(timing.MUL + self._rise - 1):
-                base = _later(m, base, f"base_{stage}")
+            product = later(rise.o, self._rise - 1, "product")
+            base = later(word.base, timing.MUL + self._rise - 1, "base")
             sum_ = Signal(value.width + 1, reset_less=True)
             m.d.comb += [rise.a.eq(word.slope), rise.b.eq(within)]
             m.d.sync += sum_.eq(base + round_shift(product, step))
@@ -72,9 +67,3 @@ class ActivationLookup(wiring.Component):
         m.d.sync += out.eq(Mux(negative, mirrored, positive))
         m.d.comb += self.o.eq(out)
         return m
-
-
-def _later(m: Module, value: Value, name: str) -> Signal:
-    register = Signal.like(value, name=name, reset_less=True)
-    m.d.sync += register.eq(value)
-    return register

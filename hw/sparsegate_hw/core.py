@@ -12,6 +12,7 @@ from sparsegate.layout import Layout
 from sparsegate.program import Program
 from sparsegate_hw.cluster import Cluster
 from sparsegate_hw.columns import input_list, lane_lists
+from sparsegate_hw.delay import delay
 from sparsegate_hw.delta import THRESHOLD_BITS, InputEncoder, input_payload
 from sparsegate_hw.dispatcher import Dispatcher
 from sparsegate_hw.lane import Lane, LaneBus, LaneControl, pipelines, result_width, state_count
@@ -131,7 +132,6 @@ class Core(wiring.Component):
             control.valid.eq(sequencer.read.valid & ~sequencer.clearing),
             control.turn.eq(sequencer.turn),
             control.sub.eq(sequencer.sub),
-            control.address.eq(sequencer.position),
             control.phase.eq(sequencer.phase),
             control.first.eq(sequencer.first | self._once(sequencer)),
             control.fresh.eq(sequencer.first),
@@ -173,9 +173,7 @@ class Core(wiring.Component):
             m.submodules[f"lane_{number}"] = lane = Lane(layout, bias[number], real[number], constants[number])
             for name in LaneBus(layout).members:
                 source, target = getattr(control.bus, name), getattr(lane.bus, name)
-                pairs = (
-                    zip(source, target, strict=True) if name in ("valid", "position", "store") else [(source, target)]
-                )
+                pairs = zip(source, target, strict=True) if name == "valid" else [(source, target)]
                 m.d.comb += [into.eq(value) for value, into in pairs]
             m.d.comb += [
                 lane.threshold.eq(threshold),
@@ -342,11 +340,7 @@ class Core(wiring.Component):
                 if name not in flagged:
                     flagged[name] = count = Signal(range(len(lanes) + 1), name=name)
                     flags = Cat(getattr(lane, name) for lane in lanes)
-                    for stage in range(layout.depths.hand):
-                        later = Signal(len(flags), name=f"{name}_{stage}")
-                        m.d.sync += later.eq(flags)
-                        flags = later
-                    m.d.sync += count.eq(sum(flags, Const(0, 1)))
+                    m.d.sync += count.eq(sum(delay(m, flags, layout.depths.hand, name), Const(0, 1)))
         sites = [(n, site) for n, phase in enumerate(layout.phases) for site in phase.phase.spec.sites]
         for number, (phase, site) in enumerate(sites):
             clipped = Signal(range(len(lanes) + 1), name=f"clipped_{number}")

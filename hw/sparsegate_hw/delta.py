@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from sparsegate.layout import Layout
 from sparsegate.program import THRESHOLD_BITS
 from sparsegate_hw.constant import constant
+from sparsegate_hw.delay import delay
 from sparsegate_hw.pe import depth_bits
 from sparsegate_hw.primitives import memory_style
 
@@ -59,17 +60,15 @@ class DeltaCompare(wiring.Component):
             difference.eq(self.value - self.reference),
             opposite.eq(self.reference - self.value),
         ]
-        for stage in range(2, self.latency + 1):
-            items = []
+        value, reference, difference, moved = (
+            delay(m, item, self.latency - 1, name)
             for item, name in (
-                (value, "value"),
-                (reference, "reference"),
-                (difference, "difference"),
+                (value, "late_value"),
+                (reference, "late_reference"),
+                (difference, "late"),
                 (moved, "moved"),
-            ):
-                items.append(Signal.like(item, name=f"{name}_{stage}"))
-                m.d.sync += items[-1].eq(item)
-            value, reference, difference, moved = items
+            )
+        )
         m.d.comb += [
             self.moved.eq(moved),
             self.delta.eq(difference),
@@ -202,10 +201,7 @@ class InputEncoder(wiring.Component):
             self.push.delta.eq(compare.delta),
             complete.eq(ending),
         ]
-        for stage in range(layout.depths.known):
-            known = Signal(completing, name=f"known_{stage}")
-            m.d.sync += known.eq(complete)
-            complete = known
+        complete = delay(m, complete, layout.depths.known, "known")
         with m.If(complete.frame):
             m.d.sync += [
                 full.bit_select(complete.bank, 1).eq(1),

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from sparsegate.layout import INPUT, Layout, MatrixLayout
 from sparsegate_hw.columns import ColumnList, ColumnReads
 from sparsegate_hw.constant import constant
+from sparsegate_hw.delay import delay
 from sparsegate_hw.pe import Beat, depth_bits
 from sparsegate_hw.primitives import Register, shifted_sum
 
@@ -70,16 +71,9 @@ class Dispatcher(wiring.Component):
         sides = [getattr(self, f"lane_{lane}") for lane in range(lanes)]
         lists = [self.input, *sides]  # in this order, everywhere
 
-        def near(value: Value, stages: int, name: str) -> Value:
-            """What comes from the lists, at lanes all over a large device, in registers on its way."""
-            for stage in range(stages):
-                register = Signal.like(value, name=f"{name}_{stage}")
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
+        # what comes from the lists, at lanes all over a large device, in registers on its way
         some_columns = [
-            [near(some, layout.depths.known, f"some_{number}_{section}") for section, some in enumerate(side.some)]
+            [delay(m, some, layout.depths.known, f"some_{number}_{section}") for section, some in enumerate(side.some)]
             for number, side in enumerate(lists)
         ]
         pairs: tuple[list[MatrixLayout | None], ...] = (
@@ -221,7 +215,7 @@ class Dispatcher(wiring.Component):
         fetched: Value = Cat(self.issued, walk_second, walk_list)
         # one of these registers is each list's own
         far = layout.depths.lists > 1
-        fetched = near(fetched, layout.depths.lists - far, "fetch")
+        fetched = delay(m, fetched, layout.depths.lists - far, "fetch")
         entries_read = []
         for number, side in enumerate(lists):
             where: Value = address
@@ -231,7 +225,7 @@ class Dispatcher(wiring.Component):
                 where = register.o
             m.d.comb += side.address.eq(where)
             entry = Cat(side.entry.place, side.entry.delta)
-            entries_read.append(near(entry, layout.depths.lists - 1 - 2 * far, f"entry_{number}"))
+            entries_read.append(delay(m, entry, layout.depths.lists - 1 - 2 * far, f"entry_{number}"))
         m.d.comb += Cat(fetch_valid, fetch_second, fetch_list).eq(fetched)
 
         # -- column: what the list says, and where the bank of its columns begins in the weight memory ---------------------------
@@ -259,7 +253,7 @@ class Dispatcher(wiring.Component):
             _fitted(Array(entry[:places] for entry, places in read)[fetch_list], place),
             _fitted(Array(entry[places:].as_signed() for entry, places in read)[fetch_list], delta),
         )
-        found = near(found, int(far), "found")
+        found = delay(m, found, int(far), "found")
         stage = Cat(column_valid, column_second, column_base, place, delta)
         _queued(m, stage, found, column_move, room - 1, "kept_column")
 

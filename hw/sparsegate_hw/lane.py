@@ -17,6 +17,7 @@ from sparsegate.layout import Layout, PhaseLayout
 from sparsegate.program import Phase
 from sparsegate_hw.arithmetic import PipelineArithmetic
 from sparsegate_hw.constant import constant
+from sparsegate_hw.delay import delay
 from sparsegate_hw.delta import THRESHOLD_BITS, DeltaCompare
 from sparsegate_hw.pe import depth_bits
 from sparsegate_hw.primitives import ReadOnlyMemory, Register, memory_style
@@ -76,19 +77,23 @@ def column_width(layout: Layout) -> int:
     return max((p.phase.formats["h"].width for n, p in enumerate(layout.phases) if layout.consumed[n]), default=2)
 
 
-def _apart_stores(phases: list[PhaseLayout]) -> bool:
-    """Whether some phase finds its layer's states elsewhere than its own positions."""
-    return any(phase.state_base != phase.position_base and stored(phase.phase) for phase in phases)
+def _write_stages(layout: Layout) -> list[int]:
+    """Stages of the cells at which some pipeline writes a state."""
+    ends = {
+        stage
+        for pipeline in pipelines(layout)
+        for stage in timing.stages(pipeline.phase.spec, pipeline.phase.step_bits, layout.depths).states.values()
+    }
+    return sorted(ends)
 
 
 class LaneBus(wiring.Signature):
     """What every lane must know, from the one :class:`LaneControl`; signals are aligned with the lanes' stages.
 
     ``turn``, ``sub`` choose rows for the select stage, a cycle before it; ``bias`` and ``state`` are addresses, ``timing.MEMORY`` +
-    ``depths.bias`` and two cycles ahead of use; ``valid_<s>``: an item is in stage s of the cell; ``position`` and ``store`` are
-    the addresses, at that stage, of what is kept for its position and of its states; ``result_*`` go with a finished item: its
-    memory address, and whether it is valid; ``sent_address`` is the
-    same address ``depths.delta`` + 1 cycles earlier, ``update_*`` one cycle earlier.
+    ``depths.bias`` and two cycles ahead of use; ``valid_<s>``: an item is in stage s of the cell; ``written_<s>``, where a cell
+    writes a state at that stage: the address of the item's states; ``result_*`` go with a finished item: its memory address, and
+    whether it is valid; ``sent_address`` is the same address ``depths.delta`` + 1 cycles earlier, ``update_*`` one cycle earlier.
     ``first``: what was sent before counts as 0; ``fresh``: so do the states. With state ports: ``loading``, and ``load`` an item is
     pushed in place of a result; ``given``, at ``given_address``: a result is in stage DELTA before its end; ``dumping`` reads at
     ``dump`` instead.
@@ -117,8 +122,7 @@ class LaneBus(wiring.Signature):
                 "bias": Out(address),
                 "state": Out(address),
                 "valid": Out(1).array(deepest + 1),
-                "position": Out(address).array(deepest + 1),
-                **({"store": Out(address).array(deepest + 1)} if _apart_stores(layout.phases) else {}),
+                **{f"written_{stage}": Out(address) for stage in _write_stages(layout)},
                 "sent_address": Out(address),
                 "update_valid": Out(1),
                 "update_address": Out(address),
@@ -132,12 +136,14 @@ class LaneBus(wiring.Signature):
 class LaneControl(wiring.Component):
     """Walks the control of a read-out through the stages that all lanes share.
 
-    Members: ``valid``, ``turn``, ``sub``, ``address`` of a position as the sequencer reads it, one cycle after its
-    decision; ``phase``, ``first``, ``fresh``; ``bus`` (:class:`LaneBus`); ``place`` and ``group`` of the result's column: lane l's
-    result goes to group ``(group + l) mod groups``; ``begin`` pulses before a read-out. With state ports: ``loading``,
-    ``dumping``, ``load`` pushes the position ``moving`` as if it were a result.
+    Members: ``valid``, ``turn``, ``sub`` of a position as the sequencer reads it, one cycle after its decision, a phase's
+    positions in order; ``phase``, ``first``, ``fresh``; ``bus`` (:class:`LaneBus`); ``place`` and ``group`` of the result's
+    column: lane l's result goes to group ``(group + l) mod groups``; ``begin`` before a read-out, with its ``phase`` for two cycles
+    or more. With state ports: ``loading``, ``dumping``, ``load`` pushes the position ``moving`` as if it were a result.
 
     Timing: a result is valid ``timing.result_latency`` cycles after the sequencer's decision, its registered request included.
+
+    Addresses do not travel with the items: where one is needed, items are counted, which takes fewer registers.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -150,7 +156,6 @@ class LaneControl(wiring.Component):
                 "valid": In(1),
                 "turn": In(depth_bits(layout.lane_clusters)),
                 "sub": In(depth_bits(layout.cluster)),
-                "address": In(address),
                 "phase": In(depth_bits(len(layout.phases))),
                 "first": In(1),
                 "fresh": In(1),
@@ -166,67 +171,49 @@ class LaneControl(wiring.Component):
         m = Module()
         layout, bus = self._layout, self.bus
 
-        def delayed(value: Value, cycles: int, name: str) -> Value:
-            for cycle in range(cycles):
-                register = Signal.like(value, name=f"{name}_{cycle + 1}")
-                m.d.sync += register.eq(value)
-                value = register
-            return value
+        def counted(address: Signal, item: Value, bases: list[int], name: str) -> None:
+            """Address of the position whose item is there: a phase's items come in the order of its positions."""
+            base = Signal.like(address, name=f"{name}_base")
+            m.d.sync += [base.eq(constant(m, self.phase, bases, f"{name}_base_now")), address.eq(address + item)]
+            with m.If(self.begin):
+                m.d.sync += address.eq(base)
 
+        positions = [phase.position_base for phase in layout.phases]
+        states = [phase.state_base for phase in layout.phases]
         ahead = layout.depths.readout - 1 + timing.group_sum(layout.groups)
-        valid = delayed(self.valid, ahead, "valid")
         # the last register is each lane's own
-        turn, sub = delayed(self.turn, ahead - 1, "turn"), delayed(self.sub, ahead - 1, "sub")
+        turn, sub = delay(m, self.turn, ahead - 1, "turn"), delay(m, self.sub, ahead - 1, "sub")
         # the biases are added to what the select stage gives
         early = timing.MEMORY + layout.depths.bias - timing.SELECT
-        biased = delayed(self.address, ahead - early, "address")
-        address = delayed(biased, early, "address_read")
+        valid = delay(m, self.valid, ahead - early, "valid")
+        counted(bus.bias, valid, positions, "bias")
+        valid = delay(m, valid, early, "valid_read")
+        counted(bus.state, valid, states, "state")
         m.d.comb += [
             bus.phase.eq(self.phase),
             bus.first.eq(self.first),
             bus.fresh.eq(self.fresh),
             bus.turn.eq(turn),
             bus.sub.eq(sub),
-            bus.bias.eq(biased),
         ]
-        store = address
-        if _apart_stores(layout.phases):
-            offsets = [phase.position_base - phase.state_base for phase in layout.phases]
-            moved = Signal.like(address, name="store")
-            m.d.sync += moved.eq(self.address - constant(m, self.phase, offsets, "store_offset"))
-            store = delayed(moved, ahead - 1, "store")
-        m.d.comb += bus.state.eq(store)
-        valid, address, store = (
-            delayed(valid, timing.SELECT, "valid_select"),
-            delayed(address, timing.SELECT, "address_select"),
-            delayed(store, timing.SELECT, "store_select"),
-        )
-        valid, address, store = (
-            delayed(valid, timing.BIAS, "valid_bias"),
-            delayed(address, timing.BIAS, "address_bias"),
-            delayed(store, timing.BIAS, "store_bias"),
-        )
+        valid = delay(m, delay(m, valid, timing.SELECT, "valid_select"), timing.BIAS, "valid_bias")
         for stage in range(len(bus.valid)):
-            m.d.comb += [bus.valid[stage].eq(valid), bus.position[stage].eq(address)]
-            if _apart_stores(layout.phases):
-                m.d.comb += bus.store[stage].eq(store)
+            m.d.comb += bus.valid[stage].eq(valid)
+            if stage in _write_stages(layout):
+                counted(getattr(bus, f"written_{stage}"), valid, states, f"written_{stage}")
             if stage == len(bus.valid) - 1:
                 break
             # an item leaves at its own pipeline's end, or the next phase's longer pipeline would see it again
             mine = [number for pipeline in self._pipelines if pipeline.latency > stage for number in pipeline.phases]
-            stays = valid & Cat(self.phase == number for number in mine).any()
-            valid, address = delayed(stays, 1, f"valid_cell_{stage}"), delayed(address, 1, f"address_cell_{stage}")
-            store = delayed(store, 1, f"store_cell_{stage}")
+            valid = delay(m, valid & Cat(self.phase == number for number in mine).any(), 1, f"valid_cell_{stage}")
 
-        result = Signal()
+        result, finished = Signal(), Signal()
         sent = Signal.like(bus.sent_address, name="sent_address")
         with m.Switch(self.phase):
             for pipeline in self._pipelines:
                 with m.Case(*pipeline.phases):
-                    m.d.comb += [
-                        result.eq(bus.valid[pipeline.latency]),
-                        bus.sent_address.eq(bus.position[pipeline.latency - 1]),
-                    ]
+                    m.d.comb += [result.eq(bus.valid[pipeline.latency]), finished.eq(bus.valid[pipeline.latency - 1])]
+        counted(bus.sent_address, finished, positions, "sent")
         m.d.sync += sent.eq(bus.sent_address)
         given = Signal.like(sent, name="given_address")
         m.d.comb += given.eq(sent)
@@ -242,10 +229,10 @@ class LaneControl(wiring.Component):
             with m.If(self.loading):
                 m.d.comb += [result.eq(self.load), given.eq(self.moving)]
         m.d.comb += [
-            bus.update_valid.eq(delayed(result, layout.depths.delta - 1, "update_valid")),
-            bus.update_address.eq(delayed(given, layout.depths.delta - 1, "update_address")),
-            bus.result_valid.eq(delayed(bus.update_valid, 1, "result_valid")),
-            bus.result_address.eq(delayed(bus.update_address, 1, "result_address")),
+            bus.update_valid.eq(delay(m, result, layout.depths.delta - 1, "update_valid")),
+            bus.update_address.eq(delay(m, given, layout.depths.delta - 1, "update_address")),
+            bus.result_valid.eq(delay(m, bus.update_valid, 1, "result_valid")),
+            bus.result_address.eq(delay(m, bus.update_address, 1, "result_address")),
         ]
         with m.If(self.begin):
             m.d.sync += [self.place.eq(0), self.group.eq(0)]
@@ -382,12 +369,7 @@ class Lane(wiring.Component):
             replaceable=True,
         )
         m.d.comb += biases.address.eq(self._bias_address)
-        found = biases.o
-        for stage in range(layout.depths.bias - 1):
-            later = Signal(len(found), name=f"bias_{stage}", reset_less=True)
-            m.d.sync += later.eq(found)
-            found = later
-        bias = data.View(word, found)
+        bias = data.View(word, delay(m, biases.o, layout.depths.bias - 1, "bias", reset_less=True))
         pre = [Signal(signed(layout.acc_width), name=f"pre_{gate}") for gate in range(layout.sums)]
         for gate in range(layout.sums):
             m.d.sync += pre[gate].eq(chosen[gate] + bias.bias[gate])
@@ -404,7 +386,6 @@ class Lane(wiring.Component):
         # -- cells -----------------------------------------------------------------------------------------------------
         result_real = Signal()
         h = Signal.like(self.h, name="result")
-        stores = bus.store if _apart_stores(layout.phases) else bus.position
         for pipeline, cell in zip(self.pipelines, self._cells, strict=True):
             m.submodules[pipeline.name] = cell
             for gate, name in enumerate(cell.spec.sums):
@@ -429,7 +410,7 @@ class Lane(wiring.Component):
                     for number, name in enumerate(cell.states):
                         if name in cell.state_stages:
                             stage = cell.state_stages[name]
-                            what = stores[stage], getattr(cell, f"next_{name}")
+                            what = getattr(bus, f"written_{stage}"), getattr(cell, f"next_{name}")
                             written.setdefault(number, []).append(what)
                             m.d.comb += [
                                 writes[number].addr.eq(what[0]),

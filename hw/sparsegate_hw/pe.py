@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.layout import Layout
+from sparsegate_hw.delay import delay
 from sparsegate_hw.primitives import LoadedMemory, Multiplier, ReadOnlyMemory, ScratchMemory, choose
 
 
@@ -107,13 +109,7 @@ class ProcessingElement(wiring.Component):
         m.submodules.weights = weights
         m.submodules.multiplier = multiplier = Multiplier(layout.weight_width, layout.operand_width)
 
-        def after(value: Value, stages: int, name: str, reset_less: bool = True) -> Value:
-            """The value so many cycles later. Data needs no reset, which would be one more net to every corner."""
-            for stage in range(1, stages + 1):
-                register = Signal.like(value, name=f"{name}_{stage}", reset_less=reset_less)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
+        later = partial(delay, m, reset_less=True)
 
         # -- fetch -----------------------------------------------------------------------------------------------------
         m.d.comb += weights.address.eq(beat.address)
@@ -121,22 +117,22 @@ class ProcessingElement(wiring.Component):
             data.StructLayout({"index": layout.index_width, "weight": signed(layout.weight_width)}), planes
         )
         word = data.View(entries, weights.o)
-        at = after(beat.address[weights.address.shape().width :], timing.MEMORY, "plane") if planes > 1 else Const(0)
+        at = later(beat.address[weights.address.shape().width :], timing.MEMORY, "plane") if planes > 1 else Const(0)
         fetch = layout.depths.fetch
-        slot = after(beat.slot, fetch, "slot")
+        slot = later(beat.slot, fetch, "slot")
         address = Signal(depth_bits(layout.acc_depth), name="address", reset_less=True)
         weight, index = (
-            after(choose([word[plane][name] for plane in range(planes)], at), fetch - timing.MEMORY, name)
+            later(choose([word[plane][name] for plane in range(planes)], at), fetch - timing.MEMORY, name)
             for name in ("weight", "index")
         )
-        m.d.comb += [multiplier.a.eq(weight), multiplier.b.eq(after(beat.delta, fetch, "delta"))]
+        m.d.comb += [multiplier.a.eq(weight), multiplier.b.eq(later(beat.delta, fetch, "delta"))]
         m.d.sync += address.eq(slot + index)
 
         # -- accumulate ------------------------------------------------------------------------------------------------
-        valid = after(beat.valid, fetch + 1, "valid", reset_less=False)
+        valid = delay(m, beat.valid, fetch + 1, "valid")
         wanted = {"": valid}
         if self._apart:
-            apart = after(beat.apart, fetch + 1, "apart")
+            apart = later(beat.apart, fetch + 1, "apart")
             wanted = {"": valid & ~apart, "_apart": valid & apart}
         low = depth_bits(layout.acc_bank_depth)
         banks = range(layout.acc_banks)
@@ -155,10 +151,10 @@ class ProcessingElement(wiring.Component):
                     unit.clear.eq(read.valid & reading & read.clear),
                     unit.product.eq(multiplier.o),
                 ]
-        asked = after(read.address[low:], 2, "asked") if len(banks) > 1 else Const(0)
+        asked = later(read.address[low:], 2, "asked") if len(banks) > 1 else Const(0)
         for name, units in values.items():
             value = choose([unit.value for unit in units], asked)
-            m.d.comb += getattr(self, f"value{name}").eq(after(value, 1, f"read{name}"))
+            m.d.comb += getattr(self, f"value{name}").eq(later(value, 1, f"read{name}"))
         return m
 
 

@@ -29,8 +29,8 @@ class Sequencer(wiring.Component):
     Of the dispatch: ``ahead`` its phase, ``ahead_first`` whether of a sequence's first step, ``start`` pulses, ``late``,
     ``known`` and ``open`` as :class:`~sparsegate_hw.dispatcher.Dispatcher` has them.
     Of the read-out: ``phase``, ``first`` and ``last`` (of the sequence); ``begin`` pulses before it; ``clearing``: reads only clear
-    accumulators; ``read`` (:class:`Read`) with ``turn``, ``sub``, ``position`` registered. ``step_start`` when a frame is taken,
-    ``step_done`` with its last result; ``output`` pulses with ``step_done`` when the step has an output frame.
+    accumulators; ``read`` (:class:`Read`) with ``turn``, ``sub`` registered, a phase's positions in order. ``step_start`` when a
+    frame is taken, ``step_done`` with its last result; ``output`` pulses with ``step_done`` when the step has an output frame.
 
     With state ports a sequence begins when the one before is over: ``initial`` and ``final`` ask for a sequence's state to be
     taken and given; ``load`` and ``dump`` start the state port on ``phase``, which answers ``moved`` when done;
@@ -75,7 +75,6 @@ class Sequencer(wiring.Component):
                 "clearing": Out(1, init=1),
                 "turn": Out(depth_bits(layout.lane_clusters)),
                 "sub": Out(depth_bits(layout.cluster)),
-                "position": Out(depth_bits(layout.position_depth)),
                 "step_start": Out(1),
                 "step_done": Out(1),
                 "output": Out(1),
@@ -248,7 +247,6 @@ class Sequencer(wiring.Component):
         blocks = table([p.phase.block - 1 for p in phases], "blocks")
         tails = table([p.phase.block * layout.lane_clusters - 1 for p in phases], "tails")
         acc_base = table([p.acc_base for p in phases], "acc_base")
-        position_base = table([p.position_base for p in phases], "position_base")
 
         left = Signal(range(max(2, max(p.positions for p in phases))))
         wait = Signal(range(max(2, layout.depths.drain, *latencies)))
@@ -257,7 +255,6 @@ class Sequencer(wiring.Component):
         turn = Signal.like(self.turn, name="next_turn")
         index = Signal.like(blocks, name="next_index")
         sub = Signal.like(self.sub, name="next_sub")
-        position = Signal.like(self.position, name="next_position")
         turned, swept = Signal(), Signal()
         m.d.comb += [turned.eq(turn == layout.lane_clusters - 1), swept.eq((sub == subs) | (left <= tails))]
 
@@ -268,7 +265,6 @@ class Sequencer(wiring.Component):
             self.read.clear.eq(self.last & turned & swept),
             self.turn.eq(turn),
             self.sub.eq(sub),
-            self.position.eq(position),
         ]
         m.d.comb += busy.eq(1)
         with m.FSM(name="read_out"):
@@ -290,7 +286,6 @@ class Sequencer(wiring.Component):
                     left.eq(positions),
                     address.eq(acc_base),
                     slot.eq(acc_base),
-                    position.eq(position_base),
                     index.eq(blocks),
                     turn.eq(0),
                     sub.eq(0),
@@ -300,7 +295,7 @@ class Sequencer(wiring.Component):
                 with m.Elif(~(self.output_busy & final)):
                     m.next = "READ"
             with m.State("READ"):
-                m.d.sync += [self.read.valid.eq(1), left.eq(left - 1), position.eq(position + 1), turn.eq(turn + 1)]
+                m.d.sync += [self.read.valid.eq(1), left.eq(left - 1), turn.eq(turn + 1)]
                 with m.If(turned):
                     m.d.sync += [turn.eq(0), index.eq(index - 1), address.eq(address + 1)]
                     with m.If(index == 0):

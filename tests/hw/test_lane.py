@@ -123,8 +123,9 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
     rng = random.Random(groups)
     ahead = layout.depths.readout - 1 + timing.group_sum(groups)
     by_phase = {number: pipeline for pipeline in pipelines(layout) for number in pipeline.phases}
-    apart = hasattr(dut.bus, "store")
-    assert apart == any(p.state_base != p.position_base and p.phase.layer.cell.states for p in layout.phases)
+    written = [stage for stage in range(len(dut.bus.valid)) if hasattr(dut.bus, f"written_{stage}")]
+    cells = [CellPipeline(pipeline.phase, pipeline.depths) for pipeline in pipelines(layout)]
+    assert written == sorted({stage for cell in cells for stage in cell.state_stages.values()})
 
     async def testbench(ctx):
         for number, phase in enumerate(layout.phases):
@@ -137,12 +138,11 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
             history, places = [], []
             ctx.set(dut.phase, number)
             ctx.set(dut.begin, 1)
-            await ctx.tick()
+            await ctx.tick().repeat(2)
             ctx.set(dut.begin, 0)
             for cycle in range(len(items) + end + 1):
                 item = items[cycle] if cycle < len(items) else None
                 ctx.set(dut.valid, int(item is not None))
-                ctx.set(dut.address, phase.position_base + (item or 0))
                 if cycle < len(items):
                     ctx.set(dut.turn, turns[cycle][0])
                     ctx.set(dut.sub, turns[cycle][1])
@@ -153,8 +153,7 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
                         "bias": ctx.get(bus.bias),
                         "state": ctx.get(bus.state),
                         "valid": [ctx.get(value) for value in bus.valid],
-                        "position": [ctx.get(value) for value in bus.position],
-                        "store": [ctx.get(value) for value in bus.store] if apart else None,
+                        "written": {stage: ctx.get(getattr(bus, f"written_{stage}")) for stage in written},
                         "sent": ctx.get(bus.sent_address),
                         "update": (ctx.get(bus.update_valid), ctx.get(bus.update_address)),
                         "result": (ctx.get(bus.result_valid), ctx.get(bus.result_address)),
@@ -162,7 +161,6 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
                     }
                 )
                 await ctx.tick()
-            offset = phase.position_base - phase.state_base
             for cycle, item in enumerate(items):
                 cell = cycle + ahead + timing.SELECT + timing.BIAS
                 done = cell + latency + layout.depths.delta
@@ -173,12 +171,12 @@ def test_control_gives_every_stage_its_address(shapes: tuple[Shape, ...], groups
                 address = phase.position_base + item
                 assert history[cycle + ahead - 1]["select"] == turns[cycle]
                 assert history[cell - timing.BIAS - timing.MEMORY - layout.depths.bias]["bias"] == address
-                assert history[cycle + ahead + timing.SELECT - 1]["state"] == address - (offset if apart else 0)
+                assert history[cycle + ahead + timing.SELECT - 1]["state"] == phase.state_base + item
                 for stage in range(latency + 1):
                     row = history[cell + stage]
-                    assert (row["valid"][stage], row["position"][stage]) == (1, address)
-                    if apart:
-                        assert row["store"][stage] == address - offset
+                    assert row["valid"][stage] == 1
+                    if stage in written:
+                        assert row["written"][stage] == phase.state_base + item
                 # an item leaves at its own pipeline's end
                 for stage in range(latency + 1, len(dut.bus.valid)):
                     assert history[min(cell + stage, len(history) - 1)]["valid"][stage] == 0

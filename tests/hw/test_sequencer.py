@@ -18,7 +18,7 @@ MOVE = 7
 
 
 def walk(layout: Layout, number: int, last: bool) -> list[tuple[int, ...]]:
-    """(phase, address, turn, sub, position, clear) of every read-out of a phase, by definition.
+    """(phase, address, turn, sub, clear) of every read-out of a phase, by definition.
 
     Unit block of the cluster, then index in the block, then cluster of the lane; an address is cleared when it is read for the
     last time in a sequence.
@@ -31,7 +31,7 @@ def walk(layout: Layout, number: int, last: bool) -> list[tuple[int, ...]]:
         for index in range(block):
             for turn in range(layout.lane_clusters):
                 address = phase.acc_base + slot * block + index
-                found.append((number, address, turn, sub, phase.position_base + len(found)))
+                found.append((number, address, turn, sub))
     final = {row[1]: at for at, row in enumerate(found)}
     return [(*row, int(last and final[row[1]] == at)) for at, row in enumerate(found)]
 
@@ -125,7 +125,7 @@ class Watch:
                 assert not before.released
                 before.released = True
             if ctx.get(dut.read.valid):
-                row = [ctx.get(signal) for signal in (dut.read.address, dut.turn, dut.sub, dut.position)]
+                row = [ctx.get(signal) for signal in (dut.read.address, dut.turn, dut.sub)]
                 if ctx.get(dut.clearing):
                     self.cleared.append((row[0], ctx.get(dut.read.clear)))
                 else:
