@@ -169,6 +169,9 @@ class Packet(wiring.Component):
             of_weights.eq(~length[0] & (length >= 6) & (length <= 4 + 2 * RUN_WORDS)),
             again.eq(replay & (sequence == replay_sequence)),
         ]
+        # the payload's last byte, known before it comes: ``count`` is then one less than the length
+        final, before = Signal(), Signal(16)
+        m.d.sync += before.eq(length - 2)
         refused = Signal()
         with m.If(two_bytes):
             m.d.comb += arriving.eq(Cat(low, self.i.payload))
@@ -255,6 +258,14 @@ class Packet(wiring.Component):
         def write(address: object, value: object) -> None:
             m.d.sync += [reply_write.addr.eq(address), reply_write.data.eq(value), reply_write.en.eq(1)]
 
+        def tell(payload_length: int, of: Value) -> None:
+            """A reply of fixed contents, a byte a cycle, one cycle behind its address; the first is written twice."""
+            write(Mux(position == 0, 0, position - 1), of)
+            m.d.sync += [position.eq(position + 1), look.eq(look + 1)]
+            with m.If(position == payload_length):
+                m.d.sync += replay.eq(0)
+                send(payload_length)
+
         # --- sending: sync, header, payload, CRC
         m.submodules.crc_out = crc_out = Crc16()
         header = Signal(64)
@@ -335,6 +346,7 @@ class Packet(wiring.Component):
                             m.next = "LENGTH"
             with m.State("LENGTH"):
                 m.d.comb += self.i.ready.eq(0)
+                m.d.sync += final.eq(length == 1)
                 with m.If(length > longest):
                     refuse(Reason.LENGTH, "DRAIN")
                 with m.Elif(length == 0):
@@ -345,7 +357,7 @@ class Packet(wiring.Component):
                 receiving()
                 with m.If(self.i.valid):
                     m.d.comb += crc_in.valid.eq(1)
-                    m.d.sync += count.eq(count + 1)
+                    m.d.sync += [count.eq(count + 1), final.eq(count == before)]
                     with m.If((command == Command.FRAME) & (count == 0)):
                         m.d.sync += last.eq((self.i.payload & LAST) != 0)
                     with m.Elif(two_bytes & ~odd):
@@ -356,7 +368,7 @@ class Packet(wiring.Component):
                         m.d.sync += odd.eq(0)
                         with m.If((command == Command.FRAME) & sign_bits.any() & ~sign_bits.all()):
                             m.d.sync += misfit.eq(1)
-                    with m.If(count + 1 == length):
+                    with m.If(final):
                         m.d.sync += count.eq(0)
                         m.next = "CRC"
             with m.State("CRC"):
@@ -445,12 +457,8 @@ class Packet(wiring.Component):
                         with m.If(empty):
                             m.next = "WEIGHTS"
 
-            with m.State("IDENTIFY"):  # a byte a cycle, one cycle behind its address; the first is written twice
-                write(Mux(position == 0, 0, position - 1), contents.o)
-                m.d.sync += [position.eq(position + 1), look.eq(look + 1)]
-                with m.If(position == len(identity)):
-                    m.d.sync += replay.eq(0)
-                    send(len(identity))
+            with m.State("IDENTIFY"):
+                tell(len(identity), contents.o)
 
             with m.State("FEED"):
                 m.d.comb += [
@@ -530,12 +538,8 @@ class Packet(wiring.Component):
                             m.d.sync += [at_address.eq(0), at_pe.eq(at_pe + 1)]
                     with m.If(count + 1 == length[1:]):
                         m.next = "WEIGHTS"
-                with m.State("WEIGHTS"):  # as IDENTIFY; the array is known, whether all weights are there is not
-                    write(Mux(position == 0, 0, position - 1), Mux(position == 1, complete, contents.o))
-                    m.d.sync += [position.eq(position + 1), look.eq(look + 1)]
-                    with m.If(position == len(array)):
-                        m.d.sync += replay.eq(0)
-                        send(len(array))
+                with m.State("WEIGHTS"):  # the array is known, whether all weights are there is not
+                    tell(len(array), Mux(position == 1, complete, contents.o))
 
             with m.State("WORDS"):  # counters or thresholds; a word is taken whole, as the engine goes on counting
                 m.next = "CHOOSE WORD"
