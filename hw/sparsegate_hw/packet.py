@@ -169,9 +169,9 @@ class Packet(wiring.Component):
             of_weights.eq(~length[0] & (length >= 6) & (length <= 4 + 2 * RUN_WORDS)),
             again.eq(replay & (sequence == replay_sequence)),
         ]
-        # the payload's last byte, known before it comes: ``count`` is then one less than the length
-        final, before = Signal(), Signal(16)
-        m.d.sync += before.eq(length - 2)
+        # the payload's last byte is known before it comes: ``count`` is then one less than the length
+        too_long, single, final, before = Signal(), Signal(), Signal(), Signal(16)
+        m.d.sync += [too_long.eq(length > longest), single.eq(length == 1), before.eq(length - 2)]
         refused = Signal()
         with m.If(two_bytes):
             m.d.comb += arriving.eq(Cat(low, self.i.payload))
@@ -344,12 +344,15 @@ class Packet(wiring.Component):
                         with m.Case(3):
                             m.d.sync += [length[8:].eq(self.i.payload), count.eq(0)]
                             m.next = "LENGTH"
-            with m.State("LENGTH"):
+            with m.State("LENGTH"):  # is compared
                 m.d.comb += self.i.ready.eq(0)
-                m.d.sync += final.eq(length == 1)
-                with m.If(length > longest):
+                m.next = "ROOM"
+            with m.State("ROOM"):
+                m.d.comb += self.i.ready.eq(0)
+                m.d.sync += final.eq(single)
+                with m.If(too_long):
                     refuse(Reason.LENGTH, "DRAIN")
-                with m.Elif(length == 0):
+                with m.Elif(empty):
                     m.next = "CRC"
                 with m.Else():
                     m.next = "PAYLOAD"
@@ -595,7 +598,9 @@ class Packet(wiring.Component):
                             m.d.sync += self.error.eq(0)
                         m.next = "HUNT"
         m.d.comb += reply_read.addr.eq(position)
-        idle = [machine.ongoing(state) for state in ("START", "HUNT", "SYNC", "HEADER", "LENGTH", "PAYLOAD", "CRC")]
+        idle = [
+            machine.ongoing(state) for state in ("START", "HUNT", "SYNC", "HEADER", "LENGTH", "ROOM", "PAYLOAD", "CRC")
+        ]
         m.d.comb += self.busy.eq(is_open | ~Cat(*idle).any())
         return m
 

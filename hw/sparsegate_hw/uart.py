@@ -40,7 +40,7 @@ class Receiver(wiring.Component):
     overflow : Out(1)
         One cycle: a byte that nobody took was replaced.
 
-    Timing: bits are sampled in their middle; a byte is given when its stop bit has been sampled.
+    Timing: bits are sampled in their middle; a byte, or what became of it, is given a cycle after its stop bit has been sampled.
     """
 
     def __init__(self, divisor: int) -> None:
@@ -65,6 +65,7 @@ class Receiver(wiring.Component):
         bits = Signal(range(8))
         shift = Signal(8)
 
+        m.d.sync += [self.error.eq(0), self.overflow.eq(0)]
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.If(timer != 0):
@@ -86,11 +87,14 @@ class Receiver(wiring.Component):
                     m.next = "STOP"
             with m.State("STOP"), m.If(timer == 0):
                 with m.If(rx):
-                    m.d.comb += self.overflow.eq(self.o.valid & ~self.o.ready)
-                    m.d.sync += [self.o.payload.eq(shift), self.o.valid.eq(1)]
+                    m.d.sync += [
+                        self.overflow.eq(self.o.valid & ~self.o.ready),
+                        self.o.payload.eq(shift),
+                        self.o.valid.eq(1),
+                    ]
                     m.next = "IDLE"
                 with m.Else():
-                    m.d.comb += self.error.eq(1)
+                    m.d.sync += self.error.eq(1)
                     m.next = "BREAK"
             # a line held low is one error, not a byte of zeros after another
             with m.State("BREAK"), m.If(rx):
