@@ -196,12 +196,14 @@ class Packet(wiring.Component):
         zeros = Signal()  # this step ends an abandoned sequence
         fed = Signal(range(inputs + 1))
         taken = Signal(range(outputs + 1))
+        wanted = Signal()  # an output; a cycle late, while the one before is stored
         stepped = Signal()
         running = Signal()
         cycles = Signal(32)
         closing = Signal()
         gives = closing if self.identity.only_last else Const(1)
         m.d.comb += [closing.eq(last | zeros), self.busy.eq(is_open)]
+        m.d.sync += wanted.eq(gives & (taken != outputs))
         with m.If(self.step_start):
             m.d.sync += [running.eq(1), cycles.eq(1)]
         with m.Elif(running):
@@ -478,8 +480,8 @@ class Packet(wiring.Component):
                         m.d.sync += [is_open.eq(~closing), self.done.eq(closing), position.eq(5)]
                         m.next = "COLLECT"
             with m.State("COLLECT"):
-                with m.If(gives & (taken != outputs)), m.If(self.y.valid):
-                    m.d.comb += self.y.ready.eq(1)
+                m.d.comb += self.y.ready.eq(wanted)
+                with m.If(wanted), m.If(self.y.valid):
                     m.d.sync += [value.eq(self.y.payload.data), taken.eq(taken + 1), byte.eq(0)]
                     m.next = "STORE"
                 with m.Elif(stepped):

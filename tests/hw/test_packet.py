@@ -96,12 +96,15 @@ class StandIn(wiring.Component):
                     with m.If(count == inputs - 1):
                         m.d.sync += [last.eq(self.x.payload.last), count.eq(0)]
                         m.next = "WORK"
-            with m.State("WORK"):
-                m.d.sync += count.eq(0)
+            with m.State("WORK"):  # a step is done before its outputs come
+                m.d.comb += self.step_done.eq(1)
+                m.d.sync += [count.eq(0), self.counters.steps.eq(self.counters.steps + 1)]
+                m.next = "RESULT"
+            with m.State("RESULT"):
                 with m.If(gives):
                     m.next = "OUT"
                 with m.Else():
-                    m.next = "DONE"
+                    m.next = "OVER"
             with m.State("OUT"):
                 m.d.comb += [
                     self.y.valid.eq(1),
@@ -112,10 +115,8 @@ class StandIn(wiring.Component):
                     m.d.sync += count.eq(count + 1)
                     with m.If(count == outputs - 1):
                         m.d.sync += count.eq(0)
-                        m.next = "DONE"
-            with m.State("DONE"):
-                m.d.comb += self.step_done.eq(1)
-                m.d.sync += self.counters.steps.eq(self.counters.steps + 1)
+                        m.next = "OVER"
+            with m.State("OVER"):
                 with m.If(last):
                     m.d.sync += total.eq(0)
                 m.next = "IN"

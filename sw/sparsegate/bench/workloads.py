@@ -320,7 +320,7 @@ WIDE = HardwareConfig(rows=32, groups=3)
 VECTORS = replace(WIDE, outputs=8, deep=True)
 """Hands its results on as vectors, as the published accelerators of this size do."""
 
-LEAN = replace(VECTORS, banks=1, deep=False)
+LEAN = replace(VECTORS, banks=1)
 """With a second bank of accumulators a step of ``ese`` takes 61 cycles less, and does not fit."""
 
 WORKLOADS: dict[str, Workload] = {
@@ -338,7 +338,7 @@ WORKLOADS: dict[str, Workload] = {
             "keywords",
             "trained 3 × LSTM-64 at 1:8 with a head of 35 classes",
             "LFE5U-25F",
-            HardwareConfig(rows=16),
+            HardwareConfig(rows=16, deep=True),
             keywords,
             mhz=130,
         ),
