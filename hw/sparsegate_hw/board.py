@@ -84,7 +84,7 @@ class Board(wiring.Component):
         m.submodules.packet = packet = self._packet
         m.submodules.engine = engine = self._engine
         wiring.connect(m, receiver.o, packet.i)
-        # the engine and the packets' reply lie far apart
+        # the engine may lie far from the packet layer
         m.submodules.x = x = Relay(packet.x.payload.shape())
         wiring.connect(m, packet.o, transmitter.i)
         wiring.connect(m, packet.x, x.i)

@@ -95,8 +95,8 @@ class LaneBus(wiring.Signature):
     writes a state at that stage: the address of the item's states; ``result_*`` go with a finished item: its memory address, and
     whether it is valid; ``sent_address`` is the same address ``depths.delta`` + 1 cycles earlier, ``update_*`` one cycle earlier.
     ``first``: what was sent before counts as 0; ``fresh``: so do the states. With state ports: ``loading``, and ``load`` an item is
-    pushed in place of a result; ``given``, at ``given_address``: a result is in stage DELTA before its end; ``dumping`` reads at
-    ``dump`` instead.
+    pushed in place of a result; ``given``, at ``given_address``: a result is ``depths.delta`` cycles before its end; ``dumping``
+    reads at ``dump`` instead.
 
     ``phase``, ``first`` and ``fresh`` are known some cycles before an item of theirs is there, and stay until the last has left.
     """
@@ -134,7 +134,7 @@ class LaneBus(wiring.Signature):
 
 
 class LaneControl(wiring.Component):
-    """Walks the control of a read-out through the stages that all lanes share.
+    """Walks a read-out's items through the stages that all lanes share, and counts their addresses.
 
     Members: ``valid``, ``turn``, ``sub`` of a position as the sequencer reads it, one cycle after its decision, a phase's
     positions in order; ``phase``, ``first``, ``fresh``; ``bus`` (:class:`LaneBus`); ``place`` and ``group`` of the result's

@@ -20,9 +20,9 @@ counted from the first one after reset; for phase i in order of execution:
   the step before has left the output buffer, its beats + 2 cycles after its F: ``config.outputs`` values a beat.
 - F, its last result: R + ``positions`` - 1 + ``result_latency``. F of a step's last phase is the step's ``end``.
 
-So while nothing else is slower, a step of a single phase follows another after its beats, its read-out, and ``drain`` + 2 cycles;
-the cells of one step are hidden behind the input's columns of the next. Where phases alternate between banks, read-out
-is hidden too.
+So while nothing else is slower, a step of a single phase follows another after its beats, its read-out, and ``drain`` + 2 +
+``hand`` cycles; the cells of one step are hidden behind the input's columns of the next. Where phases alternate between banks,
+read-out is hidden too.
 
 With state ports a sequence begins when the one before is over. One that starts from a given state first takes its frame of
 words, then dispatches the columns that this state sends, phase by phase; one whose state is asked for gives it after

@@ -31,12 +31,13 @@ LOOKUP = MEMORY + 2
 
 @dataclass(frozen=True)
 class Depths:
-    """What an engine chooses: few registers, or one more on every way that is long on a large device.
+    """What an engine chooses: few registers, or more on every way that is long on a large device.
 
     ``known``: from the register of a list that says whether it has columns to the dispatcher's choice; 0 is in the same cycle.
-    ``lists``: from a column's address to what its list says, the list's own register included; of four the first is an address
-    beside each list, the last behind the choice of a list. ``hand``: from the dispatchers' last to the sequencer's decision; 0 is
-    in the same cycle. ``broadcast``: from dispatchers and sequencer to the clusters, the last register of every cluster's own.
+    ``lists``: from a column's address to what its list says, the list's own register included, 1 or more than 2; of four the first
+    is an address beside each list, the last behind the choice of a list. ``hand``: from the dispatchers' last to the sequencer's
+    decision; 0 is in the same cycle. ``broadcast``: from dispatchers and sequencer to the clusters, the last register of every
+    cluster's own.
     ``fetch``: from an entry's address to the multiplier, the memory's ``MEMORY`` and one behind the choice of the entry in its
     word. ``bias``: to a lane's memory of biases, and from there to the addition. ``narrow``: rounding and saturation. ``rise``:
     adding what a table's interpolation gives. ``compare``: an output with what was sent of it.

@@ -12,14 +12,15 @@ LSTM = (Shape("lstm", 10, NM(1, 4), NM(2, 4)),)
 GRU = (Shape("gru", 10, NM(1, 4), NM(2, 4)),)
 
 
+@pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("groups", [1, 2, 3, 5])
 @pytest.mark.parametrize(
     ("shapes", "cluster", "rows_apart"), [(LSTM, 4, ()), (GRU, 3, (2,)), (GRU, 6, (2, 5)), (GRU, 4, (2,))]
 )
 def test_partial_sums_meet_after_exactly_the_latency(
-    shapes: tuple[Shape, ...], cluster: int, rows_apart: tuple[int, ...], groups: int
+    shapes: tuple[Shape, ...], cluster: int, rows_apart: tuple[int, ...], groups: int, deep: bool
 ) -> None:
-    layout = small_layout(2 * cluster, groups, shapes=shapes, hardware={"cluster": cluster})
+    layout = small_layout(2 * cluster, groups, shapes=shapes, hardware={"cluster": cluster, "deep": deep})
     assert layout.apart_rows == rows_apart
     rng = np.random.default_rng(groups)
     index = np.zeros((layout.cluster, groups, 2), np.int64)
@@ -46,7 +47,7 @@ def test_partial_sums_meet_after_exactly_the_latency(
         await ctx.tick().repeat(layout.depths.mac - 1)
         ctx.set(dut.read.valid, 1)
         ctx.set(dut.read.address, 0)
-        await ctx.tick().repeat(8)
+        await ctx.tick().repeat(dut.latency)
         assert all(ctx.get(value) == 0 for value in [*dut.value, *apart])
         ctx.set(dut.read.address, 1)
         await ctx.tick().repeat(dut.latency - 1)

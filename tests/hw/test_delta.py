@@ -107,11 +107,12 @@ def expect(frames, thresholds) -> list[tuple[list[tuple[int, int]], bool]]:
     return expected
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3])
-@pytest.mark.parametrize("inputs", [1, 2, 5])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("inputs", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("threshold", [0, 9])
-def test_encoder_lists_what_moved(inputs: int, groups: int, threshold: int) -> None:
-    layout = small_layout(8, groups, inputs=inputs)
+@pytest.mark.parametrize("deep", [False, True])
+def test_encoder_lists_what_moved(inputs: int, groups: int, threshold: int, deep: bool) -> None:
+    layout = small_layout(8, groups, inputs=inputs, hardware={"deep": deep})
     dut = InputEncoder(layout)
     rng = random.Random(inputs * 10 + groups)
     frames = [([rng.randint(-20, 20) for _ in range(inputs)], rng.random() < 0.3) for _ in range(40)]

@@ -173,19 +173,24 @@ STACKS = {
 
 
 @pytest.mark.parametrize(
-    ("shapes", "states", "banks"),
-    [pytest.param(shapes, True, 3, id=name) for name, shapes in STACKS.items()]
-    + [pytest.param(STACKS[name], False, 3, id=f"{name}, no states") for name in ("gru", "stacked", "both ways")]
-    + [pytest.param(STACKS["stacked"], bool(banks % 2), banks, id=f"stacked, banks {banks}") for banks in (1, 2)],
+    ("shapes", "states", "banks", "deep"),
+    [pytest.param(shapes, True, 3, False, id=name) for name, shapes in STACKS.items()]
+    + [pytest.param(STACKS[name], False, 3, False, id=f"{name}, no states") for name in ("gru", "stacked", "both ways")]
+    + [
+        pytest.param(STACKS["stacked"], bool(banks % 2), banks, deep, id=f"stacked, banks {banks}, deep {deep}")
+        for banks in (1, 2)
+        for deep in (False, True)
+    ]
+    + [pytest.param(STACKS[name], name != "gru", 3, True, id=f"{name}, deep") for name in ("gru", "both ways")],
 )
-def test_engine_equals_golden_and_cycle_model(shapes: tuple[Shape, ...], states: bool, banks: int) -> None:
+def test_engine_equals_golden_and_cycle_model(shapes: tuple[Shape, ...], states: bool, banks: int, deep: bool) -> None:
     """Values of every phase, outputs, states, counters and cycles of each kind and structure."""
     program = small_program(*shapes, inputs=3, seed=len(shapes) + 2 * states)
     states = states and any(layer.carried for layer in program.layers)
     # thresholds of all vectors differ
     program = program.with_thresholds(*[(5 * k) % 4 for k in range(len(program.vectors))])
     config = HardwareConfig(12, 2, 1, cluster=6, states=states, steps=4) if states else HardwareConfig(12, 1, 3, 4)
-    engine = Engine(program, replace(config, banks=banks))
+    engine = Engine(program, replace(config, banks=banks, deep=deep))
     layout = engine.layout
     assert layout.acc_banks <= banks
     lengths = np.array([1, 3])

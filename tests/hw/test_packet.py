@@ -41,10 +41,17 @@ TIMEOUT, GAP, CLOCK = 200, 30, 80_000_000
 
 
 def make_program(
-    inputs: int = 3, outputs: int = 2, when: str = "step", bits: int = 8, output_bits: int = 16, seed: int = 0
+    inputs: int = 3,
+    outputs: int = 2,
+    when: str = "step",
+    bits: int = 8,
+    output_bits: int = 16,
+    seed: int = 0,
+    lstms: int = 1,
 ) -> Program:
-    """A Program of the wanted sizes: an LSTM of 4 units and a linear layer."""
-    shapes = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", outputs, when=when)]
+    """A Program of the wanted sizes: LSTMs of 4 units and a linear layer."""
+    stack = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2))] * lstms
+    shapes = [*stack, synthetic.Shape("linear", outputs, when=when)]
     network = synthetic.network(inputs, shapes, seed)
     x = np.random.default_rng(seed).normal(size=(4, 6, inputs))
     config = QuantizeConfig(activation_bits=bits, output_bits=output_bits)
@@ -243,11 +250,20 @@ class Device:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "when", "bits", "output_bits"),
-    [(3, 2, "step", 8, 16), (1, 1, "step", 4, 8), (5, 3, "last", 16, 20), (2, 4, "last", 12, 6), (7, 1, "step", 6, 32)],
+    ("inputs", "outputs", "when", "bits", "output_bits", "lstms"),
+    [
+        (3, 2, "step", 8, 16, 1),
+        (1, 1, "step", 4, 8, 1),
+        (5, 3, "last", 16, 20, 1),
+        (2, 4, "last", 12, 6, 1),
+        (7, 1, "step", 6, 32, 1),
+        # more counters and thresholds than are chosen in one cycle: two sixteens of words, and three
+        (3, 2, "step", 8, 16, 2),
+        (2, 1, "last", 8, 16, 5),
+    ],
 )
-def test_every_command(inputs, outputs, when, bits, output_bits):
-    program = make_program(inputs, outputs, when, bits, output_bits)
+def test_every_command(inputs, outputs, when, bits, output_bits, lstms):
+    program = make_program(inputs, outputs, when, bits, output_bits, lstms=lstms)
     device = Device(program, seed=inputs)
 
     async def bench(ctx, device):

@@ -25,9 +25,11 @@ SHAPES = {
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
 @pytest.mark.parametrize(("rows", "lanes"), [(12, 3), (24, 2), (12, 1)])
-@pytest.mark.parametrize("stall", [0.0, 0.6])
-def test_takes_and_gives_every_word_in_order(shapes: tuple[Shape, ...], rows: int, lanes: int, stall: float) -> None:
-    layout = small_layout(rows, 1, lanes, shapes, {"cluster": 4, "states": True})
+@pytest.mark.parametrize(("stall", "deep"), [(0.0, False), (0.6, False), (0.6, True)])
+def test_takes_and_gives_every_word_in_order(
+    shapes: tuple[Shape, ...], rows: int, lanes: int, stall: float, deep: bool
+) -> None:
+    layout = small_layout(rows, 1, lanes, shapes, {"cluster": 4, "states": True, "deep": deep})
     dut = StatePort(layout)
     rng = random.Random(rows + lanes)
     count = 1 + state_count(layout)
