@@ -90,7 +90,6 @@ def test_a_plain_lstm_pays_for_nothing_that_other_cells_need(tmp_path: Path) -> 
         "a second accumulator": "accumulators_apart",
         "a parameter": "parameter_",
         "a sequence buffer": "too_long",
-        "addresses of states apart": "store_1",
     }
     recurrent = NM(1, 2)
     plain = verilog(Shape("lstm", 6, recurrent, recurrent), Shape("linear", 2))
@@ -101,7 +100,6 @@ def test_a_plain_lstm_pays_for_nothing_that_other_cells_need(tmp_path: Path) -> 
         "a second accumulator": verilog(Shape("gru", 6)),
         "a parameter": verilog(Shape("lstm_peephole", 6)),
         "a sequence buffer": verilog(Shape("lstm", 6, both=True)),
-        "addresses of states apart": verilog(Shape("gru_reset_before", 6)),
     }
     for what, text in others.items():
         assert [other for other, sign in signs.items() if sign in text] == [what]
