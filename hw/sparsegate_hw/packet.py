@@ -169,7 +169,7 @@ class Packet(wiring.Component):
             of_weights.eq(~length[0] & (length >= 6) & (length <= 4 + 2 * RUN_WORDS)),
             again.eq(replay & (sequence == replay_sequence)),
         ]
-        # the payload's last byte is known before it comes: ``count`` is then one less than the length
+        # ``final``: the next byte of the payload is its last; set by the one ``before``, whose ``count`` is the length less two
         too_long, single, final, before = Signal(), Signal(), Signal(), Signal(16)
         m.d.sync += [too_long.eq(length > longest), single.eq(length == 1), before.eq(length - 2)]
         refused = Signal()
