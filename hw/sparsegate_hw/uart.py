@@ -62,30 +62,37 @@ class Receiver(wiring.Component):
         m.submodules.synchroniser = cdc.FFSynchronizer(self.rx, rx, init=1)
 
         timer = Signal(range(self.divisor))
+        due = Signal(init=1)  # timer == 0, in a register: much waits for it
         bits = Signal(range(8))
         shift = Signal(8)
+
+        def wait(cycles: int) -> None:
+            m.d.sync += [timer.eq(cycles - 1), due.eq(0)]  # more than one, as MIN_DIVISOR has it
 
         m.d.sync += [self.error.eq(0), self.overflow.eq(0)]
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
+        m.d.sync += due.eq(timer <= 1)
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
 
         with m.FSM(name="state"):
             with m.State("IDLE"), m.If(~rx):
-                m.d.sync += timer.eq(self.divisor // 2 - 1)
+                wait(self.divisor // 2)
                 m.next = "START"
-            with m.State("START"), m.If(timer == 0):
-                m.d.sync += [timer.eq(self.divisor - 1), bits.eq(0)]
+            with m.State("START"), m.If(due):
+                wait(self.divisor)
+                m.d.sync += bits.eq(0)
                 with m.If(rx):  # a spike, not a start bit
                     m.next = "IDLE"
                 with m.Else():
                     m.next = "DATA"
-            with m.State("DATA"), m.If(timer == 0):
-                m.d.sync += [timer.eq(self.divisor - 1), shift.eq(Cat(shift[1:], rx)), bits.eq(bits + 1)]
+            with m.State("DATA"), m.If(due):
+                wait(self.divisor)
+                m.d.sync += [shift.eq(Cat(shift[1:], rx)), bits.eq(bits + 1)]
                 with m.If(bits == 7):
                     m.next = "STOP"
-            with m.State("STOP"), m.If(timer == 0):
+            with m.State("STOP"), m.If(due):
                 with m.If(rx):
                     m.d.sync += [
                         self.overflow.eq(self.o.valid & ~self.o.ready),

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from sparsegate.errors import SparseGateError
 
 Objective = Callable[[nn.Module, Tensor, NDArray[np.int64], Tensor], Tensor]
-"""``objective(model, x, lengths, rows)`` -> loss: x (B, T, I), lengths (B,) in 1..T, rows (B,) of the training sequences."""
+"""``objective(model, x, lengths, rows)`` -> loss: x (B, T, I), lengths (B,) in 1..T, rows (B,) of the training sequences, on
+the CPU. The loss is where x is."""
 
 Distance = Literal["squared", "cosine", "kl"]
 
@@ -27,7 +28,7 @@ def last_class(y: ArrayLike) -> Objective:
     classes = _classes(y, 1)
 
     def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
-        return _cross_entropy(_last(model(x, lengths), lengths), _of(classes, rows))
+        return _cross_entropy(_last(model(x, lengths), lengths), _of(classes, rows, x))
 
     return loss
 
@@ -38,7 +39,7 @@ def step_class(y: ArrayLike) -> Objective:
 
     def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
         real = _real(x, lengths)
-        return _cross_entropy(model(x, lengths)[real], _of(classes, rows, x.shape[1])[real])
+        return _cross_entropy(model(x, lengths)[real], _of(classes, rows, x, x.shape[1])[real])
 
     return loss
 
@@ -49,7 +50,7 @@ def step_value(y: ArrayLike) -> Objective:
 
     def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
         real = _real(x, lengths)
-        found, goal = model(x, lengths), _of(wanted, rows, x.shape[1])
+        found, goal = model(x, lengths), _of(wanted, rows, x, x.shape[1])
         if goal.shape != found.shape:
             raise SparseGateError(f"values of shape {tuple(goal.shape)} are given for outputs of {tuple(found.shape)}")
         return nn.functional.mse_loss(found[real], goal[real].to(found.dtype))
@@ -74,7 +75,7 @@ def match(
 
     Parameters
     ----------
-    teacher : a module with ``trace`` (``Trainable``, ``FakeQuant``); not trained.
+    teacher : a module with ``trace`` (``Trainable``, ``FakeQuant``, ``Ensemble``); not trained.
     distance : "squared"; "cosine": 1 - cos, for embeddings; "kl": Kullback-Leibler divergence of softmax at ``temperature``,
         times its square, for classes.
     every : match the outputs of every real step instead of the last one's.
@@ -96,6 +97,7 @@ def match(
         return module.trace(x, lengths)  # type: ignore[operator]
 
     def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
+        teacher.to(x.device)
         with torch.no_grad():
             wanted = [value.to(x.dtype) for value in traced(teacher, x.to(kind), lengths)]
         found = traced(model, x, lengths)
@@ -108,7 +110,8 @@ def match(
         if classes is None or not bool((known := rows < len(classes)).any()):
             total = _distance(mine, theirs, distance, temperature)
         else:
-            told = _of(classes, rows[known], x.shape[1] if every else None)
+            told = _of(classes, rows[known], x, x.shape[1] if every else None)
+            known = known.to(x.device)
             steps = known[:, None].expand(real.shape)[real] if every else known
             target = torch.softmax(theirs / temperature, dim=1)
             target[steps] = torch.lerp(target[steps], _one_hot(told[real[known]] if every else told, target), trust)
@@ -136,14 +139,14 @@ def _classes(y: ArrayLike, axes: int) -> Tensor:
     return torch.from_numpy(y.astype(np.int64))
 
 
-def _of(values: Tensor, rows: Tensor, steps: int | None = None) -> Tensor:
-    """What is given for some sequences, up to so many steps."""
+def _of(values: Tensor, rows: Tensor, x: Tensor, steps: int | None = None) -> Tensor:
+    """What is given for some sequences, up to so many steps, where their inputs ``x`` are."""
     if len(values) <= int(rows.max()) or (steps is not None and values.shape[1] < steps):
         at = "" if steps is None else f", expected {steps} steps of each"
         raise SparseGateError(
             f"the objective is given {tuple(values.shape)} values, which leave out sequence {int(rows.max())}{at}"
         )
-    return values[rows] if steps is None else values[rows, :steps]
+    return (values[rows] if steps is None else values[rows, :steps]).to(x.device)
 
 
 def _cross_entropy(found: Tensor, classes: Tensor) -> Tensor:
@@ -183,9 +186,10 @@ def _relative(found: Tensor, wanted: Tensor) -> Tensor:
 
 def _last(outputs: Tensor, lengths: NDArray[np.int64]) -> Tensor:
     """Outputs (B, T, O) at each sequence's last step, (B, O)."""
-    return outputs[torch.arange(len(lengths)), torch.from_numpy(lengths) - 1]
+    rows, steps = torch.arange(len(lengths)), torch.from_numpy(lengths) - 1
+    return outputs[rows.to(outputs.device), steps.to(outputs.device)]
 
 
 def _real(x: Tensor, lengths: NDArray[np.int64]) -> Tensor:
     """(B, T): steps that are no padding."""
-    return torch.arange(x.shape[1])[None, :] < torch.from_numpy(lengths)[:, None]
+    return (torch.arange(x.shape[1])[None, :] < torch.from_numpy(lengths)[:, None]).to(x.device)

@@ -9,13 +9,15 @@ from torch import nn
 
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Network
-from sparsegate.trainable import ACTIVATIONS, Trainable
+from sparsegate.trainable import ACTIVATIONS, Trainable, usable
 
 BATCH = 2048
 """Sequences that are written at once, which bounds memory."""
 
 
-def sample(network: Network, first: ArrayLike, steps: int, seed: int = 0) -> NDArray[np.float32]:
+def sample(
+    network: Network, first: ArrayLike, steps: int, seed: int = 0, device: torch.device | str = "cpu"
+) -> NDArray[np.float32]:
     """What a network writes that was trained to predict its own next input, a class at every step.
 
     A pruned network that learns from the outputs of the one before it overfits where there is little data; on the teacher's own
@@ -26,7 +28,8 @@ def sample(network: Network, first: ArrayLike, steps: int, seed: int = 0) -> NDA
     network : of as many outputs as inputs, the logits of the next input's class.
     first : (N,) classes that the sequences begin with.
     steps : of each sequence.
-    seed : of the draws; with the same one come the same sequences.
+    seed : of the draws; with the same one come the same sequences, on the same device.
+    device : where the network runs.
 
     Returns
     -------
@@ -42,11 +45,12 @@ def sample(network: Network, first: ArrayLike, steps: int, seed: int = 0) -> NDA
         raise SparseGateError(f"sequences begin with classes 0..{network.inputs - 1}, one each")
     if steps < 1:
         raise SparseGateError(f"steps is {steps}, expected 1 or more")
-    model = Trainable(network)
-    draws = torch.Generator().manual_seed(seed)
+    place = usable(device)
+    model = Trainable(network).to(place)
+    draws = torch.Generator(place).manual_seed(seed)
     classes = np.concatenate(
         [
-            _written(model, torch.from_numpy(first[at : at + BATCH].astype(np.int64)), steps, draws)
+            _written(model, torch.from_numpy(first[at : at + BATCH].astype(np.int64)).to(place), steps, draws)
             for at in range(0, len(first), BATCH)
         ]
     )
@@ -66,4 +70,4 @@ def _written(model: Trainable, now: torch.Tensor, steps: int, draws: torch.Gener
             else:
                 value = ACTIVATIONS[layer.kind](part(value))
         written.append(torch.multinomial(torch.softmax(value[:, 0], 1), 1, generator=draws)[:, 0])
-    return torch.stack(written, 1).numpy()
+    return torch.stack(written, 1).cpu().numpy()

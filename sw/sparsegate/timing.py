@@ -77,8 +77,10 @@ class Depths:
 
     @property
     def drain(self) -> int:
-        """Between a dispatcher's last entry and the first read-out address: covers ``mac`` beyond the read-out's own path."""
-        return self.mac - 3
+        """Between a handed-over dispatch and the first read-out address: covers ``mac`` beyond the way from a dispatcher's last
+        entry to the hand-over and the read-out's own.
+        """
+        return self.mac - 3 - self.hand
 
     @property
     def readout(self) -> int:

@@ -1,8 +1,8 @@
-"""Training on the CPU: float, gradual pruning, quantization-aware fine-tuning.
+"""Training: float, gradual pruning, quantization-aware fine-tuning.
 
 :func:`fit` trains any module for any objective; the functions behind it are the stages of a sequence classifier, whose loss is the
 cross-entropy on each sequence's last step. Input noise, in units of each input's deviation over the training frames, is the only
-regularisation. Everything is deterministic for a seed, and runs on one thread.
+regularisation. On the CPU, where nothing else is said, everything is deterministic for a seed, and runs on one thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sparsegate.program import Program
 from sparsegate.prune import Patterns, attach
 from sparsegate.quantize import QuantizeConfig
 from sparsegate.schedule import Annealed, Cubic, OneShot, Schedule
-from sparsegate.trainable import Trainable
+from sparsegate.trainable import CPU, Trainable, usable
 
 CHECKPOINT = "sparsegate-training"
 
@@ -93,8 +93,9 @@ def fit(
     *,
     pruner: Resumable | None = None,
     checkpoint: Path | str | None = None,
+    device: torch.device | str = "cpu",
 ) -> None:
-    """Train a module in place, on one thread, deterministically for a seed.
+    """Train a module in place, on one thread, on the CPU deterministically for a seed.
 
     Parameters
     ----------
@@ -106,6 +107,8 @@ def fit(
     checkpoint : a file that is written at the end of every epoch and removed at the end. Where it exists, the run that wrote it
         goes on from there, to the same result to the bit. One of another run is refused: of other data, weights, recipe, pruning or
         seed, or with another loss on some 256 of the sequences.
+    device : where to train, such as "cuda"; the module is back where it was when this returns. Results of devices differ, as their
+        sums are rounded in other orders, and on a GPU they may differ from run to run.
 
     A training whose loss or gradient is no number any more ends with an error.
     """
@@ -115,42 +118,50 @@ def fit(
     parameters = list(model.parameters())
     if not parameters:
         raise SparseGateError(f"a {type(model).__name__} has no parameters to train")
-    kind = parameters[0].dtype
+    kind, home = parameters[0].dtype, parameters[0].device
+    place = usable(device)
+    if place != CPU and isinstance(model, FakeQuant):
+        raise SparseGateError(f"fine-tuning on exact integers runs on the CPU, not on {place}")
     x = _checked(x)
     lengths = lengths_of(x.shape, lengths, x.shape[2])
-    values = torch.from_numpy(x).to(kind)
-    noise = recipe.noise * torch.from_numpy(_deviation(x, lengths)).to(kind)  # (I,)
+    values = torch.from_numpy(x).to(place, kind)
+    noise = recipe.noise * torch.from_numpy(_deviation(x, lengths)).to(place, kind)  # (I,)
+    model.to(place)
+    parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay)
     count = _batches(len(x), recipe)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.epochs * count)
     rng = np.random.default_rng(seed)
-    with _seeded(seed):
-        run = _Run(checkpoint, model, optimizer, schedule, rng, pruner)
-        if checkpoint is not None:
-            run.what = _identity(model, objective, values, lengths, f"{recipe} seed {seed}")
-        for epoch in range(run.resume() + 1, recipe.epochs + 1):
-            total = 0.0
-            for rows in _epoch(rng, lengths, count, recipe.bucket):
-                part = values[rows, : int(lengths[rows].max())]
-                if recipe.noise:
-                    part = part + noise * torch.randn_like(part)
-                loss = objective(model, part, lengths[rows], torch.from_numpy(rows))
-                optimizer.zero_grad()
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-                if not math.isfinite(loss.item() + norm.item()):
-                    raise SparseGateError(
-                        f"the training diverged in epoch {epoch}: its loss is {loss.item():g}, its gradient's norm {norm.item():g};"
-                        f" give a lower rate than {recipe.rate:g}, or look at the data"
-                    )
-                optimizer.step()
-                schedule.step()
-                if pruner is not None:
-                    pruner.step()
-                total += loss.item() * len(rows)
-            if progress is not None:
-                progress(epoch, recipe.epochs, total / len(x))
-            run.save(epoch)
+    try:
+        with _seeded(seed, place):
+            run = _Run(checkpoint, model, optimizer, schedule, rng, pruner, place)
+            if checkpoint is not None:
+                run.what = _identity(model, objective, values, lengths, f"{recipe} seed {seed}")
+            for epoch in range(run.resume() + 1, recipe.epochs + 1):
+                total = 0.0
+                for rows in _epoch(rng, lengths, count, recipe.bucket):
+                    part = values[torch.from_numpy(rows).to(place), : int(lengths[rows].max())]
+                    if recipe.noise:
+                        part = part + noise * torch.randn_like(part)
+                    loss = objective(model, part, lengths[rows], torch.from_numpy(rows))
+                    optimizer.zero_grad()
+                    loss.backward()
+                    norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+                    if not math.isfinite(loss.item() + norm.item()):
+                        raise SparseGateError(
+                            f"the training diverged in epoch {epoch}: its loss is {loss.item():g}, its gradient's norm"
+                            f" {norm.item():g}; give a lower rate than {recipe.rate:g}, or look at the data"
+                        )
+                    optimizer.step()
+                    schedule.step()
+                    if pruner is not None:
+                        pruner.step()
+                    total += loss.item() * len(rows)
+                if progress is not None:
+                    progress(epoch, recipe.epochs, total / len(x))
+                run.save(epoch)
+    finally:
+        model.to(home)
     run.remove()
 
 
@@ -164,12 +175,13 @@ def train_float(
     depth: int = 1,
     when: When = "step",
     recipe: Recipe = FLOAT,
+    device: torch.device | str = "cpu",
 ) -> Network:
     """Train ``depth`` stacked LSTM layers of ``hidden`` units with a linear head."""
     start = lstm(dataset.inputs, hidden, dataset.classes, depth, seed, when, dataset.name)
-    model = Trainable(start)
+    model, loss = Trainable(start), last_class(dataset.y_train)
     recipe = replace(recipe, epochs=epochs)
-    fit(model, last_class(dataset.y_train), dataset.x_train, dataset.length_train, recipe, seed, progress)
+    fit(model, loss, dataset.x_train, dataset.length_train, recipe, seed, progress, device=device)
     return model.network()
 
 
@@ -199,6 +211,7 @@ def prune_and_finetune(
     schedule: Schedule | str = "cubic",
     regrow: bool = False,
     checkpoint: Path | str | None = None,
+    device: torch.device | str = "cpu",
 ) -> Network:
     """Prune the recurrent layers gradually while training goes on; :func:`prune_and_fit` with the classifier's loss."""
     return prune_and_fit(
@@ -213,6 +226,7 @@ def prune_and_finetune(
         schedule=schedule,
         regrow=regrow,
         checkpoint=checkpoint,
+        device=device,
     )
 
 
@@ -230,6 +244,7 @@ def prune_and_fit(
     regrow: bool = False,
     checkpoint: Path | str | None = None,
     lstm: type[nn.LSTM] = nn.LSTM,
+    device: torch.device | str = "cpu",
 ) -> Network:
     """Prune the layers of a Network while it is trained for any objective.
 
@@ -240,7 +255,7 @@ def prune_and_fit(
     schedule : a Schedule in optimizer steps, or "cubic", "one-shot", "annealed": masks then tighten over the first half of the
         steps (at once) and are frozen for the rest.
     regrow : let gradients reach the pruned weights, so that they can come back (``prune.attach``).
-    checkpoint, and the rest : as of :func:`fit`.
+    checkpoint, device, and the rest : as of :func:`fit`.
     """
     recurrent = [layer.name for layer in network.layers if cell(layer.kind).recurrent]
     wanted = dict(patterns) if isinstance(patterns, Mapping) else dict.fromkeys(recurrent, patterns)
@@ -264,7 +279,7 @@ def prune_and_fit(
         schedule = SCHEDULES[schedule](half)
     targets = {places[name]: pattern for name, pattern in (kept | wanted).items()}
     pruner = attach(model, targets, schedule, regrow=regrow, seed=seed)
-    fit(model, objective, x, lengths, recipe, seed, progress, pruner=pruner, checkpoint=checkpoint)
+    fit(model, objective, x, lengths, recipe, seed, progress, pruner=pruner, checkpoint=checkpoint, device=device)
     pruner.finish()
     projections = {name: both((kept | wanted)[place])[0] for name, place in inner.items()}
     return model.network(
@@ -390,8 +405,9 @@ class _Run:
         schedule: torch.optim.lr_scheduler.LRScheduler,
         rng: np.random.Generator,
         pruner: Resumable | None,
+        device: torch.device,
     ) -> None:
-        self.path, self.rng = None if path is None else Path(path), rng
+        self.path, self.rng, self.device = None if path is None else Path(path), rng, device
         self.what = ""
         """Identity of the training."""
         self.parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -415,6 +431,8 @@ class _Run:
                 part.load_state_dict(state[name])
             self.rng.bit_generator.state = state["numpy"]
             torch.set_rng_state(state["torch"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda"], self.device)
             return int(state["epoch"])
         except SparseGateError as error:
             said = str(error)
@@ -430,6 +448,8 @@ class _Run:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"format": CHECKPOINT, "what": self.what, "epoch": epoch}
         state |= {"numpy": self.rng.bit_generator.state, "torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
         with artefact.writing(self.path) as temporary:
             torch.save(state, temporary)
 
@@ -439,15 +459,15 @@ class _Run:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's generator and use one thread; leave both afterwards as they were.
+def _seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
+    """Seed torch's generators and use one thread; leave both afterwards as they were.
 
     With layers this small a second thread costs more than it brings, and the order of additions would depend on it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield
     finally:

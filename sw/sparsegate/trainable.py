@@ -22,6 +22,8 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 """What the linear kinds do to their sums."""
 
+CPU = torch.device("cpu")
+
 
 class Trainable(nn.Module):
     """A Network of forward layers as trainable torch modules: (N, T, I) -> (N, T, outputs), float32.
@@ -111,3 +113,16 @@ def _module(layer: Layer, lstm: type[nn.LSTM]) -> nn.Module:
             state[key] = torch.from_numpy(weight)
     part.load_state_dict(state)
     return part
+
+
+def usable(device: torch.device | str) -> torch.device:
+    """A device that can be trained on here, by its name."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found).tolist()
+    except Exception as error:  # torch raises several kinds for what it does not know, and for what is not there
+        first = str(error).splitlines()[0].rstrip(".")
+        raise SparseGateError(
+            f"cannot train on {str(device)!r}, expected cpu, or cuda where there is one: {first}"
+        ) from None
+    return found

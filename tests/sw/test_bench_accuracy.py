@@ -16,6 +16,7 @@ from sparsegate.bench import accuracy, accuracy_table, real, tasks
 from sparsegate.bench.accuracy import Bench, Case, Plan
 from sparsegate.bench.tasks import Part, Task
 from sparsegate.cli import app
+from sparsegate.ensemble import Ensemble
 from sparsegate.errors import SparseGateError
 from sparsegate.train import Recipe
 
@@ -159,8 +160,8 @@ def test_a_part_replaces_its_task_alone():
 def test_the_command(tmp_path, monkeypatch, mine):
     asked = []
 
-    def measure(names, seeds, folder, work, jobs, shown):
-        asked.append((names, list(seeds), folder, jobs))
+    def measure(names, seeds, folder, work, jobs, shown, device):
+        asked.append((names, list(seeds), folder, jobs, device))
         shown.at(1, 2)
         rows = [row(seed=seed, pattern="2:16") for seed in seeds]
         return {"tasks": {"vowels": "data"}, "rows": rows, "means": accuracy.means(rows)}, {"keywords": "no data"}
@@ -181,7 +182,7 @@ def test_the_command(tmp_path, monkeypatch, mine):
     ]
     done = CliRunner().invoke(app, [*command, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert asked == [(["vowels", "keywords"], [0, 1], tmp_path, 1)]
+    assert asked == [(["vowels", "keywords"], [0, 1], tmp_path, 1, "cpu")]
     assert "keywords: skipped, no data" in done.output
     record = json.loads(out.read_text())
     assert [entry["seed"] for entry in record["rows"]] == [0, 1]
@@ -189,6 +190,9 @@ def test_the_command(tmp_path, monkeypatch, mine):
     wrong = CliRunner().invoke(app, ["bench", "accuracy", "--task", "vowel", "--out", str(out)])
     assert wrong.exit_code == 1
     assert "there is no task 'vowel'; the tasks are vowels," in wrong.output
+    nowhere = CliRunner().invoke(app, [*command, "--device", "abacus", "--out", str(out)])
+    assert nowhere.exit_code == 1
+    assert "cannot train on 'abacus', expected cpu, or cuda where there is one" in " ".join(nowhere.output.split())
 
 
 def test_tasks_without_data_say_why(tmp_path):
@@ -262,6 +266,35 @@ def test_what_a_plan_says(bench):
     assert "learning from the baseline's outputs" in said
     assert "exact integers" not in said  # its two cases are only rounded
     assert "as its authors trained it" in QUICK.words(replace(bench.task, teacher=bench.float()))
+
+
+def test_several_baselines_teach_together(mine, tmp_path):
+    plan = replace(QUICK, teachers=2)
+    made = Bench(str(mine), 1, FOLDER, tmp_path, plan)
+    teacher = made._teacher("plain")
+    assert isinstance(teacher, Ensemble)
+    for seed, member in zip((1, 2), teacher.members, strict=True):
+        other = Bench(str(mine), seed, FOLDER, tmp_path, plan)
+        assert (other.work / "float-plain.safetensors").exists()  # kept for the other seed's rows too
+        same = other.float()
+        assert all(
+            np.array_equal(a.w_h, b.w_h) for a, b in zip(member.network().layers[:1], same.layers[:1], strict=True)
+        )
+    assert made.seed == 1
+    assert made._key(Case("1:4")) != Bench(str(mine), 1, FOLDER, tmp_path, QUICK)._key(Case("1:4"))
+    assert "the mean of 2 baselines' outputs" in plan.words(made.task)
+
+
+def test_a_row_and_the_page_say_where_a_network_was_trained(bench):
+    made = bench.row(Case("1:4"))
+    assert made["device"] == "cpu"
+    elsewhere = made | {"device": "cuda"}
+    page = {
+        device: accuracy_table.page({"means": accuracy.means([each])})
+        for device, each in (("cpu", made), ("cuda", elsewhere))
+    }
+    assert "Trained on a GPU (`--device cuda`): 1:4." in page["cuda"]
+    assert "GPU" not in page["cpu"]
 
 
 def test_masks_freeze_when_the_plan_says(bench, monkeypatch):

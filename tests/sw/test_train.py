@@ -448,3 +448,25 @@ def test_a_student_of_another_shape_learns_outputs_alone(network, small):
         every(other, x, lengths, rows).item()
         != objective.match(Trainable(network), hidden=0)(other, x, lengths, rows).item()
     )
+
+
+def test_a_device_that_is_not_there_is_refused():
+    model = Trainable(train.lstm(2, 3, 2))
+    for name in ("abacus", "cuda:99", "meta"):
+        with pytest.raises(
+            SparseGateError, match=f"cannot train on '{name}', expected cpu, or cuda where there is one"
+        ):
+            train.fit(model, objective.last_class([0]), np.zeros((1, 2, 2)), device=name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_trains_on_a_gpu():
+    """The same training as on the CPU, up to the order of sums; the module comes back."""
+    x, y = np.random.default_rng(0).normal(size=(32, 5, 3)), np.arange(32) % 2
+    found = {}
+    for device in ("cpu", "cuda"):
+        model = Trainable(train.lstm(3, 4, 2))
+        train.fit(model, objective.last_class(y), x, recipe=Recipe(2, 1e-2, noise=0.0), device=device)
+        assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
+        found[device] = model.network().evaluate(x).outputs
+    assert np.abs(found["cpu"] - found["cuda"]).max() < 1e-3

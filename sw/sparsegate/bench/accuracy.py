@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +24,7 @@ from sparsegate.bench.tasks import Part, Task, missing, open_task
 from sparsegate.cells import cell
 from sparsegate.console import Task as Shown
 from sparsegate.delta import quiet
+from sparsegate.ensemble import Ensemble
 from sparsegate.errors import SparseGateError
 from sparsegate.fake_quant import FakeQuant
 from sparsegate.gumbel import G2LSTM
@@ -111,8 +113,8 @@ class Plan:
     """Pruned networks learn from the float baseline: classes from its softened outputs, values from their mean with it."""
     labels: bool = False
     """They learn classes from the labels as well."""
-    trust: tuple[tuple[str, float], ...] = ()
-    """Share of the labels in what networks of a pattern learn on the training data; what the baseline writes has none."""
+    teachers: int = 1
+    """So many baselines, of this seed and the next ones, teach together."""
     samples: int = 0
     """How many times as many sequences as there are for training the baseline writes, for those who learn from it."""
     until: float = 0.5
@@ -140,10 +142,10 @@ class Plan:
                 teacher = "the mean of the baseline's outputs and the true values"
             elif self.teach:
                 teacher = "the baseline's outputs" + (" and the labels" if self.labels else "")
+                if self.teachers > 1:
+                    teacher = f"the mean of {self.teachers} baselines' outputs (of this seed and the next ones)"
                 if self.samples:
-                    teacher += f" on the training data and {self.samples} times as much that it wrote itself"
-                for name, part in self.trust:
-                    teacher += f" (at {name}, {part:g} from the labels where there are any)"
+                    teacher += f" on the training data and {self.samples} times as much that the baseline wrote itself"
         share = f"{100 * self.until:g} % of the steps"
         tuned = f"then {recipe(self.full)} on exact integers" if self.full else "no training"
         said = [
@@ -217,7 +219,7 @@ PLANS: dict[str, Plan] = {
     ),
     "speakers": Plan(
         Recipe(1, 1e-3),
-        Recipe(24, 3e-3, 32, 0.0),
+        Recipe(40, 3e-3, 32, 0.0),
         Recipe(2, 3e-4, 32, 0.0),
         (Case("2:32"),),
         regrow=True,
@@ -242,7 +244,7 @@ PLANS: dict[str, Plan] = {
         (*(Case(name) for name in ("dense", "1:4", "1:8")), Case(gates="g2")),
         regrow=True,
         teach=True,
-        trust=(("1:4", 0.7),),
+        teachers=3,
         samples=4,
         until=0.25,
     ),
@@ -271,8 +273,10 @@ def objective_of(task: Task, plan: Plan) -> Objective:
 class Bench:
     """One task and seed: stages that later cases share are kept in ``work``."""
 
-    def __init__(self, name: str, seed: int, folder: Path, work: Path, plan: Plan | None = None) -> None:
-        self.plan = plan or plan_of(name)
+    def __init__(
+        self, name: str, seed: int, folder: Path, work: Path, plan: Plan | None = None, device: str = "cpu"
+    ) -> None:
+        self.plan, self.device = plan or plan_of(name), device
         self.task, self.seed = open_task(name, folder, work), seed
         self.work = _folder(work, name, seed)
         self.recipe = objective_of(self.task, self.plan)
@@ -306,11 +310,10 @@ class Bench:
         """What made the network of a case: of another key, it is made again."""
         plan = self.plan
         how = f"{plan.prune} {plan.regrow} {plan.teach} {plan.hidden} {plan.distance}"
-        trust = dict(plan.trust).get(case.pattern, 0.0)
         how += (
-            f" samples {plan.samples}" * (plan.samples > 0)
+            f" teachers {plan.teachers}" * (plan.teachers > 1)
+            + f" samples {plan.samples}" * (plan.samples > 0)
             + " labels" * plan.labels
-            + f" trust {trust}" * (trust > 0)
             + f" until {plan.until}" * (plan.until != 0.5)
         )
         return (
@@ -349,24 +352,33 @@ class Bench:
         """What pruned and quantized networks are trained for."""
         if not self.plan.teach:
             return self.recipe
-        teacher = self.float(case.gates)
         if self.task.kind in ("last", "step"):
             softened = TEMPERATURE if self.task.kind == "last" else 1.0
             every = self.task.kind == "step"
-            trust = dict(self.plan.trust).get(case.pattern)
-            labels = None if trust is None else self.task.train.target
-            taught = objective.match(
-                Trainable(teacher), "kl", 0, softened, every, labels=labels, trust=0.0 if trust is None else trust
-            )
+            taught = objective.match(self._teacher(case.gates), "kl", 0, softened, every)
             return objective.together(taught, self.recipe) if self.plan.labels else taught
-        train = self.task.train
+        train, teacher = self.task.train, self.float(case.gates)
         return objective.step_value((train.target + teacher.evaluate(train.x, train.lengths).outputs) / 2)
+
+    def _teacher(self, gates: str) -> nn.Module:
+        """The baseline, or several."""
+        if self.plan.teachers == 1:
+            return Trainable(self.float(gates))
+        return Ensemble([Trainable(self._of_seed(self.seed + more).float(gates)) for more in range(self.plan.teachers)])
+
+    def _of_seed(self, seed: int) -> Bench:
+        """The same task and plan from another seed, whose baseline is kept for its own rows too."""
+        other = copy(self)
+        other.seed, other.work = seed, self.work.with_name(f"{self.work.name.rpartition('-')[0]}-{seed}")
+        return other
 
     def _float(self, gates: str) -> Network:
         task = self.task
         start = train.lstm(task.train.x.shape[2], task.hidden, task.outputs, seed=self.seed, name=task.name)
         model = Trainable(start, G2LSTM if gates == "g2" else nn.LSTM)
-        train.fit(model, self.recipe, task.train.x, task.train.lengths, self.plan.baseline, self.seed)
+        train.fit(
+            model, self.recipe, task.train.x, task.train.lengths, self.plan.baseline, self.seed, device=self.device
+        )
         return model.network()
 
     def _pruned(self, case: Case) -> Network:
@@ -382,7 +394,7 @@ class Bench:
         x, lengths = task.train.x, task.train.lengths
         if self.plan.samples:
             again = np.tile(np.arange(len(x)), self.plan.samples)
-            written = sampling.sample(self.float(case.gates), x[again, 0].argmax(1), x.shape[1], self.seed)
+            written = sampling.sample(self.float(case.gates), x[again, 0].argmax(1), x.shape[1], self.seed, self.device)
             x, lengths = np.concatenate([x, written]), np.tile(lengths, 1 + self.plan.samples)
         return train.prune_and_fit(
             network,
@@ -395,6 +407,7 @@ class Bench:
             schedule=case.schedule if self.plan.until == 0.5 else self._schedule(len(x)),
             regrow=self.plan.regrow,
             lstm=G2LSTM if case.gates == "g2" else nn.LSTM,
+            device=self.device,
         )
 
     def _schedule(self, count: int) -> Cubic:
@@ -411,7 +424,8 @@ class Bench:
         start = time.perf_counter()
         made = make()
         seconds = round(time.perf_counter() - start, 1)
-        replace(made, meta={"bench": key, "seconds": seconds}).save(path)
+        made = replace(made, meta={"bench": key, "seconds": seconds, "device": self.device})
+        made.save(path)
         return made
 
     def _measure(self, case: Case) -> dict[str, Any]:
@@ -425,6 +439,7 @@ class Bench:
         chosen = self.threshold(program)
         slower = program.with_thresholds(chosen)
         row: dict[str, Any] = {"task": task.name, "case": asdict(case), "method": case.method, "seed": self.seed}
+        row["device"] = network.meta.get("device", "cpu")
         row |= {"density": density(network), **compression(network, program, parsed(case.pattern))}
         row |= {"measure": main, "float": reference, "pruned": figures, "golden": golden}
         row["loss"] = task.loss(golden[main], reference[main])
@@ -503,19 +518,26 @@ def _share(program: Program, part: Part) -> float:
     return round(float(temporal.skipped(program, some.x, some.lengths).total), 4)
 
 
-def _seed_rows(name: str, seed: int, folder: Path, work: Path) -> tuple[str, list[dict[str, Any]]]:
+def _seed_rows(name: str, seed: int, folder: Path, work: Path, device: str) -> tuple[str, list[dict[str, Any]]]:
     """What a task is and how it is trained, and all rows of a seed, in a process of its own."""
-    bench = Bench(name, seed, folder, work)
+    bench = Bench(name, seed, folder, work, device=device)
     about = f"{bench.task.data}. {bench.plan.words(bench.task)}"
     return about, [bench.row(case) for case in bench.plan.cases]
 
 
 def measure(
-    names: Sequence[str], seeds: Sequence[int], folder: Path, work: Path, jobs: int = 1, shown: Shown | None = None
+    names: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    work: Path,
+    jobs: int = 1,
+    shown: Shown | None = None,
+    device: str = "cpu",
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The record of the given tasks and seeds, and the reasons why tasks were skipped.
 
-    Tasks and seeds run in ``jobs`` processes; ``shown`` is told how many rows are there and how long the others will take.
+    Floats are trained on ``device``, integers always on the CPU. Tasks and seeds run in ``jobs`` processes; ``shown`` is told how
+    many rows are there and how long the others will take.
     """
     skipped = {name: reason for name in names if (reason := missing(name, folder)) is not None}
     work.mkdir(parents=True, exist_ok=True)
@@ -523,7 +545,7 @@ def measure(
     every = [_folder(work, name, seed) / f"{case.slug}.json" for name, seed in units for case in plan_of(name).cases]
     before, start = sum(path.exists() for path in every), time.monotonic()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running = [pool.submit(_seed_rows, name, seed, folder, work) for name, seed in units]
+        running = [pool.submit(_seed_rows, name, seed, folder, work, device) for name, seed in units]
         try:
             while not all(one.done() for one in running):
                 wait(running, POLL, FIRST_EXCEPTION)
@@ -586,6 +608,7 @@ def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         main = first["measure"]
         mean: dict[str, Any] = {key: first[key] for key in ("task", "case", "method", "measure")}
         mean["seeds"] = len(group)
+        mean["devices"] = sorted({row.get("device", "cpu") for row in group})
         for key in (
             "density",
             "compression_weights",

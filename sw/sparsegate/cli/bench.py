@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparsegate import console
-from sparsegate.cli.options import Json
+from sparsegate.cli.options import Device, Json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -177,6 +177,7 @@ def accuracy(
         typer.Option("--work", help="Folder that keeps every row and network, from which an interrupted run goes on."),
     ] = Path("build/bench/accuracy"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the work folder has.")] = False,
+    device: Device = "cpu",
     out: Out = Path("build/bench/accuracy.json"),
     as_json: Json = False,
 ) -> None:
@@ -190,15 +191,17 @@ def accuracy(
     from sparsegate import artefact
     from sparsegate.bench import accuracy as bench
     from sparsegate.bench import accuracy_table, real
+    from sparsegate.trainable import usable
 
     names = list(dict.fromkeys(task or bench.PLANS))
     for name in names:
         bench.plan_of(name)  # refuses what is none
+    usable(device)
     folder = real.data_folder(data_dir)
     if fresh:
         bench.forget(names, range(seeds), work)
     with console.task("train, prune and quantize") as shown:
-        found, skipped = bench.measure(names, range(seeds), folder, work, jobs, shown)
+        found, skipped = bench.measure(names, range(seeds), folder, work, jobs, shown, device)
     for name, reason in skipped.items():
         console.note(f"{name}: skipped, {reason}")
     result = bench.merged(artefact.read_json(out) if out.exists() else None, found)

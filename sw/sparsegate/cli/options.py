@@ -53,6 +53,12 @@ Seed = Annotated[
     int,
     typer.Option("--seed", callback=_seed, help="Seed of everything random; the same seed gives the same files."),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="Where floats are trained, cpu or cuda. Only the CPU gives the same bits every time."
+    ),
+]
 Rows = Annotated[
     int | None,
     typer.Option("--rows", help="PE rows of the array (Pr). Default: the compiled folder's, or two for each gate."),

@@ -14,6 +14,7 @@ import typer
 from sparsegate import console
 from sparsegate.cli.options import (
     Data,
+    Device,
     Json,
     NetworkFile,
     Seed,
@@ -68,6 +69,7 @@ def prune(
             help="File that keeps an interrupted run, from which the same command goes on. Default: beside the Network file.",
         ),
     ] = None,
+    device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -81,7 +83,9 @@ def prune(
     from sparsegate import train as training
     from sparsegate.errors import SparseGateError
     from sparsegate.network import Network
+    from sparsegate.trainable import usable
 
+    usable(device)
     kept = checkpoint or out.with_suffix(".checkpoint")
     check_out(out)
     check_out(kept)
@@ -103,7 +107,15 @@ def prune(
             with warnings.catch_warnings():  # PyTorch says that it has no fast kernel for projections
                 warnings.filterwarnings("ignore", message="LSTM with projections")
                 pruned = training.prune_and_finetune(
-                    model, dataset, patterns, epochs, seed, epochs_of(task), schedule=schedule, checkpoint=kept
+                    model,
+                    dataset,
+                    patterns,
+                    epochs,
+                    seed,
+                    epochs_of(task),
+                    schedule=schedule,
+                    checkpoint=kept,
+                    device=device,
                 )
         except KeyboardInterrupt:
             if kept.exists():

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Data, Json, Seed, check_out, epochs_of, one_thread, open_data, percent
+from sparsegate.cli.options import Data, Device, Json, Seed, check_out, epochs_of, one_thread, open_data, percent
 
 
 def train(
@@ -20,6 +20,7 @@ def train(
     hidden: Annotated[int, typer.Option("--hidden", help="Units of each LSTM layer.")] = 64,
     depth: Annotated[int, typer.Option("--depth", help="Stacked LSTM layers.")] = 1,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training sequences.")] = 60,
+    device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +35,7 @@ def train(
     dataset = open_data(data)
     with console.task("train the float LSTM") as task:
         network = training.train_float(
-            dataset, hidden=hidden, depth=depth, epochs=epochs, seed=seed, progress=epochs_of(task)
+            dataset, hidden=hidden, depth=depth, epochs=epochs, seed=seed, progress=epochs_of(task), device=device
         )
     reached = training.accuracy(network, dataset.x_test, dataset.length_test, dataset.y_test)
     network = replace(network, meta={"data": dataset.name, "seed": seed, "accuracy": {"float": reached}})
