@@ -346,7 +346,7 @@ WORKLOADS: dict[str, Workload] = {
             "encoder",
             "trained 3 × LSTM-256 speaker encoder at 2:32 with a head of 256",
             "LFE5U-85F",
-            WIDE,
+            replace(WIDE, groups=2, deep=True),
             encoder,
             mhz=100,
         ),
