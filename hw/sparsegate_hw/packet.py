@@ -152,10 +152,8 @@ class Packet(wiring.Component):
         odd = Signal()  # the byte before was the low half of a value
         two_bytes = Signal()
         arriving = Signal(16)
-        m.d.comb += two_bytes.eq((command == Command.THRESHOLDS) | (x_bytes == 2))
-        if loaded:
-            with m.If(command == Command.WEIGHTS):
-                m.d.comb += two_bytes.eq(1)
+        # a value goes to the queue a cycle late
+        m.d.sync += [words_in.w_data.eq(arriving), words_in.w_en.eq(0)]
         # known long before a request is complete
         empty, of_frame, of_thresholds, of_weights, again = (
             Signal(name=name) for name in ("empty", "of_frame", "of_thresholds", "of_weights", "again")
@@ -163,6 +161,9 @@ class Packet(wiring.Component):
         asks = {each: Signal(name=f"asks_{each.name.lower()}") for each in Command}
         m.d.sync += [
             *(asked.eq(command == each) for each, asked in asks.items()),
+            two_bytes.eq(
+                (x_bytes == 2) | (command == Command.THRESHOLDS) | (bool(loaded) & (command == Command.WEIGHTS))
+            ),
             empty.eq(length == 0),
             of_frame.eq(length == frame_length),
             of_thresholds.eq(length == threshold_length),
@@ -363,15 +364,14 @@ class Packet(wiring.Component):
                 with m.If(self.i.valid):
                     m.d.comb += crc_in.valid.eq(1)
                     m.d.sync += [count.eq(count + 1), final.eq(count == before)]
-                    with m.If((command == Command.FRAME) & (count == 0)):
+                    with m.If(asks[Command.FRAME] & (count == 0)):
                         m.d.sync += last.eq((self.i.payload & LAST) != 0)
                     with m.Elif(two_bytes & ~odd):
                         m.d.sync += [low.eq(self.i.payload), odd.eq(1)]
                     with m.Else():
                         # a payload of the wrong length may overflow the buffer, but is refused before the buffer is used
-                        m.d.comb += [words_in.w_data.eq(arriving), words_in.w_en.eq(1)]
-                        m.d.sync += odd.eq(0)
-                        with m.If((command == Command.FRAME) & sign_bits.any() & ~sign_bits.all()):
+                        m.d.sync += [words_in.w_en.eq(1), odd.eq(0)]
+                        with m.If(asks[Command.FRAME] & sign_bits.any() & ~sign_bits.all()):
                             m.d.sync += misfit.eq(1)
                     with m.If(final):
                         m.d.sync += count.eq(0)
