@@ -22,7 +22,7 @@ class Ensemble(nn.Module):
 
     Parameters
     ----------
-    members : modules of the same inputs and outputs.
+    members : ``Trainable`` modules of the same inputs and outputs.
     """
 
     def __init__(self, members: Sequence[Trainable]) -> None:

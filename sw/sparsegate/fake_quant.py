@@ -457,7 +457,9 @@ class FakeQuant(nn.Module):
         return torch.cat([outputs[vector - 1] for vector in self.made.output_vectors], 2)
 
     def trace(self, x: Tensor, lengths: ArrayLike | None = None, state: State | None = None) -> list[Tensor]:
-        """Outputs of every layer, each (N, T, outputs), real values in order of time."""
+        """Outputs of every layer, each (N, T, outputs), real values in order of time; on the CPU."""
+        if x.device.type != "cpu":
+            raise SparseGateError(f"exact integers run on the CPU, and the inputs are on {x.device}")
         made = self.made.with_thresholds(*self.thresholds)
         ends = torch.from_numpy(lengths_of(tuple(x.shape), lengths, made.inputs))
         raw = made.states(None if state is None else made.quantize_state(state, len(x)), len(x))

@@ -75,7 +75,7 @@ def match(
 
     Parameters
     ----------
-    teacher : a module with ``trace`` (``Trainable``, ``FakeQuant``, ``Ensemble``); not trained.
+    teacher : a module with ``trace`` (``Trainable``, ``FakeQuant``, ``Ensemble``); not trained, and moved to where the inputs are.
     distance : "squared"; "cosine": 1 - cos, for embeddings; "kl": Kullback-Leibler divergence of softmax at ``temperature``,
         times its square, for classes.
     every : match the outputs of every real step instead of the last one's.
@@ -97,7 +97,8 @@ def match(
         return module.trace(x, lengths)  # type: ignore[operator]
 
     def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
-        teacher.to(x.device)
+        if next(teacher.parameters()).device != x.device:
+            teacher.to(x.device)
         with torch.no_grad():
             wanted = [value.to(x.dtype) for value in traced(teacher, x.to(kind), lengths)]
         found = traced(model, x, lengths)

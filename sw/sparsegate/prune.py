@@ -363,6 +363,19 @@ def _flatten(module: Any, *_: Any) -> None:
     module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
 
 
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move a model, under pruning or not, to a device, if it is not there.
+
+    A recurrent module that moves collects its weights anew, which puts the masked ones among them; they go back to the plain ones.
+    """
+    if all(value.device == device for value in (*model.parameters(), *model.buffers())):
+        return
+    model.to(device)
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            _release(module)
+
+
 def _release(module: Any, *_: Any) -> None:
     """Put the plain parameters back, so that the module can be copied and holds no graph between steps."""
     lists = getattr(module, "parametrizations", {})
@@ -371,4 +384,4 @@ def _release(module: Any, *_: Any) -> None:
     ]
 
 
-__all__ = ["Annealed", "Cubic", "Mask", "OneShot", "Patterns", "Pruner", "attach"]
+__all__ = ["Annealed", "Cubic", "Mask", "OneShot", "Patterns", "Pruner", "attach", "move"]

@@ -30,7 +30,7 @@ from sparsegate.network import Network, When, lengths_of
 from sparsegate.objective import Objective, last_class
 from sparsegate.pattern import DENSE, NM, Written, both
 from sparsegate.program import Program
-from sparsegate.prune import Patterns, attach
+from sparsegate.prune import Patterns, attach, move
 from sparsegate.quantize import QuantizeConfig
 from sparsegate.schedule import Annealed, Cubic, OneShot, Schedule
 from sparsegate.trainable import CPU, Trainable, usable
@@ -105,10 +105,10 @@ def fit(
     seed : of the order of the sequences, the noise, and all else that is drawn.
     pruner : told of every optimizer step.
     checkpoint : a file that is written at the end of every epoch and removed at the end. Where it exists, the run that wrote it
-        goes on from there, to the same result to the bit. One of another run is refused: of other data, weights, recipe, pruning or
-        seed, or with another loss on some 256 of the sequences.
-    device : where to train, such as "cuda"; the module is back where it was when this returns. Results of devices differ, as their
-        sums are rounded in other orders, and on a GPU they may differ from run to run.
+        goes on from there, on the CPU to the same result to the bit. One of another run is refused: of other data, weights, recipe,
+        pruning, seed or kind of device, or with another loss on some 256 of the sequences.
+    device : where to train, such as "cuda"; the module is back where it was when this returns. Results of devices differ, as they
+        round (PyTorch lets a GPU's LSTM layers use TF32) and add in their own ways, and on a GPU they may differ from run to run.
 
     A training whose loss or gradient is no number any more ends with an error.
     """
@@ -120,23 +120,23 @@ def fit(
         raise SparseGateError(f"a {type(model).__name__} has no parameters to train")
     kind, home = parameters[0].dtype, parameters[0].device
     place = usable(device)
-    if place != CPU and isinstance(model, FakeQuant):
+    if place.type != "cpu" and isinstance(model, FakeQuant):
         raise SparseGateError(f"fine-tuning on exact integers runs on the CPU, not on {place}")
     x = _checked(x)
     lengths = lengths_of(x.shape, lengths, x.shape[2])
     values = torch.from_numpy(x).to(place, kind)
     noise = recipe.noise * torch.from_numpy(_deviation(x, lengths)).to(place, kind)  # (I,)
-    model.to(place)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay)
-    count = _batches(len(x), recipe)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.epochs * count)
-    rng = np.random.default_rng(seed)
     try:
+        move(model, place)
+        parameters = list(model.parameters())
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay)
+        count = _batches(len(x), recipe)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.epochs * count)
+        rng = np.random.default_rng(seed)
         with _seeded(seed, place):
             run = _Run(checkpoint, model, optimizer, schedule, rng, pruner, place)
             if checkpoint is not None:
-                run.what = _identity(model, objective, values, lengths, f"{recipe} seed {seed}")
+                run.what = _identity(model, objective, values, lengths, f"{recipe} seed {seed}", place)
             for epoch in range(run.resume() + 1, recipe.epochs + 1):
                 total = 0.0
                 for rows in _epoch(rng, lengths, count, recipe.bucket):
@@ -161,7 +161,7 @@ def fit(
                     progress(epoch, recipe.epochs, total / len(x))
                 run.save(epoch)
     finally:
-        model.to(home)
+        move(model, home)
     run.remove()
 
 
@@ -379,15 +379,23 @@ IDENTIFYING = 256
 """Sequences whose loss tells one objective from another."""
 
 
-def _identity(model: nn.Module, objective: Objective, values: Tensor, lengths: NDArray[np.int64], how: str) -> str:
-    """A digest of all that a training depends on: data, starting weights, recipe, and what the objective says of them."""
+def _identity(
+    model: nn.Module, objective: Objective, values: Tensor, lengths: NDArray[np.int64], how: str, device: torch.device
+) -> str:
+    """A digest of all that a training depends on: data, starting weights, recipe, and what the objective says of them.
+
+    Off the CPU a loss is not the same to the bit twice, and counts with three digits.
+    """
+    cpu = device.type == "cpu"
+    how += "" if cpu else f" on {device.type}"
     rows = np.linspace(0, len(values) - 1, min(len(values), IDENTIFYING)).astype(np.int64)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         before = [(buffer, buffer.clone()) for buffer in model.buffers()]
         loss = objective(model, values[rows], lengths[rows], torch.from_numpy(rows)).item()
         for buffer, value in before:  # a statistic of batches must not see this one
             buffer.copy_(value)
-    digest = hashlib.sha256(f"{how} {loss!r} {lengths.tolist()}".encode())
+    said = repr(loss) if cpu else f"{loss:.3g}"
+    digest = hashlib.sha256(f"{how} {said} {lengths.tolist()}".encode())
     for name, value in [("x", values), *sorted(model.state_dict().items())]:
         digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -419,12 +427,12 @@ class _Run:
         if self.path is None or not self.path.exists():
             return 0
         try:
-            state = torch.load(io.BytesIO(self.path.read_bytes()), weights_only=True)
+            state = torch.load(io.BytesIO(self.path.read_bytes()), weights_only=True, map_location="cpu")
             if state["format"] != CHECKPOINT:
                 raise KeyError("format")
             if state["what"] != self.what:
                 raise SparseGateError(
-                    f"{self.path} is the checkpoint of another training (other data, weights, recipe, pruning or seed);"
+                    f"{self.path} is the checkpoint of another training (other data, weights, recipe, pruning, seed or device);"
                     " remove it or name another"
                 )
             for name, part in self.parts.items():

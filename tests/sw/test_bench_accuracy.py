@@ -99,6 +99,14 @@ def test_rows_and_networks_are_kept(bench):
     assert not list(bench.work.iterdir())
 
 
+def test_forgets_the_seeds_that_teach_too(tmp_path):
+    for seed in range(5):
+        (tmp_path / f"characters-{seed}").mkdir()
+        (tmp_path / f"characters-{seed}" / "float-plain.safetensors").touch()
+    accuracy.forget(["characters"], [0, 1], tmp_path)
+    assert [path.parent.name for path in tmp_path.glob("*/*")] == ["characters-4"]
+
+
 def _keyed(bench, plan, case):
     before, bench.plan = bench.plan, plan
     try:
@@ -274,12 +282,11 @@ def test_several_baselines_teach_together(mine, tmp_path):
     teacher = made._teacher("plain")
     assert isinstance(teacher, Ensemble)
     for seed, member in zip((1, 2), teacher.members, strict=True):
-        other = Bench(str(mine), seed, FOLDER, tmp_path, plan)
-        assert (other.work / "float-plain.safetensors").exists()  # kept for the other seed's rows too
-        same = other.float()
-        assert all(
-            np.array_equal(a.w_h, b.w_h) for a, b in zip(member.network().layers[:1], same.layers[:1], strict=True)
-        )
+        assert (tmp_path / f"mine-{seed}" / "float-plain.safetensors").exists()  # kept for the other seed's rows too
+        alone = Bench(str(mine), seed, FOLDER, tmp_path / "alone", QUICK).float()
+        assert np.array_equal(member.network().layers[0].w_h, alone.layers[0].w_h)
+    first, second = (member.network().layers[0].w_h for member in teacher.members)
+    assert not np.array_equal(first, second)
     assert made.seed == 1
     assert made._key(Case("1:4")) != Bench(str(mine), 1, FOLDER, tmp_path, QUICK)._key(Case("1:4"))
     assert "the mean of 2 baselines' outputs" in plan.words(made.task)
@@ -293,7 +300,7 @@ def test_a_row_and_the_page_say_where_a_network_was_trained(bench):
         device: accuracy_table.page({"means": accuracy.means([each])})
         for device, each in (("cpu", made), ("cuda", elsewhere))
     }
-    assert "Trained on a GPU (`--device cuda`): 1:4." in page["cuda"]
+    assert "Trained on a GPU (`--device`), all or in part: 1:4." in page["cuda"]
     assert "GPU" not in page["cpu"]
 
 

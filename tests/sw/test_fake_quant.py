@@ -303,3 +303,12 @@ def test_with_wide_formats_gradients_are_those_of_the_float_network():
         (made.layers[1].w_x, plain.parts[1].weight),
     ]:
         torch.testing.assert_close(got.grad, expected.grad, rtol=0.01, atol=0.01)
+
+
+def test_runs_on_the_cpu_alone():
+    network = synthetic.network(3, [Shape("lstm", 4)], seed=0)
+    x = np.random.default_rng(0).normal(size=(2, 3, 3))
+    config = QuantizeConfig()
+    start, formats = quantize.prepare(network, x, np.full(2, 3), config)
+    with pytest.raises(SparseGateError, match="exact integers run on the CPU, and the inputs are on meta"):
+        FakeQuant(start, formats, config)(torch.zeros(1, 2, 3, device="meta"))

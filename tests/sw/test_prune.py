@@ -13,7 +13,7 @@ import sparsegate
 from sparsegate import prune
 from sparsegate.errors import SparseGateError
 from sparsegate.pattern import DENSE, NM, parse
-from sparsegate.prune import attach
+from sparsegate.prune import attach, move
 from sparsegate.schedule import Annealed, Cubic, OneShot
 
 EVERY = ["2:4", "unstructured:1/4", "bbs:1:3", "ese:1/4:4", "block:1/4:2x2", "cbtd:1/4:4"]
@@ -615,3 +615,16 @@ def test_refusals(model):
         SparseGateError, match="fc.weight is one matrix and takes one pattern, not the pair 1:3 and 2:3"
     ):
         attach(Tagger(), {"fc.weight": ("1:3", "2:3")}, OneShot())
+
+
+def test_a_pruned_model_moves_between_devices():
+    """On the way recurrent modules collect their weights anew; masked ones, which hold a graph, must not stay among them."""
+    model = nn.ModuleDict({"lstm": nn.LSTM(3, 8, batch_first=True)})
+    attach(model, "1:4", OneShot())
+    before = copy.deepcopy(model.state_dict())
+    move(model, torch.device("cpu"))  # where it is
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    move(model, torch.device("meta"))
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+    copy.deepcopy(model)
+    assert all(isinstance(weight, nn.Parameter) for weight in model["lstm"]._flat_weights)

@@ -141,9 +141,10 @@ class Plan:
             if self.teach and task.kind == "value":
                 teacher = "the mean of the baseline's outputs and the true values"
             elif self.teach:
-                teacher = "the baseline's outputs" + (" and the labels" if self.labels else "")
+                teacher = "the baseline's outputs"
                 if self.teachers > 1:
                     teacher = f"the mean of {self.teachers} baselines' outputs (of this seed and the next ones)"
+                teacher += " and the labels" * self.labels
                 if self.samples:
                     teacher += f" on the training data and {self.samples} times as much that the baseline wrote itself"
         share = f"{100 * self.until:g} % of the steps"
@@ -316,6 +317,8 @@ class Bench:
             + " labels" * plan.labels
             + f" until {plan.until}" * (plan.until != 0.5)
         )
+        if self.task.teacher is not None:  # all that such a network learns from are the sequences themselves
+            how += f" {len(self.task.train)} sequences"
         return (
             f"{VERSION} {plan.baseline}"
             if parsed(case.pattern).dense and not case.rank
@@ -417,16 +420,18 @@ class Bench:
     def _kept(self, slug: str, key: str, make: Callable[[], Network]) -> Network:
         """A network of an earlier stage, made once."""
         path = self.work / f"{slug}.safetensors"
-        if path.exists():
-            found = Network.load(path)
-            if found.meta.get("bench") == key:
-                return found
+        found = _read(path, key)
+        if found is not None:
+            return found
         start = time.perf_counter()
         made = make()
         seconds = round(time.perf_counter() - start, 1)
-        made = replace(made, meta={"bench": key, "seconds": seconds, "device": self.device})
-        made.save(path)
-        return made
+        # baselines teach other seeds too, in processes of their own: the first one that is done counts, for all
+        found = _read(path, key)
+        if found is None:
+            found = replace(made, meta={"bench": key, "seconds": seconds, "device": self.device})
+            found.save(path)
+        return found
 
     def _measure(self, case: Case) -> dict[str, Any]:
         start = time.perf_counter()
@@ -439,7 +444,9 @@ class Bench:
         chosen = self.threshold(program)
         slower = program.with_thresholds(chosen)
         row: dict[str, Any] = {"task": task.name, "case": asdict(case), "method": case.method, "seed": self.seed}
-        row["device"] = network.meta.get("device", "cpu")
+        # the baseline has none where others trained it
+        where = {one.meta.get("device", "cpu") for one in (network, self.float(case.gates))}
+        row["device"] = ", ".join(sorted(where - {"cpu"})) or "cpu"
         row |= {"density": density(network), **compression(network, program, parsed(case.pattern))}
         row |= {"measure": main, "float": reference, "pruned": figures, "golden": golden}
         row["loss"] = task.loss(golden[main], reference[main])
@@ -473,6 +480,12 @@ class Bench:
 
 def parsed(text: str) -> Pattern:
     return pattern.parse(text)
+
+
+def _read(path: Path, key: str) -> Network | None:
+    """A network that was kept under a key; None where there is none."""
+    found = Network.load(path) if path.exists() else None
+    return found if found is not None and found.meta.get("bench") == key else None
 
 
 def density(network: Network) -> float:
@@ -577,10 +590,12 @@ def _folder(work: Path, name: str, seed: int) -> Path:
 
 
 def forget(names: Sequence[str], seeds: Sequence[int], work: Path) -> None:
-    """Remove what the work folder has of these tasks and seeds."""
-    for folder in (_folder(work, name, seed) for name in names for seed in seeds):
-        for path in (*folder.glob("*.json"), *folder.glob("*.safetensors")):
-            path.unlink()
+    """Remove what the work folder has of these tasks and seeds, and of the seeds whose baselines teach them."""
+    for name in names:
+        teachers = PLANS[name].teachers if name in PLANS else 1
+        for folder in {_folder(work, name, seed + more) for seed in seeds for more in range(teachers)}:
+            for path in (*folder.glob("*.json"), *folder.glob("*.safetensors")):
+                path.unlink()
 
 
 def merged(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def page(record: Mapping[str, Any]) -> str:
         about = record.get("tasks", {}).get(task, "")
         count = f"{seeds[-1]} seeds" if seeds[-1] > 1 else "one seed"
         elsewhere = [cells(row)[0] for row in rows if row.get("devices", ["cpu"]) != ["cpu"]]
-        trained = f" Trained on a GPU (`--device cuda`): {', '.join(elsewhere)}." if elsewhere else ""
+        trained = f" Trained on a GPU (`--device`), all or in part: {', '.join(elsewhere)}." if elsewhere else ""
         count += " unless said otherwise" * (len(seeds) > 1)
         parts.append(f"## {task}\n\n{about}.\n\nFigure: {rows[0]['measure']}; {count}.{trained}\n")
         lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
