@@ -509,8 +509,8 @@ def _place(work: Path, build: Build, seed: int, say: Progress) -> dict[str, Any]
 def routing_seconds(line: str) -> float | None:
     """Seconds that router1 may take from a line of nextpnr's output on; None: this line does not say how much there is to do.
 
-    Four minutes at least, and 15 ms an arc: it took 39 s for 75,084 arcs and, beside other work on two machines, 1,294 s for 382,916
-    and 3,675 s for 410,929.
+    Four minutes at least, and 15 ms an arc: it took 39 s for 75,084 arcs and, beside other work on two machines, 1,294 s for
+    382,916 and 3,675 s for 410,929.
     """
     found = re.match(r"Info: Routing (\d+) arcs", line)
     return max(240.0, 0.015 * int(found[1])) if found else None
