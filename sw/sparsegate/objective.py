@@ -22,6 +22,9 @@ the CPU. The loss is where x is."""
 
 Distance = Literal["squared", "cosine", "kl"]
 
+ASKED = 64
+"""Sequences that a teacher is asked about at once."""
+
 
 def last_class(y: ArrayLike) -> Objective:
     """Cross-entropy of each sequence's last output with its class; ``y`` (N,)."""
@@ -66,6 +69,7 @@ def match(
     every: bool = False,
     labels: ArrayLike | None = None,
     trust: float = 1.0,
+    asked: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Objective:
     """Distillation (Hinton et al. 2015): the teacher's outputs on any inputs at hand, without labels.
 
@@ -81,6 +85,9 @@ def match(
     every : match the outputs of every real step instead of the last one's.
     labels : classes of the first sequences, (n,) or with ``every`` (n, T), for "kl": what is matched there is ``trust`` times the
         label plus 1 - ``trust`` times the teacher's output. The others, which the teacher may have written, have none.
+    asked : the training sequences (N, T, I) and their lengths (N,), where a training shows them as they are, without noise. The
+        teacher is then asked about each of them once, at the first batch, and not at every step; what it says takes N x T x
+        outputs floats of memory, and with ``hidden`` as much for every layer.
     """
     if distance not in ("squared", "cosine", "kl"):
         raise SparseGateError(f"a distance is 'squared', 'cosine' or 'kl', not {distance!r}")
@@ -92,18 +99,34 @@ def match(
     if not temperature > 0:
         raise SparseGateError(f"a temperature is positive, not {temperature}")
     kind = next(teacher.parameters()).dtype
+    said: list[Tensor] = []
 
     def traced(module: nn.Module, x: Tensor, lengths: NDArray[np.int64]) -> list[Tensor]:
-        return module.trace(x, lengths)  # type: ignore[operator]
+        """What is matched: outputs of every layer, or of the last."""
+        return module.trace(x, lengths)[0 if hidden else -1 :]  # type: ignore[operator]
 
-    def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
+    @torch.no_grad()
+    def told(x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> list[Tensor]:
         if next(teacher.parameters()).device != x.device:
             teacher.to(x.device)
-        with torch.no_grad():
-            wanted = [value.to(x.dtype) for value in traced(teacher, x.to(kind), lengths)]
+        if asked is None:
+            return [value.to(x.dtype) for value in traced(teacher, x.to(kind), lengths)]
+        if not said:
+            every_x, every_length = (np.asarray(part) for part in asked)
+            # in an order of its own: what is said must not depend on the batches, so that a run can be resumed
+            for at in range(0, len(every_x), ASKED):
+                part = torch.from_numpy(every_x[at : at + ASKED]).to(x.device, kind)
+                for place, value in enumerate(traced(teacher, part, every_length[at : at + ASKED])):
+                    if not at:
+                        said.append(value.new_empty(len(every_x), *value.shape[1:], dtype=x.dtype))
+                    said[place][at : at + ASKED] = value
+        return [_of(value, rows, x, x.shape[1]) for value in said]
+
+    def loss(model: nn.Module, x: Tensor, lengths: NDArray[np.int64], rows: Tensor) -> Tensor:
+        wanted = told(x, lengths, rows)
         found = traced(model, x, lengths)
         # a factored student has other sizes inside, which matters only where they are matched
-        own, other = ([value.shape[2] for value in values[0 if hidden else -1 :]] for values in (found, wanted))
+        own, other = ([value.shape[2] for value in values] for values in (found, wanted))
         if own != other:
             raise SparseGateError(f"layers of {own} outputs cannot match a teacher's of {other}")
         real = _real(x, lengths)
@@ -111,11 +134,11 @@ def match(
         if classes is None or not bool((known := rows < len(classes)).any()):
             total = _distance(mine, theirs, distance, temperature)
         else:
-            told = _of(classes, rows[known], x, x.shape[1] if every else None)
+            given = _of(classes, rows[known], x, x.shape[1] if every else None)
             known = known.to(x.device)
             steps = known[:, None].expand(real.shape)[real] if every else known
             target = torch.softmax(theirs / temperature, dim=1)
-            target[steps] = torch.lerp(target[steps], _one_hot(told[real[known]] if every else told, target), trust)
+            target[steps] = torch.lerp(target[steps], _one_hot(given[real[known]] if every else given, target), trust)
             found_log = torch.log_softmax(mine / temperature, dim=1)
             total = nn.functional.kl_div(found_log, target, reduction="batchmean") * temperature**2
         if hidden:
@@ -147,6 +170,7 @@ def _of(values: Tensor, rows: Tensor, x: Tensor, steps: int | None = None) -> Te
         raise SparseGateError(
             f"the objective is given {tuple(values.shape)} values, which leave out sequence {int(rows.max())}{at}"
         )
+    rows = rows.to(values.device)
     return (values[rows] if steps is None else values[rows, :steps]).to(x.device)
 
 

@@ -364,6 +364,35 @@ def test_match_is_zero_for_the_teacher_itself(network, small):
         objective.match(teacher, "far")
 
 
+@pytest.mark.parametrize("hidden", [0, 1.0])
+@pytest.mark.parametrize("every", [False, True])
+def test_a_teacher_that_is_asked_once(network, small, monkeypatch, hidden, every):
+    """The same losses and gradients as of one that is asked at every step, in any order of the sequences."""
+    monkeypatch.setattr(objective, "ASKED", 5)
+    count = 13
+    x, lengths = torch.from_numpy(small.x_train[:count]).float(), small.length_train[:count]
+    teacher, calls = Trainable(network), []
+    trace = teacher.trace
+    monkeypatch.setattr(teacher, "trace", lambda *part: calls.append(len(part[0])) or trace(*part))
+    labels = np.random.default_rng(0).integers(3, size=(4, x.shape[1]) if every else 4)
+    kinds = {"distance": "kl", "hidden": hidden, "every": every, "labels": labels, "trust": 0.5}
+    once = objective.match(teacher, **kinds, asked=(small.x_train[:count], lengths))
+    always = objective.match(Trainable(network), **kinds)
+    for seed in range(3):
+        rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:6]
+        order = rows.numpy()
+        found = []
+        for aim in (once, always):
+            student = Trainable(train.lstm(12, 8, 3, seed=9))
+            loss = aim(student, x[rows, : lengths[order].max()], lengths[order], rows)
+            loss.backward()
+            found.append([loss.detach(), *(value.grad for value in student.parameters())])
+        torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+    assert calls == [5, 5, 3]
+    with pytest.raises(SparseGateError, match="which leave out sequence 13"):
+        once(teacher, x[:1], lengths[:1], torch.tensor([13]))
+
+
 def test_padding_counts_for_nothing(network, small):
     """What lies past a sequence's end changes no objective."""
     lengths, rows = small.length_train[:8], torch.arange(8)

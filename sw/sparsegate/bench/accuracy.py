@@ -351,14 +351,14 @@ class Bench:
         train.fit(model, aim, task.train.x, task.train.lengths, recipe, self.seed)
         return model.program()
 
-    def aim(self, case: Case) -> Objective:
-        """What pruned and quantized networks are trained for."""
+    def aim(self, case: Case, asked: tuple[NDArray, NDArray] | None = None) -> Objective:
+        """What pruned and quantized networks are trained for; ``asked`` as of ``objective.match``."""
         if not self.plan.teach:
             return self.recipe
         if self.task.kind in ("last", "step"):
             softened = TEMPERATURE if self.task.kind == "last" else 1.0
             every = self.task.kind == "step"
-            taught = objective.match(self._teacher(case.gates), "kl", 0, softened, every)
+            taught = objective.match(self._teacher(case.gates), "kl", 0, softened, every, asked=asked)
             return objective.together(taught, self.recipe) if self.plan.labels else taught
         train, teacher = self.task.train, self.float(case.gates)
         return objective.step_value((train.target + teacher.evaluate(train.x, train.lengths).outputs) / 2)
@@ -401,7 +401,7 @@ class Bench:
             x, lengths = np.concatenate([x, written]), np.tile(lengths, 1 + self.plan.samples)
         return train.prune_and_fit(
             network,
-            self.aim(case),
+            self.aim(case, None if self.plan.prune.noise else (x, lengths)),
             x,
             lengths,
             dict.fromkeys(recurrent, wanted),
