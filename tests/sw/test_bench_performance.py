@@ -130,19 +130,28 @@ def test_what_rtl_found_is_summed():
     found = SimpleNamespace(
         simulator="verilator", steps=3, values_compared=60, mismatches=1, cycle_mismatches=2, counter_mismatches=["x"]
     )
-    vars(found).update(cycles=1000, build_seconds=1.0)
+    vars(found).update(cycles=1000, build_seconds=1.0, step_start=np.array([[7, 9]]), step_end=np.array([[8, 40]]))
     given = []
     measured = row(frames=3, simulate=lambda made, config, raw: given.append(raw.shape) or found)
-    assert given == [(1, 3, 5)]
-    assert measured["rtl_mismatches"] == 4
+    assert given == [(1, 3, 5), (1, performance.QUIET_STEPS, 5)]
+    assert measured["rtl_mismatches"] == 8
     assert measured["rtl"]["cycles"] == 1000
+    assert measured["rtl_quieted"]["cycles_counted"] == 33
 
 
 @pytest.mark.verilator
 def test_rtl_agrees():
+    """With all columns and with a tenth of them, which the groups do not share evenly."""
     from sparsegate_sim.simulate import simulate
 
-    assert row(frames=3, simulate=simulate)["rtl_mismatches"] == 0
+    found = row(frames=3, simulate=simulate)
+    assert found["rtl_mismatches"] == 0
+    quiet = found["rtl_quieted"]
+    assert quiet["cycles_counted"] == quiet["cycles_predicted"]
+    assert quiet["steps"] == performance.QUIET_STEPS
+    assert 0.8 < quiet["columns_skipped"] < 0.97
+    assert quiet["group_imbalance"] > 1.1
+    assert quiet["imbalance_cycles"] > 0
 
 
 def test_pages_say_what_the_record_says():
