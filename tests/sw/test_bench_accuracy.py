@@ -304,6 +304,24 @@ def test_a_row_and_the_page_say_where_a_network_was_trained(bench):
     assert "GPU" not in page["cpu"]
 
 
+def test_patterns_may_take_longer_and_trainings_have_a_checkpoint_each(bench, monkeypatch):
+    plan = replace(QUICK, longer=(("1:4", 9),))
+    assert [plan.pruning(Case(name)).epochs for name in ("1:4", "1:8")] == [9, 4]
+    assert "noise 0.5 (1:4: 9 epochs), masks frozen" in plan.words(bench.task)
+    seen = []
+    monkeypatch.setattr(accuracy.train, "prune_and_fit", lambda *given, **named: seen.append((given[5], named)))
+    for which in (QUICK, plan):
+        monkeypatch.setattr(bench, "plan", which)
+        bench._pruned(Case("1:4"))
+    assert [recipe.epochs for recipe, _ in seen] == [4, 9]
+    names = [named["checkpoint"] for _, named in seen]
+    assert len(set(names)) == 2  # what another plan left is not gone on from
+    assert {name.parent for name in names} == {bench.work}
+    names[0].touch()
+    accuracy.forget(["mine"], [1], bench.work.parent)
+    assert not names[0].exists()
+
+
 def test_masks_freeze_when_the_plan_says(bench, monkeypatch):
     seen = []
     monkeypatch.setattr(accuracy.train, "prune_and_fit", lambda *given, **named: seen.append(named["schedule"]))

@@ -6,6 +6,7 @@ folder as soon as they are there, so that an interrupted run goes on where it st
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
@@ -119,6 +120,8 @@ class Plan:
     """How many times as many sequences as there are for training the baseline writes, for those who learn from it."""
     until: float = 0.5
     """Share of the steps after which masks are frozen."""
+    longer: tuple[tuple[str, int], ...] = ()
+    """Patterns that are pruned over another number of epochs than ``prune`` says."""
     hidden: float = 1.0
     """Weight of the hidden layers in the distillation of a model that others trained."""
     distance: objective.Distance = "squared"
@@ -151,12 +154,18 @@ class Plan:
         tuned = f"then {recipe(self.full)} on exact integers" if self.full else "no training"
         said = [
             f"Baseline: {baseline}",
-            f"pruned: {recipe(self.prune)}, masks frozen after {share}, learning from {teacher}",
+            f"pruned: {recipe(self.prune)}"
+            + "".join(f" ({name}: {epochs} epochs)" for name, epochs in self.longer)
+            + f", masks frozen after {share}, learning from {teacher}",
             f"8 bits: weights rounded with compensation, biases corrected, {tuned}",
         ]
         if any(self.trains(case) for case in self.cases):
             said.append(f"fewer bits, or trained at a Θ: {recipe(self.few)} on exact integers")
         return "; ".join(said + [f"{name} {bits}" for name, bits in self.formats])
+
+    def pruning(self, case: Case) -> Recipe:
+        """How a case is pruned."""
+        return replace(self.prune, epochs=dict(self.longer).get(case.pattern, self.prune.epochs))
 
     def trains(self, case: Case) -> Recipe | None:
         """How a case is fine-tuned on exact integers; None where it is only rounded."""
@@ -242,12 +251,13 @@ PLANS: dict[str, Plan] = {
         Recipe(8, 1e-2, 24, 0.0),
         Recipe(4, 1.2e-2, 8, 0.0),
         Recipe(1, 2e-4, 24, 0.0),
-        (*(Case(name) for name in ("dense", "1:4", "1:8")), Case(gates="g2")),
+        (Case(), Case("1:4"), Case("1:8", permuted=True), Case(gates="g2")),
         regrow=True,
         teach=True,
         teachers=3,
         samples=4,
         until=0.25,
+        longer=(("1:8", 10),),
     ),
 }
 
@@ -298,7 +308,7 @@ class Bench:
         """The float baseline: trained here, or by others."""
         if self.task.teacher is not None:
             return self.task.teacher
-        return self._kept(f"float-{gates}", f"{VERSION} {self.plan.baseline}", lambda: self._float(gates))
+        return self._kept(f"float-{gates}", self._float_key, lambda: self._float(gates))
 
     def pruned(self, case: Case) -> Network:
         """The pruned network in float, fine-tuned; of a dense case the baseline."""
@@ -307,10 +317,14 @@ class Bench:
             return self.float(case.gates)
         return self._kept(only.slug, self._key(only), lambda: self._pruned(only))
 
+    @property
+    def _float_key(self) -> str:
+        return f"{VERSION} {self.plan.baseline}"
+
     def _key(self, case: Case) -> str:
         """What made the network of a case: of another key, it is made again."""
         plan = self.plan
-        how = f"{plan.prune} {plan.regrow} {plan.teach} {plan.hidden} {plan.distance}"
+        how = f"{plan.pruning(case)} {plan.regrow} {plan.teach} {plan.hidden} {plan.distance}"
         how += (
             f" teachers {plan.teachers}" * (plan.teachers > 1)
             + f" samples {plan.samples}" * (plan.samples > 0)
@@ -319,11 +333,8 @@ class Bench:
         )
         if self.task.teacher is not None:  # all that such a network learns from are the sequences themselves
             how += f" {len(self.task.train)} sequences"
-        return (
-            f"{VERSION} {plan.baseline}"
-            if parsed(case.pattern).dense and not case.rank
-            else f"{VERSION} {plan.baseline} {how}"
-        )
+        dense = parsed(case.pattern).dense and not case.rank
+        return self._float_key if dense else f"{self._float_key} {how}"
 
     def program(self, case: Case, network: Network) -> Program:
         """The Program, fine-tuned on exact integers."""
@@ -348,7 +359,8 @@ class Bench:
             model.thresholds = (case.theta,) * len(model.thresholds)
         if case.quiet:
             aim = quiet(aim, case.quiet)
-        train.fit(model, aim, task.train.x, task.train.lengths, recipe, self.seed)
+        at = self._checkpoint(case.slug, f"{self._key(case)} {recipe}")
+        train.fit(model, aim, task.train.x, task.train.lengths, recipe, self.seed, checkpoint=at)
         return model.program()
 
     def aim(self, case: Case, asked: tuple[NDArray, NDArray] | None = None) -> Objective:
@@ -380,12 +392,19 @@ class Bench:
         start = train.lstm(task.train.x.shape[2], task.hidden, task.outputs, seed=self.seed, name=task.name)
         model = Trainable(start, G2LSTM if gates == "g2" else nn.LSTM)
         train.fit(
-            model, self.recipe, task.train.x, task.train.lengths, self.plan.baseline, self.seed, device=self.device
+            model,
+            self.recipe,
+            task.train.x,
+            task.train.lengths,
+            self.plan.baseline,
+            self.seed,
+            checkpoint=self._checkpoint(f"float-{gates}", self._float_key),
+            device=self.device,
         )
         return model.network()
 
     def _pruned(self, case: Case) -> Network:
-        task, wanted = self.task, parsed(case.pattern)
+        task, wanted, recipe = self.task, parsed(case.pattern), self.plan.pruning(case)
         network = self.float(case.gates)
         recurrent = [layer.name for layer in network.layers if cell(layer.kind).recurrent]
         if case.permuted:
@@ -401,21 +420,27 @@ class Bench:
             x, lengths = np.concatenate([x, written]), np.tile(lengths, 1 + self.plan.samples)
         return train.prune_and_fit(
             network,
-            self.aim(case, None if self.plan.prune.noise else (x, lengths)),
+            self.aim(case, None if recipe.noise else (x, lengths)),
             x,
             lengths,
             dict.fromkeys(recurrent, wanted),
-            self.plan.prune,
+            recipe,
             self.seed,
-            schedule=case.schedule if self.plan.until == 0.5 else self._schedule(len(x)),
+            schedule=case.schedule if self.plan.until == 0.5 else self._schedule(len(x), recipe),
             regrow=self.plan.regrow,
+            checkpoint=self._checkpoint(case.slug, self._key(case)),
             lstm=G2LSTM if case.gates == "g2" else nn.LSTM,
             device=self.device,
         )
 
-    def _schedule(self, count: int) -> Cubic:
-        steps = self.plan.prune.epochs * max(1, round(count / self.plan.prune.batch))
+    def _schedule(self, count: int, recipe: Recipe) -> Cubic:
+        steps = recipe.epochs * max(1, round(count / recipe.batch))
         return Cubic(0, int(self.plan.until * steps), every=max(1, steps // 1000))
+
+    def _checkpoint(self, slug: str, key: str) -> Path:
+        """Where a training is kept between epochs; one of another plan has another name."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        return self.work / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.checkpoint"
 
     def _kept(self, slug: str, key: str, make: Callable[[], Network]) -> Network:
         """A network of an earlier stage, made once."""
@@ -594,7 +619,7 @@ def forget(names: Sequence[str], seeds: Sequence[int], work: Path) -> None:
     for name in names:
         teachers = PLANS[name].teachers if name in PLANS else 1
         for folder in {_folder(work, name, seed + more) for seed in seeds for more in range(teachers)}:
-            for path in (*folder.glob("*.json"), *folder.glob("*.safetensors")):
+            for path in (path for kind in ("json", "safetensors", "checkpoint") for path in folder.glob(f"*.{kind}")):
                 path.unlink()
 
 
