@@ -175,13 +175,15 @@ def train_float(
     depth: int = 1,
     when: When = "step",
     recipe: Recipe = FLOAT,
+    checkpoint: Path | str | None = None,
     device: torch.device | str = "cpu",
 ) -> Network:
-    """Train ``depth`` stacked LSTM layers of ``hidden`` units with a linear head."""
+    """Train ``depth`` stacked LSTM layers of ``hidden`` units with a linear head; ``checkpoint``, ``device``: of :func:`fit`."""
     start = lstm(dataset.inputs, hidden, dataset.classes, depth, seed, when, dataset.name)
     model, loss = Trainable(start), last_class(dataset.y_train)
     recipe = replace(recipe, epochs=epochs)
-    fit(model, loss, dataset.x_train, dataset.length_train, recipe, seed, progress, device=device)
+    x, lengths = dataset.x_train, dataset.length_train
+    fit(model, loss, x, lengths, recipe, seed, progress, checkpoint=checkpoint, device=device)
     return model.network()
 
 
@@ -307,11 +309,12 @@ def quantize_and_finetune(
     recipe: Recipe = QUANTIZE,
     thresholds: Sequence[int] = (),
     hold_zeros: bool = False,
+    checkpoint: Path | str | None = None,
 ) -> Program:
     """Calibrate on the training sequences, fine-tune on exact integers, and build the Program. ``epochs=0`` only rounds.
 
     ``thresholds``: Θ of each of the Program's vectors, or one for all; ``config.threshold`` where omitted. ``hold_zeros``: weights
-    that are 0 stay so where no N:M pattern says it: of networks that are pruned to another pattern.
+    that are 0 stay so where no N:M pattern says it: of networks that are pruned to another pattern. ``checkpoint``: of :func:`fit`.
     """
     config = config or QuantizeConfig()
     start, formats = quantize.prepare(network, dataset.x_train, dataset.length_train, config)
@@ -320,7 +323,8 @@ def quantize_and_finetune(
         model.thresholds = model.made.with_thresholds(*thresholds).thresholds
     if epochs:
         recipe = replace(recipe, epochs=epochs)
-        fit(model, last_class(dataset.y_train), dataset.x_train, dataset.length_train, recipe, seed, progress)
+        x, lengths, loss = dataset.x_train, dataset.length_train, last_class(dataset.y_train)
+        fit(model, loss, x, lengths, recipe, seed, progress, checkpoint=checkpoint)
     return model.program()
 
 

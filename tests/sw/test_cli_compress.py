@@ -159,14 +159,22 @@ def test_schedules_and_a_pattern_of_the_recurrent_matrix(files, schedule):
     assert made.pattern_h.violations(made.w_h, 4) == 0
 
 
-def test_an_interrupted_pruning_goes_on_to_the_same_result(files):
+@pytest.mark.parametrize(
+    ("command", "given", "other", "sentence"),
+    [
+        ("train", ("--hidden", 4), ("--hidden", 5), "another training"),
+        ("prune", ("--pattern", "1:4"), ("--pattern-h", "1:8"), "in the checkpoint"),
+        ("quantize", ("--weight-bits", 6), ("--weight-bits", 5), "another training"),
+    ],
+)
+def test_an_interrupted_training_goes_on_to_the_same_result(files, command, given, other, sentence):
     """Ctrl-C in the middle, then the same command: the file is that of a run that nobody disturbed, to the byte."""
-    epochs = ("--pattern", "1:4", "--epochs", 300)
-    words = ["prune", *options(files), *epochs, "--out", files / "pruned.safetensors"]
-    sparsegate("prune", *options(files), *epochs, "--out", files / "whole.safetensors")
-    command = [sys.executable, "-m", "sparsegate.cli", *map(str, words)]
-    checkpoint = files / "pruned.checkpoint"
-    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    source = options(files)[command == "train" :]
+    words = [command, *source, *given, "--epochs", 300, "--out", files / "made.safetensors"]
+    sparsegate(*words[:-1], files / "whole.safetensors")
+    arguments = [sys.executable, "-m", "sparsegate.cli", *map(str, words)]
+    checkpoint = files / "made.checkpoint"
+    with subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         deadline = time.monotonic() + 60
         while not checkpoint.exists() and run.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -176,26 +184,34 @@ def test_an_interrupted_pruning_goes_on_to_the_same_result(files):
     assert f"{checkpoint} keeps the epochs that are done" in said
     assert "error: interrupted" in said
     assert checkpoint.exists()
-    assert not (files / "pruned.safetensors").exists()
+    assert not (files / "made.safetensors").exists()
 
     # another run does not take it for its own
-    sentence = failure(*words, "--seed", 1)
-    assert str(checkpoint) in sentence
-    assert "another training" in sentence
-    assert "in the checkpoint" in failure(*words, "--pattern-h", "1:8")
+    for changed, expected in ((("--seed", 1), "another training"), (other, sentence)):
+        refused = failure(*words, *changed)
+        assert str(checkpoint) in refused
+        assert expected in refused
     assert checkpoint.exists()
 
     result = sparsegate(*words)
-    assert "pruned.safetensors" in "".join(result.stdout.split())
-    assert (files / "pruned.safetensors").read_bytes() == (files / "whole.safetensors").read_bytes()
+    assert "made.safetensors" in "".join(result.stdout.split())
+    assert (files / "made.safetensors").read_bytes() == (files / "whole.safetensors").read_bytes()
     assert not checkpoint.exists()
 
 
-def test_a_checkpoint_of_ones_own_choice(files):
-    network, *data = options(files)
+@pytest.mark.parametrize("command", ["train", "prune", "quantize"])
+def test_a_checkpoint_of_ones_own_choice(files, command):
     (files / "mine").write_bytes(b"no checkpoint")
-    words = ("--pattern", "1:4", "--epochs", 1, "--out", files / "pruned.safetensors", "--checkpoint", files / "mine")
-    assert f"{files / 'mine'} is not a readable checkpoint" in failure("prune", network, *data, *words)
+    words = ("--epochs", 1, "--out", files / "made.safetensors", "--checkpoint", files / "mine")
+    said = failure(command, *options(files)[command == "train" :], *words)
+    assert f"{files / 'mine'} is not a readable checkpoint" in said
+
+
+def test_rounding_alone_neither_reads_nor_removes_a_checkpoint(files):
+    (files / "made.checkpoint").write_bytes(b"of an earlier run")
+    result = sparsegate("quantize", *options(files), "--epochs", 0, "--out", files / "made.safetensors")
+    assert "going on" not in result.stderr
+    assert (files / "made.checkpoint").read_bytes() == b"of an earlier run"
 
 
 @pytest.mark.parametrize(
@@ -302,9 +318,8 @@ def test_what_cannot_be_written_is_refused_before_training(files, command):
     words = (command, *source, *data, "--epochs", 10**6, "--out")
     assert failure(*words, files) == f"cannot write {files}: it is a folder"
     assert failure(*words, network / "x") == f"cannot write {network / 'x'}: {network} is no folder"
-    if command == "prune":
-        assert "cannot be both" in failure(*words, files / "x", "--checkpoint", files / "x")
-        assert "it is a folder" in failure(*words, files / "x", "--checkpoint", files)
+    assert "cannot be both" in failure(*words, files / "x", "--checkpoint", files / "x")
+    assert "it is a folder" in failure(*words, files / "x", "--checkpoint", files)
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", '{"rows": 3}', '{"rows": [{"accuracy": 1}]}', '{"format": "other"}'])

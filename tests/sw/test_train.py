@@ -306,6 +306,26 @@ def test_an_interrupted_pruning_goes_on_to_the_same_weights(schedule, network, s
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(parts, whole, strict=True))
 
 
+@pytest.mark.parametrize("stage", ["float", "integers"])
+def test_the_other_stages_go_on_from_a_checkpoint_too(stage, network, small, tmp_path):
+    """Only the epochs that are left are trained, and the result is that of a run that nobody stopped."""
+
+    def run(**options):
+        if stage == "float":
+            return train.train_float(small, 6, 4, 3, recipe=Recipe(4, 5e-3, 16), **options)
+        return train.quantize_and_finetune(network, small, QuantizeConfig(weight_bits=4), 4, 3, **options)
+
+    path, seen = tmp_path / "half.pt", []
+    run().save(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(checkpoint=path, progress=stopping(3))
+    assert path.exists()
+    run(checkpoint=path, progress=lambda epoch, epochs, loss: seen.append(epoch)).save(tmp_path / "parts")
+    assert seen == [3, 4]
+    assert not path.exists()
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 def test_the_checkpoint_of_another_training_is_refused(network, small, tmp_path):
     path = tmp_path / "half.pt"
 

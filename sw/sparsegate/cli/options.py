@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparsegate import console
+
 if TYPE_CHECKING:
-    from sparsegate import console
     from sparsegate.datasets import Dataset
     from sparsegate.layout import HardwareConfig
     from sparsegate.program import Program
@@ -57,6 +59,13 @@ Device = Annotated[
     str,
     typer.Option(
         "--device", help="Where floats are trained, cpu or cuda. Only the CPU gives the same bits every time."
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="File that keeps an interrupted run, from which the same command goes on. Default: beside the file of --out.",
     ),
 ]
 Rows = Annotated[
@@ -191,6 +200,31 @@ def check_out(path: Path) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise SparseGateError(f"cannot write {path}: {folder} is {'not writable' if folder.is_dir() else 'no folder'}")
+
+
+def checkpoint_of(out: Path, given: Path | None) -> Path:
+    """Where a training that writes ``out`` keeps its state; refuses what could not be written."""
+    from sparsegate.errors import SparseGateError
+
+    kept = given or out.with_suffix(".checkpoint")
+    check_out(out)
+    check_out(kept)
+    if kept.absolute() == out.absolute():
+        raise SparseGateError(f"{out} cannot be both the file to write and the checkpoint")
+    return kept
+
+
+@contextmanager
+def resuming(task: console.Task, kept: Path) -> Iterator[None]:
+    """Say where a training goes on from, and, if it is interrupted, that the same command does."""
+    if kept.exists():
+        task.say(f"going on from {kept}")
+    try:
+        yield
+    except KeyboardInterrupt:
+        if kept.exists():
+            console.note(f"{kept} keeps the epochs that are done; the same command goes on from there")
+        raise
 
 
 def open_data(source: str, inputs: int | None = None) -> Dataset:

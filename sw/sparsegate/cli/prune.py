@@ -13,17 +13,19 @@ import typer
 
 from sparsegate import console
 from sparsegate.cli.options import (
+    Checkpoint,
     Data,
     Device,
     Json,
     NetworkFile,
     Seed,
     check_classes,
-    check_out,
+    checkpoint_of,
     epochs_of,
     one_thread,
     open_data,
     percent,
+    resuming,
 )
 
 if TYPE_CHECKING:
@@ -62,13 +64,7 @@ def prune(
         int, typer.Option("--epochs", help="Passes over the training sequences; the first half prunes.")
     ] = 120,
     out: Annotated[Path, typer.Option("--out", "-o", help="Network file to write.")] = Path("build/pruned.safetensors"),
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            "--checkpoint",
-            help="File that keeps an interrupted run, from which the same command goes on. Default: beside the Network file.",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
@@ -81,16 +77,11 @@ def prune(
     """
     one_thread()
     from sparsegate import train as training
-    from sparsegate.errors import SparseGateError
     from sparsegate.network import Network
     from sparsegate.trainable import usable
 
     usable(device)
-    kept = checkpoint or out.with_suffix(".checkpoint")
-    check_out(out)
-    check_out(kept)
-    if kept.absolute() == out.absolute():
-        raise SparseGateError(f"{out} cannot be both the Network file and the checkpoint")
+    kept = checkpoint_of(out, checkpoint)
     model = Network.load(network)
     if allocation is not None:
         given = pattern_h if pattern is None else pattern
@@ -100,27 +91,12 @@ def prune(
     dataset = open_data(data, model.inputs)
     check_classes(dataset, model.outputs)
     before = training.accuracy(model, dataset.x_test, dataset.length_test, dataset.y_test)
-    with console.task(f"prune {what} and fine-tune") as task:
-        if kept.exists():
-            task.say(f"going on from {kept}")
-        try:
-            with warnings.catch_warnings():  # PyTorch says that it has no fast kernel for projections
-                warnings.filterwarnings("ignore", message="LSTM with projections")
-                pruned = training.prune_and_finetune(
-                    model,
-                    dataset,
-                    patterns,
-                    epochs,
-                    seed,
-                    epochs_of(task),
-                    schedule=schedule,
-                    checkpoint=kept,
-                    device=device,
-                )
-        except KeyboardInterrupt:
-            if kept.exists():
-                console.note(f"{kept} keeps the epochs that are done; the same command goes on from there")
-            raise
+    with console.task(f"prune {what} and fine-tune") as task, resuming(task, kept), warnings.catch_warnings():
+        # PyTorch says that it has no fast kernel for projections
+        warnings.filterwarnings("ignore", message="LSTM with projections")
+        pruned = training.prune_and_finetune(
+            model, dataset, patterns, epochs, seed, epochs_of(task), schedule=schedule, checkpoint=kept, device=device
+        )
     after = training.accuracy(pruned, dataset.x_test, dataset.length_test, dataset.y_test)
     pruned = replace(pruned, meta={**model.meta, "data": dataset.name, "accuracy": {"float": before, "pruned": after}})
     pruned.save(out)

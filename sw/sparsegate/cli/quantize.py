@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,17 +11,19 @@ import typer
 
 from sparsegate import console
 from sparsegate.cli.options import (
+    Checkpoint,
     Data,
     Json,
     NetworkFile,
     Seed,
     Thresholds,
     check_classes,
-    check_out,
+    checkpoint_of,
     epochs_of,
     one_thread,
     open_data,
     percent,
+    resuming,
 )
 
 
@@ -68,6 +71,7 @@ def quantize(
     ] = False,
     threshold: Thresholds = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Quantization-aware fine-tuning; 0 only rounds.")] = 8,
+    checkpoint: Checkpoint = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -81,7 +85,7 @@ def quantize(
     from sparsegate.quantize import QuantizeConfig
     from sparsegate.report import formats as formats_of
 
-    check_out(out)
+    kept = checkpoint_of(out, checkpoint)
     model = Network.load(network)
     dataset = open_data(data, model.inputs)
     if epochs:
@@ -101,7 +105,10 @@ def quantize(
         rounding=rounding,
         bias_correction=bias_correction,
     )
-    with console.task("quantize and fine-tune" if epochs else "quantize") as task:
+    with (
+        console.task("quantize and fine-tune" if epochs else "quantize") as task,
+        resuming(task, kept) if epochs else nullcontext(),
+    ):
         program = training.quantize_and_finetune(
             model,
             dataset,
@@ -111,6 +118,7 @@ def quantize(
             epochs_of(task),
             thresholds=chosen if len(chosen) > 1 else (),
             hold_zeros=hold_zeros,
+            checkpoint=kept,
         )
     reached = training.accuracy(program, dataset.x_test, dataset.length_test, dataset.y_test)
     known = dict(model.meta.get("accuracy", {}))

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Data, Device, Json, Seed, check_out, epochs_of, one_thread, open_data, percent
+from sparsegate.cli.options import (
+    Checkpoint,
+    Data,
+    Device,
+    Json,
+    Seed,
+    checkpoint_of,
+    epochs_of,
+    one_thread,
+    open_data,
+    percent,
+    resuming,
+)
 
 
 def train(
@@ -20,6 +32,7 @@ def train(
     hidden: Annotated[int, typer.Option("--hidden", help="Units of each LSTM layer.")] = 64,
     depth: Annotated[int, typer.Option("--depth", help="Stacked LSTM layers.")] = 1,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training sequences.")] = 60,
+    checkpoint: Checkpoint = None,
     device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
@@ -31,11 +44,11 @@ def train(
     one_thread()
     from sparsegate import train as training
 
-    check_out(out)
+    kept = checkpoint_of(out, checkpoint)
     dataset = open_data(data)
-    with console.task("train the float LSTM") as task:
+    with console.task("train the float LSTM") as task, resuming(task, kept):
         network = training.train_float(
-            dataset, hidden=hidden, depth=depth, epochs=epochs, seed=seed, progress=epochs_of(task), device=device
+            dataset, hidden, epochs, seed, epochs_of(task), depth=depth, checkpoint=kept, device=device
         )
     reached = training.accuracy(network, dataset.x_test, dataset.length_test, dataset.y_test)
     network = replace(network, meta={"data": dataset.name, "seed": seed, "accuracy": {"float": reached}})
