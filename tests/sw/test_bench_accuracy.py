@@ -152,17 +152,33 @@ def test_means_and_spread():
     assert (first["seeds"], second["seeds"], second["case"]["pattern"]) == (2, 1, "1:8")
 
 
-def test_a_part_replaces_its_task_alone():
-    def record(*rows):
-        return {"tasks": {row["task"]: "data" for row in rows}, "rows": list(rows), "means": accuracy.means(rows)}
+def record(*rows):
+    return {"tasks": {row["task"]: "data" for row in rows}, "rows": list(rows), "means": accuracy.means(rows)}
 
+
+def test_tasks_that_were_not_measured_stay():
     old = record(row("vowels", golden=0.8), row("engines", golden=0.7))
     made = accuracy.merged(old, record(row("engines", golden=0.6), row("keywords", golden=0.5)))
     assert [(row["task"], row["golden"]["accuracy"]) for row in made["rows"]] == [
         ("vowels", 0.8), ("keywords", 0.5), ("engines", 0.6),
     ]  # fmt: skip
     assert made["means"] == accuracy.means(made["rows"])
-    assert accuracy.merged(None, old) == old
+    assert accuracy.merged(None, old) == accuracy.merged(old, record()) == old
+
+
+def test_seeds_that_were_not_measured_stay():
+    plan = [{"pattern": name} for name in ("1:16", "1:4")]  # not the order of before
+    old = record(*(row(seed=seed, golden=0.1, pattern=name) for seed in range(3) for name in ("1:4", "1:8", "1:16")))
+    made = accuracy.merged(old, record(*(row(seed=1, golden=0.2, **case) for case in plan)))
+    found = [(row["seed"], row["case"]["pattern"], row["golden"]["accuracy"]) for row in made["rows"]]
+    assert found == [
+        (0, "1:16", 0.1), (0, "1:4", 0.1), (1, "1:16", 0.2), (1, "1:4", 0.2), (2, "1:16", 0.1), (2, "1:4", 0.1),
+    ]  # fmt: skip
+    assert [mean["seeds"] for mean in made["means"]] == [3, 3]
+    # the committed one, of which a part is measured again to the same figures
+    kept = artefact.read_json(KEPT / "accuracy.json")
+    again = [row for row in kept["rows"] if (row["task"], row["seed"]) == ("vowels", 0)]
+    assert accuracy.merged(kept, record(*again) | {"tasks": {}}) == kept
 
 
 def test_the_command(tmp_path, monkeypatch, mine):
@@ -192,9 +208,9 @@ def test_the_command(tmp_path, monkeypatch, mine):
     assert done.exit_code == 0, done.output
     assert asked == [(["vowels", "keywords"], [0, 1], tmp_path, 1, "cpu")]
     assert "keywords: skipped, no data" in done.output
-    record = json.loads(out.read_text())
-    assert [entry["seed"] for entry in record["rows"]] == [0, 1]
-    assert out.with_suffix(".md").read_text() == accuracy_table.page(record)
+    written = json.loads(out.read_text())
+    assert [entry["seed"] for entry in written["rows"]] == [0, 1]
+    assert out.with_suffix(".md").read_text() == accuracy_table.page(written)
     wrong = CliRunner().invoke(app, ["bench", "accuracy", "--task", "vowel", "--out", str(out)])
     assert wrong.exit_code == 1
     assert "there is no task 'vowel'; the tasks are vowels," in wrong.output

@@ -624,16 +624,22 @@ def forget(names: Sequence[str], seeds: Sequence[int], work: Path) -> None:
 
 
 def merged(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
-    """A record in which the tasks that were measured now replace those of before, and the others stay."""
-    before = {} if old is None else old.get("tasks", {})
-    tasks = {**before, **new["tasks"]}
+    """A record in which the rows measured now replace those of their task and seed, and the others stay.
+
+    A seed is measured over the whole plan: what the plan no longer has is dropped from the task's other seeds too.
+    """
+    before: Mapping[str, Any] = {"tasks": {}, "rows": []} if old is None else old
+    tasks = {**before.get("tasks", {}), **new["tasks"]}
     order = sorted(tasks, key=lambda name: list(PLANS).index(name) if name in PLANS else len(PLANS))
-    rows = [
-        row
-        for name in order
-        for row in (new if name in new["tasks"] or old is None else old)["rows"]
-        if row["task"] == name
-    ]
+    rows: list[Mapping[str, Any]] = []
+    for name in order:
+        earlier, measured = ([row for row in part["rows"] if row["task"] == name] for part in (before, new))
+        if not measured:
+            rows += earlier
+            continue
+        seeds, plan = {row["seed"] for row in measured}, [row["case"] for row in measured]
+        kept = [row for row in earlier if row["seed"] not in seeds and row["case"] in plan]
+        rows += sorted(kept + measured, key=lambda row: (row["seed"], plan.index(row["case"])))
     return {"tasks": {name: tasks[name] for name in order}, "rows": rows, "means": means(rows)}
 
 

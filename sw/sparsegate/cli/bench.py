@@ -183,7 +183,7 @@ def accuracy(
 ) -> None:
     """What compression costs on real tasks: float, pruned and golden model, over patterns, bits and seeds.
 
-    OUT keeps the rows of tasks that are not measured. A table is written beside it, with the ending .md.
+    OUT keeps the rows of tasks and seeds that are not measured. A table is written beside it, with the ending .md.
 
     Example: [bold]sparsegate bench accuracy --task vowels --seeds 1[/]
     """
