@@ -18,6 +18,7 @@ from sparsegate.bench.tasks import Part, Task
 from sparsegate.cli import app
 from sparsegate.ensemble import Ensemble
 from sparsegate.errors import SparseGateError
+from sparsegate.program import Program
 from sparsegate.train import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +81,7 @@ def test_a_row(bench, case, density, smaller):
         assert matrix.nonzeros <= np.count_nonzero(before.w_x)
 
 
-def test_rows_and_networks_are_kept(bench):
+def test_rows_and_networks_are_kept(bench, monkeypatch):
     row = bench.row(Case("1:4"))
     path = bench.work / "pattern=1_4.json"
     kept, network = path.read_bytes(), (bench.work / "pattern=1_4.safetensors").stat().st_mtime_ns
@@ -91,6 +92,11 @@ def test_rows_and_networks_are_kept(bench):
     assert (bench.work / "pattern=1_4.safetensors").stat().st_mtime_ns == network
     assert {**again, "seconds": 0} == {**row, "seconds": 0}
     assert json.loads(kept)["key"] == json.loads(path.read_text())["key"]
+    # a row that was measured in another way is measured again, of the same network
+    monkeypatch.setattr(accuracy, "ROWS", accuracy.ROWS + 1)
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 77'))
+    assert bench.row(Case("1:4"))["seed"] == 1
+    assert (bench.work / "pattern=1_4.safetensors").stat().st_mtime_ns == network
     # another recipe is another network
     changed = replace(QUICK, prune=Recipe(5, 1e-2, 16))
     assert bench._key(Case("1:4")) != _keyed(bench, changed, Case("1:4"))
@@ -121,11 +127,24 @@ def test_slugs_differ():
         assert len(set(slugs)) == len(slugs) == len(set(plan.cases))
 
 
-def test_the_threshold_is_the_largest_that_is_cheap(bench, monkeypatch):
-    costs = dict(zip(accuracy.THETAS, (0, 0.1, 0.4, 0.2, 0.3, 2.9, 0.1, 3.1, 0.0, 0.0, 0.0), strict=True))
-    program = bench.program(Case(), bench.float())
-    monkeypatch.setattr(Task, "measure", lambda self, model, part: {"accuracy": 0.9 - costs[model.thresholds[0]] / 100})
-    assert bench.threshold(program) == 8  # beyond 12 nothing is tried
+def test_the_threshold_is_the_largest_below_which_all_are_cheap(bench, monkeypatch):
+    costs = dict(zip(accuracy.THETAS, (0, 0.1, -0.2, 0.3, 0.4, 0.1, 0, 0, 0, 0, 0), strict=True))
+    # more than run at once, and than 300
+    many = bench.task.validation.take(np.arange(500) % len(bench.task.validation))
+    monkeypatch.setattr(bench, "task", replace(bench.task, validation=many))
+    asked = []
+
+    def measure(self, model, part=None):
+        theta = model.thresholds[0] if isinstance(model, Program) else 0
+        asked.append((theta, part))
+        return {"accuracy": 0.9 - (costs[theta] if part is many else 5 * costs[theta]) / 100}
+
+    monkeypatch.setattr(Task, "measure", measure)
+    made = bench._measure(Case())
+    assert [theta for theta, part in asked if part is many] == [0, 1, 2, 3, 4]  # 6 would be cheap, 4 is not
+    assert made["theta"] == 3
+    assert made["validation"] == {"0": 0.9, "1": 0.899, "2": 0.902, "3": 0.897, "4": 0.896}
+    assert (made["golden"], made["golden_at_theta"]) == ({"accuracy": 0.9}, {"accuracy": 0.885})
 
 
 def test_loss_has_the_sense_of_its_unit():
@@ -276,6 +295,12 @@ def test_the_record_is_that_of_the_plans():
 def test_the_page_is_that_of_the_record():
     record = artefact.read_json(KEPT / "accuracy.json")
     assert (KEPT / "accuracy.md").read_text(encoding="utf-8") == accuracy_table.page(record)
+
+
+def test_the_page_says_which_rows_are_of_an_earlier_rule():
+    new, old = row("vowels") | {"validation": {"0": 0.9}}, row("engines")
+    assert "Rows of engines are of an earlier rule, all or in part" in accuracy_table.page(record(new, old))
+    assert "earlier rule" not in accuracy_table.page(record(new))
 
 
 def test_the_documented_command_writes_the_documented_file():
