@@ -45,7 +45,7 @@ def _whole(schedule: Any, *names: str) -> None:
 
 @dataclass(frozen=True)
 class OneShot:
-    """The whole pattern at step ``at``, and nothing before.
+    """The whole pattern at step ``at``, and nothing before: train, prune, train on (Han et al., NeurIPS 2015, section 3).
 
     Up to step ``until`` masks are chosen anew at every step, as in SR-STE's training of N:M networks from scratch (Zhou et al.,
     ICLR 2021); where omitted they are frozen at once.
@@ -119,10 +119,11 @@ class Cubic(_Ramp):
 
 @dataclass(frozen=True)
 class Annealed(_Ramp):
-    """Targeted dropout that grows certain (Spartus: Gao et al., TNNLS 2022; after Gomez et al. 2019).
+    """Targeted dropout that grows certain (CBTD of Spartus: Gao et al., TNNLS 2022, α of algorithm 1; after Gomez et al. 2019).
 
     The weights outside of the pattern are dropped at random, each with the same probability, which rises in a line from 0 at
-    ``begin`` to 1 at ``end``. Which weights these are, and which of them fall, is drawn anew whenever masks are due.
+    ``begin`` to 1 at ``end``. Which weights these are, and which of them fall, is drawn anew whenever masks are due. The code of
+    Spartus' authors draws once an epoch and sets what falls to zero; here it is masked, and keeps its value for the next draw.
     """
 
     def release(self, step: int) -> Fraction:

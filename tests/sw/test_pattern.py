@@ -37,7 +37,7 @@ FAMILIES = {
     "bbs": sizes.flatmap(lambda m: st.builds(BankBalanced, st.integers(1, m), st.just(m))),
     "unstructured": st.builds(Unstructured, shares),
     "ese": st.builds(LoadBalanced, shares, sizes),
-    "block": st.builds(Block, shares, st.integers(1, 4), st.integers(1, 4)),
+    "block": st.builds(Block, shares, st.integers(1, 4), st.integers(1, 4), st.sampled_from(["norm", "max"])),
     "cbtd": st.builds(ColumnBalanced, shares, sizes),
 }
 patterns = st.one_of(*FAMILIES.values())
@@ -72,15 +72,14 @@ def cut(pattern: Pattern, matrix: np.ndarray, gates: int) -> list[tuple[np.ndarr
     elif isinstance(pattern, ColumnBalanced):
         groups = [column[part :: pattern.subcolumns] for column in matrix.T for part in range(pattern.subcolumns)]
     elif isinstance(pattern, Block):
+
+        def measured(block: np.ndarray) -> float:
+            return abs(block).max() if pattern.measure == "max" else np.sqrt((block**2).sum())
+
         groups = [
             np.array(
                 [
-                    np.sqrt(
-                        (
-                            matrix[gate * units : (gate + 1) * units][i : i + pattern.height, j : j + pattern.width]
-                            ** 2
-                        ).sum()
-                    )
+                    measured(matrix[gate * units : (gate + 1) * units][i : i + pattern.height, j : j + pattern.width])
                     for gate in range(gates)
                     for i in range(0, units, pattern.height)
                     for j in range(0, columns, pattern.width)
@@ -194,6 +193,15 @@ def test_blocks_are_compared_by_their_norms():
     assert Block(Fraction(1, 2), 2, 2).mask(matrix, 1).tolist() == [[True, True, False, False]] * 2
 
 
+def test_blocks_may_be_compared_by_their_largest_magnitudes():
+    """One large weight then outweighs a block of more energy."""
+    matrix = np.array([[-4.0, 0.0, 3.0, 3.0], [0.0, 0.0, 3.0, 3.0]])
+    kept = {measure: Block(Fraction(1, 2), 2, 2, measure).mask(matrix, 1)[0].tolist() for measure in ("norm", "max")}
+    assert kept == {"norm": [False, False, True, True], "max": [True, True, False, False]}
+    with pytest.raises(SparseGateError, match="blocks are compared by norm or max, not 'mean'"):
+        Block(Fraction(1, 2), 2, 2, "mean")
+
+
 def test_blocks_do_not_cross_gates():
     """2 gates of 3 units in blocks of 2: those of 1 unit count as if a zero stood behind."""
     matrix = np.array([1, 1, 4, 3, 3, 1])[:, None]
@@ -210,7 +218,9 @@ def test_text_round_trip(pattern):
     assert hash(parse(str(pattern))) == hash(pattern)
 
 
-@pytest.mark.parametrize("text", ["1:1", "2:16", "8:8", "1:256", *EVERY, "unstructured:1", "block:3/7:1x16"])
+@pytest.mark.parametrize(
+    "text", ["1:1", "2:16", "8:8", "1:256", *EVERY, "unstructured:1", "block:3/7:1x16", "block:1/8:4x4:max"]
+)
 def test_text_is_the_same_again(text):
     assert str(parse(text)) == text
 
@@ -246,6 +256,7 @@ def test_densities_may_be_decimal():
         ("unstructured:3/2", "at most 1, not 3/2"),
         ("ese:1/8:0", "the number of processing elements is 1 to 1024, not 0"),
         ("block:1/8:4", "written like"),
+        ("block:1/8:4x4:norm", "written like"),
         ("block:1/8:0x4", "the height of a block is 1 to 1024, not 0"),
         ("block:1/8:4x5000", "the width of a block is 1 to 1024, not 5000"),
         ("cbtd:1/8:2000", "the number of sub-columns is 1 to 1024, not 2000"),

@@ -45,7 +45,8 @@ def prune(
             "-p",
             metavar="N:M",
             help="At most N weights in every M consecutive units of a column, which is what the hardware runs; or, to compare, "
-            f"another one: unstructured:1/8, bbs:2:16, ese:1/8:16, block:1/8:4x4, cbtd:1/8:8. Default: {DEFAULT}.",
+            f"another one: unstructured:1/8, bbs:2:16, ese:1/8:16, block:1/8:4x4, block:1/8:4x4:max, cbtd:1/8:8. "
+            f"Default: {DEFAULT}.",
         ),
     ] = None,
     pattern_h: Annotated[

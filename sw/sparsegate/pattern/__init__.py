@@ -24,7 +24,9 @@ _FORMS: dict[str, Callable[..., Pattern]] = {
     rf"unstructured:{_SHARE}": Unstructured,
     rf"bbs:{_SIZE}:{_SIZE}": lambda n, m: BankBalanced(int(n), int(m)),
     rf"ese:{_SHARE}:{_SIZE}": lambda share, elements: LoadBalanced(share, int(elements)),
-    rf"block:{_SHARE}:{_SIZE}x{_SIZE}": lambda share, height, width: Block(share, int(height), int(width)),
+    rf"block:{_SHARE}:{_SIZE}x{_SIZE}(?::(max))?": lambda share, height, width, measure: Block(
+        share, int(height), int(width), measure or "norm"
+    ),
     rf"cbtd:{_SHARE}:{_SIZE}": lambda share, subcolumns: ColumnBalanced(share, int(subcolumns)),
 }
 

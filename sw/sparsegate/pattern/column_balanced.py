@@ -16,8 +16,8 @@ class ColumnBalanced(Share):
     """The largest magnitudes of each sub-column (CBTD of Spartus: Gao et al., TNNLS 2022, algorithm 1).
 
     A column of the stacked matrix, with all of its gates, is dealt out to ``subcolumns`` sub-columns: row r belongs to number
-    ``r % subcolumns``. Each keeps ``share`` of its weights, rounded up: the paper drops the smallest γ = 1 - ``share``, rounded
-    down. Its probability α of a drop is that of the schedule (``sparsegate.schedule.Annealed``).
+    ``r % subcolumns``. Each keeps ``share`` of its weights, rounded up: the algorithm drops the smallest γ = 1 - ``share``,
+    rounded down. Its probability α of a drop is that of the schedule (``sparsegate.schedule.Annealed``).
     """
 
     share: Fraction

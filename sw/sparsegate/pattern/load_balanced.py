@@ -18,7 +18,8 @@ POINTER = 16
 
 @dataclass(frozen=True)
 class LoadBalanced(Share):
-    """The largest magnitudes of each processing element's rows (ESE: Han et al., FPGA 2017, load-balance-aware pruning).
+    """The largest magnitudes of each processing element's rows (ESE: Han et al., FPGA 2017, section 3, load-balance-aware pruning,
+    which the paper gives in words: the same share of weights for the submatrix of each element).
 
     Row r of the matrix, with all of its gates, belongs to element ``r % elements``; each keeps ``share`` of its weights, rounded
     up. Where the rows do not divide, elements with one row less keep less.

@@ -2,6 +2,10 @@
 
 In every column, every block of M consecutive units of one gate keeps at most N nonzeros. The last block of a gate may be short,
 and is the only one where M exceeds the units: it still keeps N, so that the matrix is denser than N / M.
+
+N:M sparsity is that of Mishra et al. 2021 (2:4) and Zhou et al., ICLR 2021 (section 3.1, figure 1), whose groups of M lie along the
+inputs that a sum runs over. Here they lie along the units, as an engine that takes one column after another must give each of its
+processing elements the same number of weights in a column.
 """
 
 from __future__ import annotations

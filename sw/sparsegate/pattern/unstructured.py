@@ -16,7 +16,11 @@ INDEX = 5
 
 @dataclass(frozen=True)
 class Unstructured(Share):
-    """The largest magnitudes of the whole matrix (Han et al., NeurIPS 2015), ``share`` of its weights, rounded up."""
+    """The largest magnitudes of the whole matrix, ``share`` of its weights, rounded up (Han et al., NeurIPS 2015, section 3).
+
+    The paper drops what lies below a threshold, a multiple of the deviation of the layer's weights; here it is the threshold that
+    leaves the share.
+    """
 
     share: Fraction
 
@@ -27,8 +31,8 @@ class Unstructured(Share):
         return f"unstructured:{self.share}"
 
     def _stored(self, matrix: NDArray, gates: int, bits: int) -> Storage:
-        """Deep Compression (Han et al., ICLR 2016): each nonzero with the number of zeros since the one before, in 5 bits, through
-        the whole matrix row by row; where more zeros lie between, zeros are stored to bridge them."""
+        """Deep Compression (Han et al., ICLR 2016, section 2): each nonzero with the number of zeros since the one before, in 5
+        bits, through the whole matrix row by row; where more zeros lie between, zeros are stored to bridge them."""
         nonzero = matrix.reshape(1, -1) != 0
         entries = int(np.count_nonzero(nonzero)) + fillers(nonzero, INDEX)
         return Storage(entries, entries * bits, entries * INDEX)
