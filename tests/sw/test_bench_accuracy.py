@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sparsegate import artefact
+from sparsegate import artefact, synthetic
 from sparsegate.bench import accuracy, accuracy_table, real, tasks
 from sparsegate.bench.accuracy import Bench, Case, Plan
 from sparsegate.bench.tasks import Part, Task
@@ -19,6 +19,7 @@ from sparsegate.cli import app
 from sparsegate.ensemble import Ensemble
 from sparsegate.errors import SparseGateError
 from sparsegate.program import Program
+from sparsegate.synthetic import Shape
 from sparsegate.train import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -246,6 +247,39 @@ def test_tasks_without_data_say_why(tmp_path):
             assert "there is no" in reason or "not installed" in reason
     with pytest.raises(SparseGateError, match="there is no task 'words'"):
         tasks.open_task("words", tmp_path, tmp_path)
+
+
+def test_speakers_are_identified_on_validation_data_too(tmp_path, monkeypatch):
+    """Who enrols is of the training part; six recordings of three speakers instead of FSDD, and a small encoder."""
+    rng = np.random.default_rng(3)
+    voices = rng.normal(size=(3, 4))
+    everyone = [
+        real.Clip(Path(f"{digit}"), digit, "abc"[who], index)
+        for digit in range(2)
+        for who in range(3)
+        for index in range(20)
+    ]
+    encoder = synthetic.network(4, [Shape("lstm", 6), Shape("linear_relu", 5)], seed=1)
+    monkeypatch.setattr(tasks.real, "clips", lambda folder, which: [clip for clip in everyone if clip.index in which])
+    monkeypatch.setattr(
+        tasks.real, "spectrum", lambda clip: np.abs(voices["abc".index(clip.speaker)] + rng.normal(size=(7, 4)))
+    )
+    monkeypatch.setattr(tasks.real, "checkpoint_of_encoder", lambda: tmp_path / "encoder.pt")
+    monkeypatch.setattr(tasks.importers, "load", lambda *given, **named: encoder)
+    task = tasks.speakers(tmp_path, tmp_path)
+    training = [clip for clip in everyone if clip.index >= 10]
+    assert (len(task.train), len(task.validation), len(task.test)) == (len(training), 60, 60)
+    enrols = task.train.take(np.array([10 <= clip.index < 15 for clip in training]))
+    assert np.array_equal(task.validation.x[30:], enrols.x)
+    found = task.measure(task.teacher, task.validation)
+    assert list(found) == list(task.measure(task.teacher)) == ["identification", "cosine"]
+    assert found["cosine"] == 1
+    tests, own = (task.teacher.evaluate(part.x).last for part in (task.validation.take(slice(30)), enrols))
+    means = np.stack([real.unit(own)[enrols.target == who].mean(axis=0) for who in range(3)])
+    nearest = (tests @ real.unit(means).T).argmax(axis=1)
+    assert found["identification"] == np.round(np.mean(nearest == task.validation.target[:30]), 6)
+    assert 0.4 < found["identification"] < 1
+    assert list(task.measure(task.teacher, task.train)) == ["cosine"]  # nobody is enrolled
 
 
 needs = pytest.mark.skipif(not (FOLDER / "cmapss").is_dir(), reason="needs the third-party data (SPARSEGATE_DATA)")
