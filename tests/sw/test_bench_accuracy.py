@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sparsegate import artefact, synthetic
+from sparsegate import artefact, synthetic, temporal
 from sparsegate.bench import accuracy, accuracy_table, real, tasks
 from sparsegate.bench.accuracy import Bench, Case, Plan
 from sparsegate.bench.tasks import Part, Task
@@ -74,7 +74,12 @@ def test_a_row(bench, case, density, smaller):
     last = program.evaluate(program.quantize(test.x), test.lengths).last
     assert row["golden"] == {"accuracy": pytest.approx(np.mean(last.argmax(1) == test.target), abs=1e-6)}
     assert row["loss"] == pytest.approx(100 * (row["float"]["accuracy"] - row["golden"]["accuracy"]), abs=1e-3)
-    assert row["skipped_at_theta"] >= row["skipped"] or case.theta
+    at = {theta: program.with_thresholds(theta) for theta in (0, case.theta, row["theta"])}
+    skipped = {theta: temporal.skipped(made, test.x[:100], test.lengths[:100]).total for theta, made in at.items()}
+    assert row["skipped"] == np.round(skipped[0], 4)
+    assert row["skipped_at_theta"] == np.round(skipped[row["theta"]], 4)
+    assert row.get("skipped_as_trained") == (np.round(skipped[case.theta], 4) if case.theta else None)
+    assert set(program.thresholds) == {case.theta}  # which the golden figure is at
     assert row["theta"] in accuracy.THETAS
     assert set(row["gates_near_0_or_1"]) == set("ifo")
     for mine, before in zip(program.layers, network.layers, strict=True):  # what was pruned stays so
@@ -329,6 +334,16 @@ def test_the_record_is_that_of_the_plans():
 def test_the_page_is_that_of_the_record():
     record = artefact.read_json(KEPT / "accuracy.json")
     assert (KEPT / "accuracy.md").read_text(encoding="utf-8") == accuracy_table.page(record)
+
+
+def test_what_a_row_skips_at_the_threshold_of_its_training():
+    rows = [row(seed=seed, theta=8) | {"skipped": skipped} for seed, skipped in enumerate((0.12, 0.14))]
+    new = [each | {"skipped_as_trained": share} for each, share in zip(rows, (0.6, 0.7), strict=True)]
+    page = accuracy_table.page(record(*new))
+    assert "| 13.0 % (65.0 % at Θ = 8) |" in page
+    partly = [new[0], new[1] | {"skipped": None}]  # of an earlier rule
+    assert "| – (65.0 % at Θ = 8) |" in accuracy_table.page(record(*partly))
+    assert "| 12.0 % |" in accuracy_table.page(record(row() | {"skipped": 0.12}))
 
 
 def test_the_page_says_which_rows_are_of_an_earlier_rule():

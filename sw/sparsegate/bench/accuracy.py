@@ -478,7 +478,9 @@ class Bench:
         row |= {"density": density(network), **compression(network, program, parsed(case.pattern))}
         row |= {"measure": main, "float": reference, "pruned": figures, "golden": golden}
         row["loss"] = task.loss(golden[main], reference[main])
-        row["skipped"] = _share(program, task.test)
+        row["skipped"] = _share(program.with_thresholds(0), task.test)
+        if case.theta:
+            row["skipped_as_trained"] = _share(program, task.test)
         row["validation"] = {str(theta): value for theta, value in validation.items()}
         row["theta"] = chosen
         row["golden_at_theta"] = task.measure(slower)
@@ -673,6 +675,8 @@ def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for key in ("float", "pruned", "golden", "golden_at_theta"):
             mean[key] = {name: _mean([row[key][name] for row in group]) for name in first[key]}
             mean[f"{key}_spread"] = round(max(values := [row[key][main] for row in group]) - min(values), 6)
+        if "skipped_as_trained" in first:
+            mean["skipped_as_trained"] = _mean([row["skipped_as_trained"] for row in group])
         mean["loss_spread"] = round(max(values := [row["loss"] for row in group]) - min(values), 3)
         if "gates_near_0_or_1" in first:
             names = first["gates_near_0_or_1"]
@@ -683,5 +687,7 @@ def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def _mean(values: Sequence[float]) -> float:
-    return round(sum(values) / len(values), 6)
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is not known."""
+    known = [value for value in values if value is not None]
+    return round(sum(known) / len(known), 6) if len(known) == len(values) else None

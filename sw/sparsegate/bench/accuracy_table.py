@@ -33,12 +33,13 @@ this page. One part in minutes: `make bench-accuracy TASK=vowels SEEDS=1`.
   with the pattern; of the recurrent matrices, and of the whole model with head and biases.
 - **skipped**: columns that the delta engine does not compute at Θ = 0, each counted by its stored weights, on 100 test sequences.
   **Θ** is the largest threshold, in LSBs and common to all vectors, up to which none costs more than 0.3 (points or per cent) on
-  validation data; its cost on the test part is in the last column. Mean over seeds. Rows trained at a Θ have that Θ in
-  the columns *golden* and *skipped*.
+  validation data; its cost on the test part is in the last column. Mean over seeds. Of a row that
+  was trained at a Θ, *golden* is at that Θ, and *skipped* says in brackets what it skips there.
 """
 
 EARLIER = """Rows of {} are of an earlier rule, all or in part: their Θ is the largest of all that cost at most 0.3 on the first
-300 validation sequences (of speakers 0.3 points of the cosine), even where a smaller one cost more.
+300 validation sequences (of speakers 0.3 points of the cosine), even where a smaller one cost more. What
+those that were trained at a Θ skip at Θ = 0 was not measured (–).
 """
 """Of rows that do not say what each Θ cost on validation data."""
 
@@ -88,11 +89,18 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         _figure(main, row["pruned"][main], row["pruned_spread"]),
         ", ".join([golden, *others]),
         f"{row['loss']:+.2f}",
-        f"{100 * row['skipped']:.1f} %",
+        _skipped(row),
         f"{row['theta']:.3g}",
         f"{100 * row['skipped_at_theta']:.1f} %",
         _figure(main, row["golden_at_theta"][main]),
     )
+
+
+def _skipped(row: Mapping[str, Any]) -> str:
+    """Share of columns at Θ = 0, and at the Θ of its training."""
+    text = "–" if row["skipped"] is None else f"{100 * row['skipped']:.1f} %"
+    own = row["case"]["theta"]
+    return text + (f" ({100 * row['skipped_as_trained']:.1f} % at Θ = {own})" if own else "")
 
 
 def _figure(name: str, value: float, spread: float | None = None) -> str:
