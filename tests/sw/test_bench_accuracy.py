@@ -177,6 +177,21 @@ def test_means_and_spread():
     assert (first["seeds"], second["seeds"], second["case"]["pattern"]) == (2, 1, "1:8")
 
 
+def test_what_the_threshold_costs_on_test_data():
+    shares = [row(seed=seed) | {"golden_at_theta": {"accuracy": at}} for seed, at in enumerate((0.88, 0.9))]
+    assert accuracy.means(shares)[0]["loss_by_theta"] == 1.0  # points
+    errors = row("engines") | {"measure": "rmse", "float": {"rmse": 15.0}, "pruned": {"rmse": 16.0}}
+    errors |= {"golden": {"rmse": 16.0}, "golden_at_theta": {"rmse": 18.0}}
+    assert accuracy.means([errors])[0]["loss_by_theta"] == 12.5  # per cent
+    hardly = row() | {"golden": {"accuracy": 0.9}, "golden_at_theta": {"accuracy": 0.90004}}
+    for one, cell in ((shares[0], "+2.00"), (errors, "+12.50"), (hardly, "+0.00")):
+        assert accuracy_table.page(record(one)).rstrip().endswith(f"| {cell} |")
+    # which figures are shares is what the tasks say
+    for one in artefact.read_json(KEPT / "accuracy.json")["rows"]:
+        main = one["measure"]
+        assert one["loss"] == tasks.lost(one["golden"][main], one["float"][main], main not in tasks.ERRORS)
+
+
 def record(*rows):
     return {"tasks": {row["task"]: "data" for row in rows}, "rows": list(rows), "means": accuracy.means(rows)}
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sparsegate import artefact, gates, low_rank, objective, pattern, permute, quantize, sampling, temporal, train
-from sparsegate.bench.tasks import Part, Task, missing, open_task
+from sparsegate.bench.tasks import ERRORS, Part, Task, lost, missing, open_task
 from sparsegate.cells import cell
 from sparsegate.console import Task as Shown
 from sparsegate.delta import quiet
@@ -677,6 +677,8 @@ def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             mean[f"{key}_spread"] = round(max(values := [row[key][main] for row in group]) - min(values), 6)
         if "skipped_as_trained" in first:
             mean["skipped_as_trained"] = _mean([row["skipped_as_trained"] for row in group])
+        by_theta = [lost(row["golden_at_theta"][main], row["golden"][main], main not in ERRORS) for row in group]
+        mean["loss_by_theta"] = _mean(by_theta)
         mean["loss_spread"] = round(max(values := [row["loss"] for row in group]) - min(values), 3)
         if "gates_near_0_or_1" in first:
             names = first["gates_near_0_or_1"]

@@ -23,6 +23,8 @@ from sparsegate.program import Program
 RUL_CAP = 125
 """Remaining life beyond this many cycles counts as this many: a healthy engine says nothing about its end (Heimes 2008)."""
 CHARACTERS_WINDOW = 128
+ERRORS = ("rmse", "bits_per_character")
+"""Figures of which a lower one is better; the others are shares."""
 NOISE = 0.7
 ENROL = range(10, 15)
 """Training recordings that enrol the speakers of the validation part, as many as ``real.TRAIN`` are for the test part."""
@@ -91,9 +93,12 @@ class Task:
 
     def loss(self, found: float, reference: float) -> float:
         """What is lost: points of a share, percent of any other figure; negative where something is won."""
-        if self.higher:
-            return round(100 * (reference - found), 3)
-        return round(100 * (found / reference - 1), 3)
+        return lost(found, reference, self.higher)
+
+
+def lost(found: float, reference: float, higher: bool) -> float:
+    """As :meth:`Task.loss`, of figures of which a higher one is better, or a lower one."""
+    return round(100 * (reference - found if higher else found / reference - 1), 3)
 
 
 def _last(outputs: NDArray, part: Part) -> NDArray:
