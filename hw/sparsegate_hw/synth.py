@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -273,6 +274,20 @@ def elaborate(
             return design, f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n' if family is ECP5 else ""
         plan = chosen.platform(engine.layout).prepare(Top(board), "top", emit_src=False)
     return plan.files["top.il"], plan.files[f"top.{family.constraints}"]
+
+
+def engine_cells(program: Program, config: HardwareConfig, device: str, say: Progress) -> dict[str, int]:
+    """Yosys' cells of the engine alone, by type: no UART, no packet layer, nothing placed. What others report of a bare cell."""
+    chosen = target(device=device)
+    build = Build.of(program, config, chosen, None, BAUD)
+    engine = Engine(program, build.config)
+    with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
+        folder = Path(scratch)
+        with quick_memories():
+            design = rtlil.convert(engine, name="top", platform=chosen.fabric(engine.layout), emit_src=False)
+        (folder / "top.il").write_text(design, encoding="utf-8")
+        run_yosys(folder, build.script(), say)
+        return dict(sorted(_cell_counts(artefact.read_json(folder / "top.json")).items()))
 
 
 def versions(family: str = "ecp5") -> dict[str, str]:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sparsegate import artefact, cycles, golden, quantize, synthetic
+from sparsegate import artefact, cycles, estimate, golden, quantize, synthetic
 from sparsegate.bench import performance, performance_table, real, roofline, workloads
 from sparsegate.bench.workloads import Work, Workload
 from sparsegate.cli import app
+from sparsegate.cli import bench as bench_command
 from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
@@ -42,8 +43,8 @@ def small(folder: Path, work: Path) -> Work:
 WORKLOAD = Workload("small", "LSTM 5→20 at 1:8", "LFE5U-25F", CONFIG, small)
 
 
-def row(**options: object) -> dict:
-    return performance.measure(WORKLOAD, Path(), Path(), lambda text: None, **options)  # type: ignore[arg-type]
+def row(workload: Workload = WORKLOAD, **options: object) -> dict:
+    return performance.measure(workload, Path(), Path(), lambda text: None, **options)  # type: ignore[arg-type]
 
 
 def test_nonzeros_are_those_of_the_pattern_and_dense_macs_those_of_the_shape():
@@ -106,6 +107,7 @@ def test_a_row_of_cycles_alone():
 
 
 AREA = {"fmax_mhz": 100.0, "luts": 1, "ffs": 2, "bram": 3, "dsp": 4, "how": "placed", "tools": {"yosys": "1"}}
+AREA |= {"critical_path": ["7.00 ns a", "3.00 ns b"], "seed": 1, "tried": [[1, 100.0]], "frequency_mhz": 90.0, "stages": {}}
 
 
 def test_clock_and_area():
@@ -124,6 +126,21 @@ def test_clock_and_area():
     assert row(before=placed) == placed
     for other in ({"device": "LFE5U-85F"}, {"hardware": {}}, {"digests": {"shape": ""}}):
         assert row(before=placed | other)["fmax_mhz"] is None
+    assert placed["report"] == {key: AREA[key] for key in performance.REPORT}
+    assert row(synthesize=place, tools={"verilator": "5"})["tools"] == {"yosys": "1", "verilator": "5"}
+
+
+PLACED = AREA | {"device": "LFE5U-25F", "board": None, "speed": "6", "multipliers": "dsp"}
+
+
+def test_cells_are_counted_where_others_count_theirs():
+    given = {"synthesize": lambda *given: AREA, "count": lambda *given: {"DP16KD": 3, "$scopeinfo": 2, "LUT4": 1489}}
+    assert row(**given)["engine_cells"] is None
+    found = row(replace(WORKLOAD, cell=True), **given)
+    assert row(before=found) == found
+    page = performance_table.page(performance.merged(None, [found], ["small"]))
+    assert "in Yosys' cells: 3 DP16KD, 1,489 LUT4.\n" in page
+    assert "- Longest path: 7.00 ns a; 3.00 ns b.\n" in page
 
 
 def test_what_rtl_found_is_summed():
@@ -180,7 +197,7 @@ def test_rows_that_are_not_measured_stay():
 def test_names():
     assert [each.name for each in workloads.chosen(["peer"])] == ["peer-4", "peer-8"]
     assert [each.name for each in workloads.chosen([])] == list(workloads.WORKLOADS)
-    with pytest.raises(SparseGateError, match="there is no workload 'sparta'; the workloads are vowels, keywords"):
+    with pytest.raises(SparseGateError, match="there is no workload 'sparta'; the workloads are vowels, sprams"):
         workloads.chosen(["sparta"])
 
 
@@ -208,6 +225,17 @@ def test_the_command(tmp_path, monkeypatch):
     again = CliRunner().invoke(app, ["bench", "performance", "small", "--json", str(out), *words])
     assert again.exit_code == 0, again.output
     assert json.loads(out.read_text()) == record
+    # what is placed and routed becomes a point of the laws of area
+    points = tmp_path / "points.json"
+    monkeypatch.setattr(bench_command, "_place", lambda *given: PLACED)
+    placed = CliRunner().invoke(app, ["bench", "small", "--json", str(out), "--skip-rtl", "--points", str(points)])
+    assert placed.exit_code == 0, placed.output
+    (point,) = estimate.read_points(points)
+    assert (point["name"], point["command"], point["luts"]) == (
+        "small 8 x 2 on LFE5U-25F, multipliers: dsp",
+        "sparsegate bench small",
+        1,
+    )
     wrong = CliRunner().invoke(app, ["bench", "gone", "--json", str(tmp_path / "none.json"), *words])
     assert wrong.exit_code == 1
     assert not (tmp_path / "none.json").exists()

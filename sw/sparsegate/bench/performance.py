@@ -47,10 +47,15 @@ MIDDLE = 2
 """Steps at either end of a sequence that are left out where it is to be in full swing."""
 
 AREA = ("fmax_mhz", "luts", "ffs", "bram", "dsp")
+REPORT = ("critical_path", "seed", "tried", "frequency_mhz", "stages")
+"""What place-and-route said beside clock and area: ns and nets of the longest path, placements and their MHz, the clock asked for,
+seconds."""
 
 Say = Callable[[str], None]
 Synthesize = Callable[[Program, Workload], Mapping[str, Any]]
-"""Places and routes a Program for a workload's device and clock: ``AREA``'s keys, ``how`` and ``tools``."""
+"""Places and routes a Program for a workload's device and clock: the keys of ``AREA`` and ``REPORT``, ``how`` and ``tools``."""
+Count = Callable[[Program, Workload], Mapping[str, int]]
+"""Synthesizes a Program's engine alone: cells by type."""
 Simulate = Callable[[Program, HardwareConfig, NDArray[np.int64]], Any]
 """Runs raw sequences in RTL: ``sparsegate_sim.simulate.simulate``."""
 Alternative = Callable[[int, int], Mapping[str, Any] | None]
@@ -237,8 +242,11 @@ def measure(
     synthesize: Synthesize | None = None,
     alternative: Alternative | None = None,
     before: Mapping[str, Any] | None = None,
+    count: Count | None = None,
+    tools: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """One row. ``before``: the row of an earlier run, whose clock and area stand where the shape and the array are the same.
+    ``count`` goes with ``synthesize``. ``tools``: versions of what else is used here.
 
     Raises
     ------
@@ -287,12 +295,18 @@ def measure(
         say(f"{workload.name}: the same layer on the CPU")
         row["alternative"] = alternative(*workload.alternative)
     area: Mapping[str, Any] = dict.fromkeys(AREA) | {"how": "not placed and routed", "tools": {}}
+    row |= {"report": None, "engine_cells": None}
     if synthesize is not None:
         say(f"{workload.name}: place and route")
         area = synthesize(program, workload)
+        row["report"] = {key: area[key] for key in REPORT}
+        if workload.cell and count is not None:
+            say(f"{workload.name}: the engine alone")
+            row["engine_cells"] = dict(count(program, workload))
     elif before is not None and _same(before, row):
         area = {key: before[key] for key in AREA} | {"how": before["pnr"], "tools": before["tools"]}
-    row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": dict(area["tools"])}
+        row |= {key: before.get(key) for key in ("report", "engine_cells")}
+    row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": {**area["tools"], **(tools or {})}}
     return timed(row)
 
 

@@ -30,6 +30,8 @@ CASES = {
     "nine_tenths_unchanged": "nine tenths unchanged",
 }
 """Names of the cases in words."""
+CELLS = ("LUT4", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4", "MULT18X18D", "DP16KD")
+"""Cells of an ECP5 that others count."""
 CASE_COLUMNS = (
     "workload",
     "case",
@@ -39,6 +41,7 @@ CASE_COLUMNS = (
     "occupancy, matvec / all",
     "longest group / mean",
     "µs a step",
+    "µs, frame to result",
     "GOPS, sparse / dense-equivalent",
     "dense-equivalent GOPS a PE",
     "operations a PE and cycle",
@@ -52,6 +55,7 @@ and this page. The cycle part alone takes minutes: `sparsegate bench --no-pnr --
 - **cycles a step**: from the end of a step to the end of the next, by the cycle model. **RTL differs**: of a short run of the same
   Program in Verilated RTL, values, step times and counters that are not what golden and cycle model say.
 - **occupancy**: useful MACs / (PEs × cycles), of the matrix-vector phases and of all cycles.
+- **latency**, **frame to result**: from taking a frame to its last result; steps overlap, so that it is longer than a step.
 - **µs a step**: these cycles ÷ nextpnr's Fmax after routing; nothing is measured on a board. A dash: not placed and routed.
 - **GOPS, sparse**: 2 × nonzeros ÷ time of a step; **dense-equivalent**: 2 × dense MACs ÷ the same time.
 - Cases. *nothing skipped*, the first table's: every column of every matrix is sent at every step; depends on shapes alone. *real
@@ -76,21 +80,32 @@ def page(record: Mapping[str, Any]) -> str:
             f"- Inputs: {row['inputs']}.",
             f"- Clock: {row['us_how']}.",
         ]
-        if row["rtl"]:
-            found = row["rtl"]
+        if row.get("report"):
+            lines.append(f"- Longest path: {'; '.join(row['report']['critical_path'])}.")
+        if row.get("engine_cells"):
+            counts = ", ".join(f"{count:,} {kind}" for kind, count in row["engine_cells"].items() if kind in CELLS)
+            lines.append(f"- The engine alone, without UART and packet layer, in Yosys' cells: {counts}.")
+        lines.append(f"- RTL: {_compared(row['rtl'])}." if row["rtl"] else "- RTL: not run.")
+        if row.get("rtl_quieted"):
+            quiet = row["rtl_quieted"]
             lines.append(
-                f"- RTL: {found['values_compared']:,} values of {found['steps']} steps compared on {found['simulator']}:"
-                f" {found['mismatches']} values, {found['cycle_mismatches']} step times and {found['counter_mismatches']}"
-                " counters differ."
+                f"- RTL with about a tenth of the columns moving ({_share(quiet['columns_skipped'])} skipped):"
+                f" {quiet['cycles_predicted']:,} cycles predicted, {quiet['cycles_counted']:,} counted; the longest column group has"
+                f" {quiet['group_imbalance']:.3f} of the mean, {quiet['imbalance_cycles']:,.0f} beats of them. {_compared(quiet)}."
             )
-        else:
-            lines.append("- RTL: not run.")
         if row["alternative"]:
             times = ", ".join(f"{value:g} µs ({key})" for key, value in row["alternative"]["us_per_step"].items())
             lines.append(f"- On the CPU: {row['alternative']['what']}: {times}.")
         lines += [f"- {each['system']}: {each['figures']} ({each['source']})." for each in row["published"]]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _compared(found: Mapping[str, Any]) -> str:
+    return (
+        f"{found['values_compared']:,} values of {found['steps']} steps compared on {found['simulator']}: {found['mismatches']}"
+        f" values, {found['cycle_mismatches']} step times and {found['counter_mismatches']} counters differ"
+    )
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -126,6 +141,7 @@ def case_cells(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 f"{_share(case['occupancy_matvec'])} / {_share(case['occupancy_total'])}",
                 f"{case['group_imbalance']:.3f}",
                 _number(case["us_per_step"], ".2f"),
+                _number(None if row["fmax_mhz"] is None else case["latency"] / row["fmax_mhz"], ".2f"),
                 f"{_number(case['gops_sparse'], ',.2f')} / {_number(dense, ',.1f')}",
                 _number(None if dense is None else dense / row["pes"], ".2f"),
                 f"{2 * row['dense_macs'] / (case['cycles_per_step'] * row['pes']):.1f}",

@@ -78,7 +78,8 @@ class Workload:
     """One row of the table.
 
     ``make`` takes the folder of the data and one to keep networks in. ``alternative``: LSTM inputs and units that the CPU runs for
-    comparison. ``mhz``: the clock that is asked of place-and-route; the device's usual one where it says nothing.
+    comparison. ``mhz``: the clock that is asked of place-and-route; the device's usual one where it says nothing. ``cell``: others
+    report their cell without its surroundings, so the engine is synthesized alone, too.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Workload:
     published: tuple[Published, ...] = ()
     alternative: tuple[int, int] | None = None
     mhz: int | None = None
+    cell: bool = False
 
 
 def _kept(folder: Path, name: str, key: str, make: Callable[[], Work]) -> Work:
@@ -233,11 +235,24 @@ def _digits(folder: Path) -> list[real.Clip]:
     return chosen
 
 
-def random_lstm(name: str, inputs: int, units: int, pattern: NM, outputs: int = 0, pattern_p: NM = DENSE) -> Callable:
-    """A maker of an LSTM with random weights in the pattern, on filterbank frames of spoken digits."""
+def random_lstm(
+    name: str,
+    inputs: int,
+    units: int,
+    pattern: NM,
+    outputs: int = 0,
+    pattern_p: NM = DENSE,
+    head: int = 0,
+    config: QuantizeConfig = LARGE,
+) -> Callable:
+    """A maker of an LSTM with random weights in the pattern, on filterbank frames of spoken digits.
+
+    ``outputs``: of a projection. ``head``: classes of a dense head on the last step.
+    """
 
     def make(folder: Path, work: Path) -> Work:
-        shape = Shape("lstm", units, pattern, pattern, outputs=outputs, pattern_p=pattern_p)
+        shapes = [Shape("lstm", units, pattern, pattern, outputs=outputs, pattern_p=pattern_p)]
+        shapes += [Shape("linear", head, when="last")] * bool(head)
         spoken = real.fsdd_folder(folder).is_dir() and importlib.util.find_spec("librosa") is not None
 
         def made() -> Work:
@@ -253,10 +268,11 @@ def random_lstm(name: str, inputs: int, units: int, pattern: NM, outputs: int = 
             for row, each in zip(x, frames, strict=True):
                 row[: len(each)] = each
             # inputs of unit deviation and weights of deviation 1 / sqrt(kept weights of a row): gates are in their steep part
-            program = quantize.quantize(synthetic.network(inputs, [shape], seed=SEED), x, lengths, LARGE)
+            program = quantize.quantize(synthetic.network(inputs, shapes, seed=SEED), x, lengths, config)
             return Work(program, program.quantize(x), lengths, "random weights in the pattern", about)
 
-        return _kept(work, name, f"{shape} {SEED} {spoken} {LARGE}", made)
+        listed = shapes if head else shapes[0]
+        return _kept(work, name, f"{listed} {SEED} {spoken} {config}", made)
 
     return make
 
@@ -335,11 +351,20 @@ WORKLOADS: dict[str, Workload] = {
             (ECITON,),
         ),
         Workload(
+            "sprams",
+            "LSTM 40→240 at 1:8 with a head of 10 classes, weights in the four SPRAMs, loaded by the host",
+            "iCE40UP5K",
+            HardwareConfig(rows=4, multiplier=16, banks=1, loaded=True),
+            random_lstm("sprams", 40, 240, NM(1, 8), head=10, config=replace(SMALL, weight_bits=8)),
+            (ECITON,),
+        ),
+        Workload(
             "keywords",
             "trained 3 × LSTM-64 at 1:8 with a head of 35 classes",
             "LFE5U-25F",
             HardwareConfig(rows=16, deep=True),
             keywords,
+            (EDGEDRNN,),
             mhz=130,
         ),
         Workload(
@@ -348,6 +373,7 @@ WORKLOADS: dict[str, Workload] = {
             "LFE5U-85F",
             replace(WIDE, groups=2, deep=True),
             encoder,
+            (EDGEDRNN, SPARTUS),
             mhz=100,
         ),
         Workload(
@@ -376,14 +402,17 @@ WORKLOADS: dict[str, Workload] = {
             HardwareConfig(rows=4),
             peer,
             (ELASTIC,),
+            cell=True,
         ),
         Workload(
             "peer-8",
             "LSTM 12→32, dense, 16 bits, on 8 multipliers",
             "LFE5U-25F",
-            HardwareConfig(rows=8),
+            HardwareConfig(rows=8, deep=True),
             peer,
             (ELASTIC,),
+            mhz=130,
+            cell=True,
         ),
     )
 }

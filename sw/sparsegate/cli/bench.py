@@ -48,7 +48,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")]
 def performance(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="vowels, keywords, encoder, ese, spartus, peer. Default: all."),
+        typer.Argument(metavar="[NAME]...", help="vowels, sprams, keywords, encoder, ese, spartus, peer. Default: all."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--json", "-o", metavar="FILE", help="JSON file to write, and beside it a page.")
@@ -63,6 +63,10 @@ def performance(
     ] = 1,
     roofline: Annotated[
         Path | None, typer.Option("--roofline", help="Page to write that says what bounds each workload.")
+    ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option("--points", metavar="FILE", help="Add what is placed and routed to this file of synthesized points."),
     ] = None,
     data_dir: Annotated[
         Path | None,
@@ -80,7 +84,9 @@ def performance(
     Example: [bold]sparsegate bench performance spartus --no-pnr --json performance.json[/]
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from sparsegate import artefact
+    from dataclasses import replace
+
+    from sparsegate import artefact, estimate
     from sparsegate.bench import cpu, performance_table, real, workloads
     from sparsegate.bench import performance as bench
     from sparsegate.bench import roofline as page
@@ -93,7 +99,18 @@ def performance(
     with console.task("performance") as task:
 
         def place(program: Program, workload: Workload) -> dict[str, Any]:
-            return _place(program, workload, work, seeds, task.say)
+            result = _place(program, workload, work, seeds, task.say)
+            if points is not None:
+                named = replace(program, name=workload.name)
+                estimate.add_point(
+                    points, estimate.point(named, workload.config, result, f"sparsegate bench {workload.name}")
+                )
+            return result
+
+        def count(program: Program, workload: Workload) -> dict[str, int]:
+            from sparsegate_hw.synth import engine_cells
+
+            return engine_cells(program, workload.config, workload.device, task.say)
 
         for workload in chosen:
             try:
@@ -107,6 +124,8 @@ def performance(
                     None if no_pnr else place,
                     cpu.measure,
                     earlier.get(workload.name),
+                    count,
+                    {} if skip_rtl else _simulator(),
                 )
             except SparseGateError as error:
                 skipped[workload.name] = str(error)
@@ -136,8 +155,7 @@ def performance(
 
 
 def _place(program: Program, workload: Workload, work: Path, seeds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Clock and area of a Program on a workload's device, from an earlier run where there is one."""
-    from sparsegate.bench.performance import AREA
+    """What synthesis measured of a Program on a workload's device, from an earlier run where there is one."""
     from sparsegate_hw.synth import synthesize
 
     result = synthesize(
@@ -150,7 +168,14 @@ def _place(program: Program, workload: Workload, work: Path, seeds: int, say: Ca
         seeds=seeds,
         progress=say,
     )
-    return {key: getattr(result, key) for key in AREA} | {"how": result.how, "tools": dict(result.tools)}
+    return result.as_json()
+
+
+def _simulator() -> dict[str, str]:
+    """Version of what simulates the RTL."""
+    from sparsegate_sim.tools import verilator
+
+    return {"verilator": verilator().release}
 
 
 @app.command()
@@ -308,7 +333,8 @@ def scale(
         task.say("compile")
         with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
             program.save(Path(scratch) / "program.safetensors")
-            array = ["--rows", str(config.rows), "--groups", str(config.groups)]
+            array = ["--rows", str(config.rows), "--groups", str(config.groups), "--outputs", str(config.outputs)]
+            array += ["--deep"] * config.deep
             cost = _metered(["compile", "program.safetensors", *array], scratch)
         task.say("Verilated RTL")
         found = _simulate(program, config, synthetic.stimulus(program.input_format, 2, 16, program.inputs, seed=1))
