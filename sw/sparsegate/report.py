@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsegate import __version__, artefact, doctor, golden, pictures
+import numpy as np
+
+from sparsegate import __version__, artefact, doctor, golden, pictures, temporal
 from sparsegate.errors import SparseGateError
 from sparsegate.program import Program
 
@@ -27,6 +29,8 @@ REPORT = "report.json"
 PAGE = "report.html"
 RESULTS = ("compile.json", "golden.json", "simulate-*.json", "synth.json", REPORT, PAGE)
 """Files that the stages leave in a compiled folder."""
+SPREAD = 128
+"""Most test sequences of the curve over Θ: enough for its shape, and a few seconds."""
 
 
 def collect(folder: str | Path, out: str | Path | None = None) -> dict[str, Any]:
@@ -223,10 +227,8 @@ def drawings(report: Mapping[str, Any], program: Program, dataset: Dataset | Non
     drawn = (
         [] if (stages := pictures.accuracy_by_stage(report["accuracy"])) is None else [("Accuracy by stage", stages)]
     )
-    drawn += [
-        ("Weights that are kept", pictures.sparsity_map(program)),
-        ("Weights and their formats", pictures.weight_histograms(program)),
-    ]
+    drawn += [(f"Weights that are kept: {name}", figure) for name, figure in pictures.sparsity_maps(program).items()]
+    drawn.append(("Weights and their formats", pictures.weight_histograms(program)))
     if dataset is None:
         return drawn
     x, lengths = dataset.x_test[: pictures.SEQUENCES], dataset.length_test[: pictures.SEQUENCES]
@@ -235,7 +237,24 @@ def drawings(report: Mapping[str, Any], program: Program, dataset: Dataset | Non
     if gates:
         drawn.append(("Gates", pictures.gate_histograms(gates)))
     first = golden.run(program, program.quantize(x[:1, : lengths[0]]), lengths[:1])
-    return [*drawn, ("Columns that are sent in the first test sequence", pictures.changed_columns(first))]
+    drawn.append(("Columns that are sent in the first test sequence", pictures.changed_columns(first)))
+    points, count = thresholds(program, dataset)
+    return [*drawn, (f"Accuracy and skipped products against Θ, on {count} test sequences", pictures.theta(points))]
+
+
+def thresholds(program: Program, dataset: Dataset) -> tuple[list[temporal.Point], int]:
+    """Accuracy and products skipped with one Θ for all vectors, and on how many test sequences.
+
+    These are spread over the part, as data sets tend to be sorted by class.
+    """
+    rows = np.unique(np.linspace(0, len(dataset.y_test) - 1, SPREAD).astype(int))
+    x, lengths, y = dataset.x_test[rows], dataset.length_test[rows], dataset.y_test[rows]
+    points = []
+    for threshold in temporal.THRESHOLDS:
+        run = golden.run(program.with_thresholds(threshold), program.quantize(x), lengths)
+        score = float(np.mean(np.argmax(run.last, axis=1) == y))
+        points.append(temporal.Point(threshold, score, temporal.of_trace(run).total))
+    return points, len(rows)
 
 
 def _png(figure: Figure) -> str:

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from sparsegate import artefact, golden, report, synthetic
+from sparsegate import artefact, golden, report, synthetic, temporal
 from sparsegate.datasets import Dataset
 from sparsegate.errors import SparseGateError
 from sparsegate.pattern import NM
@@ -208,7 +208,7 @@ def test_written_files(folder, tmp_path, dataset):
     page = (tmp_path / "out" / "report.html").read_text()
     parser = References()
     parser.feed(page)
-    assert len(parser.found) == 6  # accuracy, weights twice, activations, gates, columns
+    assert len(parser.found) == 7  # accuracy, weights twice, activations, gates, columns, thresholds
     assert all(reference.startswith("data:image/png;base64,") for reference in parser.found)
     assert "SHA-256" in page
     assert "LFE5U-85F" in page
@@ -217,7 +217,20 @@ def test_written_files(folder, tmp_path, dataset):
 def test_pictures_without_data_are_of_the_program_alone(folder, program):
     made = report.collect(folder)
     titles = [title for title, _ in report.drawings(made, program, None)]
-    assert titles == ["Accuracy by stage", "Weights that are kept", "Weights and their formats"]
+    assert titles == ["Accuracy by stage", "Weights that are kept: lstm0", "Weights and their formats"]
+
+
+def test_every_recurrent_layer_of_a_stack_has_its_map(folder):
+    shapes = [Shape("lstm", 8, NM(1, 8), NM(2, 8)), Shape("gru", 16, NM(1, 4), NM(1, 4)), Shape("linear", 3)]
+    x = np.random.default_rng(2).normal(size=(4, 6, 5))
+    stack = quantize(synthetic.network(5, shapes, seed=1), x)
+    drawn = report.drawings(report.collect(folder), stack, None)
+    maps = {title: figure for title, figure in drawn if "kept" in title}
+    assert list(maps) == ["Weights that are kept: lstm0", "Weights that are kept: gru1"]
+    for figure, layer in zip(maps.values(), stack.layers, strict=False):
+        assert [axis.images[0].get_array().sum() for axis in figure.axes] == [
+            np.count_nonzero(matrix) for matrix in (layer.w_x, layer.w_h)
+        ]
 
 
 def test_the_columns_are_those_of_the_first_test_sequence(folder, program, dataset):
@@ -228,6 +241,25 @@ def test_the_columns_are_those_of_the_first_test_sequence(folder, program, datas
         run.streams[0].sent.sum(),
         run.streams[1].sent.sum(),  # the output layer drives no column
     ]
+
+
+def test_the_curve_over_thresholds_is_of_the_golden_model(folder, program, dataset):
+    drawn = dict(report.drawings(report.collect(folder), program, dataset))
+    above, below = drawn["Accuracy and skipped products against Θ, on 4 test sequences"].axes
+    run = golden.run(program.with_thresholds(6), program.quantize(dataset.x_test), dataset.length_test)
+    at = list(above.lines[0].get_xdata()).index(6)
+    assert above.lines[0].get_ydata()[at] == 100 * np.mean(run.last.argmax(axis=1) == dataset.y_test)
+    assert below.lines[0].get_ydata()[at] == 100 * temporal.of_trace(run).total > below.lines[0].get_ydata()[0]
+
+
+def test_the_curve_is_made_from_all_over_a_sorted_part(program, dataset, monkeypatch):
+    monkeypatch.setattr(report, "SPREAD", 2)
+    points, count = report.thresholds(program, dataset)
+    ends = [0, 3]
+    run = golden.run(program, program.quantize(dataset.x_test[ends]), dataset.length_test[ends])
+    assert count == 2
+    assert points[0].score == np.mean(run.last.argmax(axis=1) == dataset.y_test[ends])
+    assert points[0].skipped == temporal.of_trace(run).total
 
 
 def test_names_are_escaped(folder, program):

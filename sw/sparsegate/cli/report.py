@@ -22,7 +22,8 @@ def report(
 ) -> None:
     """Collect what the stages measured into report.json and a page that stands alone, report.html.
 
-    With [bold]--data[/], the page also shows what a few test sequences make of activations and gates, and which columns are sent.
+    With [bold]--data[/], the page also shows what a few test sequences make of activations and gates, which columns are sent, and
+    what every threshold Θ would skip and cost.
 
     Example: [bold]sparsegate report build/vowels-0123456789ab --data vowels[/]
     """

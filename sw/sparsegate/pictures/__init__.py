@@ -53,6 +53,7 @@ __all__ = [
     "save",
     "sensitivity",
     "sparsity_map",
+    "sparsity_maps",
     "theta",
     "weight_histograms",
 ]
@@ -61,15 +62,20 @@ SEQUENCES = 32
 """Sequences that a histogram of gates or activations is made from: enough for its shape, and quick."""
 
 
+def sparsity_maps(model: Network | Program) -> dict[str, Figure]:
+    """By layer, in their order: the maps of all recurrent layers, and of others with many zeros."""
+    return {
+        layer.name: sparsity_map(model, layer.name)
+        for layer in model.layers
+        if cell(layer.kind).recurrent or any((matrix == 0).mean() >= 0.5 for _, matrix in matrices_of(layer))
+    }
+
+
 def of_model(
     model: Network | Program, x: ArrayLike | None = None, lengths: ArrayLike | None = None
 ) -> dict[str, Figure]:
     """Everything that can be drawn of a Network or a Program, and of it on data (N, T, I), by file name without suffix."""
-    drawn = {
-        f"sparsity-{layer.name}": sparsity_map(model, layer.name)
-        for layer in model.layers
-        if cell(layer.kind).recurrent or any((matrix == 0).mean() >= 0.5 for _, matrix in matrices_of(layer))
-    }
+    drawn = {f"sparsity-{name}": figure for name, figure in sparsity_maps(model).items()}
     drawn["weights"] = weight_histograms(model)
     if x is None:
         return drawn
