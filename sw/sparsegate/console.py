@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,27 @@ def emit(result: Mapping[str, Any], as_json: bool, title: str, rows: Sequence[tu
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         stdout().print(table(title, ("what", "value"), rows))
+
+
+class TimeLeft:
+    """Says how long a run that counts its work will still take, from what has been done since it began (or went on)."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._start = clock, clock()
+        self._before: float | None = None
+
+    def __call__(self, done: float, total: float, step: float = 0) -> str:
+        """``", about 40 s left"``, or nothing as long as nothing is known; ``step`` of the first ``done`` fell in this run."""
+        if self._before is None:
+            self._before = done - step
+        fresh = done - self._before
+        if fresh <= 0 or done >= total:
+            return ""
+        seconds = round((self._clock() - self._start) * (total - done) / fresh)
+        if seconds < 100:
+            return f", about {seconds} s left"
+        minutes = round(seconds / 60)
+        return f", about {minutes} min left" if minutes < 100 else f", about {minutes / 60:.1f} h left"
 
 
 class Task:

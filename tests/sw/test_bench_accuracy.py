@@ -259,6 +259,76 @@ def test_the_command(tmp_path, monkeypatch, mine):
     assert "cannot train on 'abacus', expected cpu, or cuda where there is one" in " ".join(nowhere.output.split())
 
 
+def test_progress_counts_what_was_measured_and_says_what_is_in_work(tmp_path):
+    now, count = [0.0], len(accuracy.PLANS["engines"].cases)
+    assert count == 6
+    units = [("engines", 0), ("engines", 1)]
+    for seed, key in ((0, "another plan"), (1, f"some network {accuracy.PLANS['engines'].measuring(Case())}")):
+        artefact.write_json(tmp_path / f"engines-{seed}" / "plain.json", {"key": key})
+    shown = accuracy.Progress(units, tmp_path, lambda: now[0])
+    assert str(shown) == "0 of 12 rows"
+    shown.hear(units[0], "say", "data")
+    shown.hear(units[0], "kept", 2)
+    assert str(shown) == "2 of 12 rows; engines 0: data"  # not 3: the row of the other seed is not looked at yet
+    now[0] = 60.0
+    shown.hear(units[0], "row")
+    shown.hear(units[0], "say", "1:8: pruning")
+    # three of this seed, and five of the other one, of which one is likely there
+    assert str(shown) == "3 of 12 rows, about 8 min left; engines 0: 1:8: pruning"
+    shown.hear(units[1], "kept", 0)  # it was of another network
+    shown.hear(units[0], "end")
+    assert str(shown) == "3 of 12 rows, about 9 min left"
+
+
+def test_rows_are_measured_in_processes_that_report(mine, tmp_path, monkeypatch):
+    bench = Bench(str(mine), 0, FOLDER, tmp_path)
+    for case in bench.plan.cases:
+        key = bench._row_key(case) if case != Case() else "another plan"
+        artefact.write_json(bench.work / f"{case.slug}.json", {"key": key, "row": row("mine", **vars(case))})
+    heard, seen = [], []
+    hear = accuracy.Progress.hear
+
+    def listen(self, unit, what, value=None):
+        heard.append((unit, what, value))
+        hear(self, unit, what, value)
+
+    class Shown:
+        def at(self, done, total):
+            seen.append((done, total))
+
+        def say(self, text):
+            pass
+
+    monkeypatch.setattr(accuracy.Progress, "hear", listen)
+    found, skipped = accuracy.measure([str(mine)], [0], FOLDER, tmp_path, 1, Shown())
+    count = len(bench.plan.cases)
+    assert (len(found["rows"]), skipped, seen[-1]) == (count, {}, (count, count))
+    assert {unit for unit, *_ in heard} == {(str(mine), 0)}
+    assert [(what, value) for _, what, value in heard if what != "say"] == [
+        ("kept", count - 1), ("row", None), ("end", None),
+    ]  # fmt: skip
+    said = [value for _, what, value in heard if what == "say"]
+    assert said[:2] == ["data", "plain baseline of seed 0"]
+    epochs = bench.plan.baseline.epochs
+    for epoch, text in enumerate(said[2:-1], 1):
+        assert text.startswith(f"plain baseline of seed 0, epoch {epoch} of {epochs}")
+    assert (epoch, said[-1]) == (epochs, "dense: golden model")
+    assert found["rows"][0]["golden"] != row("mine")["golden"]  # measured, not read
+
+
+def test_a_bench_says_what_it_trains(mine, tmp_path):
+    said = []
+    plan = replace(QUICK, teachers=2)
+    bench = Bench(str(mine), 4, FOLDER, tmp_path, plan, say=said.append)
+    bench.row(Case("1:4", 3))
+    starts = [text for text in said if "epoch" not in text]
+    assert starts == [
+        "plain baseline of seed 4", "plain baseline of seed 5", "1:4: pruning", "1:4, 3 bits: fine-tuning",
+        "1:4, 3 bits: golden model",
+    ]  # fmt: skip
+    assert said[-2].startswith("1:4, 3 bits: fine-tuning, epoch 2 of 2")
+
+
 def test_tasks_without_data_say_why(tmp_path):
     for name in tasks.TASKS:
         reason = tasks.missing(name, tmp_path)

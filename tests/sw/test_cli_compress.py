@@ -14,7 +14,7 @@ from tests.sw.test_cli import ENVIRONMENT, failure, sparsegate
 
 from sparsegate import synthetic
 from sparsegate.allocate import Allocation
-from sparsegate.cli.options import TimeLeft
+from sparsegate.console import TimeLeft
 from sparsegate.network import Network
 from sparsegate.pattern import DENSE, NM
 from sparsegate.program import Program

@@ -24,6 +24,7 @@ from sparsegate import artefact, gates, low_rank, objective, pattern, permute, q
 from sparsegate.bench.tasks import ERRORS, Part, Task, lost, missing, open_task
 from sparsegate.cells import cell
 from sparsegate.console import Task as Shown
+from sparsegate.console import TimeLeft
 from sparsegate.delta import quiet
 from sparsegate.ensemble import Ensemble
 from sparsegate.errors import SparseGateError
@@ -90,6 +91,11 @@ class Case:
             f"{self.levels} levels" if self.levels else "",
         ]
         return ", ".join(filter(None, said))
+
+    @property
+    def words(self) -> str:
+        """The case in a few words."""
+        return ", ".join(filter(None, [self.pattern, f"{self.bits} bits" if self.bits != 8 else "", self.method]))
 
     @property
     def slug(self) -> str:
@@ -168,6 +174,10 @@ class Plan:
     def pruning(self, case: Case) -> Recipe:
         """How a case is pruned."""
         return replace(self.prune, epochs=dict(self.longer).get(case.pattern, self.prune.epochs))
+
+    def measuring(self, case: Case) -> str:
+        """What makes the row of a case beside its network."""
+        return f"{case} {self.trains(case)} {self.formats} rows {ROWS}"
 
     def trains(self, case: Case) -> Recipe | None:
         """How a case is fine-tuned on exact integers; None where it is only rounded."""
@@ -287,24 +297,36 @@ class Bench:
     """One task and seed: stages that later cases share are kept in ``work``."""
 
     def __init__(
-        self, name: str, seed: int, folder: Path, work: Path, plan: Plan | None = None, device: str = "cpu"
+        self,
+        name: str,
+        seed: int,
+        folder: Path,
+        work: Path,
+        plan: Plan | None = None,
+        device: str = "cpu",
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.plan, self.device = plan or plan_of(name), device
+        self.plan, self.device, self.say = plan or plan_of(name), device, say
         self.task, self.seed = open_task(name, folder, work), seed
         self.work = _folder(work, name, seed)
         self.recipe = objective_of(self.task, self.plan)
 
     def row(self, case: Case) -> dict[str, Any]:
         """Measure a case, or read what an earlier run measured."""
-        path = self.work / f"{case.slug}.json"
-        key = f"{self._key(case)} {case} {self.plan.trains(case)} {self.plan.formats} rows {ROWS}"
-        if path.exists():
-            found = artefact.read_json(path)
-            if found.get("key") == key:
-                return found["row"] | {"method": case.method}
-        row = self._measure(case)
-        artefact.write_json(path, {"key": key, "row": row})
+        row = self.kept(case)
+        if row is None:
+            row = self._measure(case)
+            artefact.write_json(self.work / f"{case.slug}.json", {"key": self._row_key(case), "row": row})
         return row
+
+    def kept(self, case: Case) -> dict[str, Any] | None:
+        """The row that an earlier run measured; None where there is none, or one of another plan."""
+        path = self.work / f"{case.slug}.json"
+        found = artefact.read_json(path) if path.exists() else {}
+        return found["row"] | {"method": case.method} if found.get("key") == self._row_key(case) else None
+
+    def _row_key(self, case: Case) -> str:
+        return f"{self._key(case)} {self.plan.measuring(case)}"
 
     def float(self, gates: str = "plain") -> Network:
         """The float baseline: trained here, or by others."""
@@ -362,7 +384,8 @@ class Bench:
         if case.quiet:
             aim = quiet(aim, case.quiet)
         at = self._checkpoint(case.slug, f"{self._key(case)} {recipe}")
-        train.fit(model, aim, task.train.x, task.train.lengths, recipe, self.seed, checkpoint=at)
+        shown = self._epochs(f"{case.words}: fine-tuning")
+        train.fit(model, aim, task.train.x, task.train.lengths, recipe, self.seed, shown, checkpoint=at)
         return model.program()
 
     def aim(self, case: Case, asked: tuple[NDArray, NDArray] | None = None) -> Objective:
@@ -400,6 +423,7 @@ class Bench:
             task.train.lengths,
             self.plan.baseline,
             self.seed,
+            self._epochs(f"{gates} baseline of seed {self.seed}"),
             checkpoint=self._checkpoint(f"float-{gates}", self._float_key),
             device=self.device,
         )
@@ -417,6 +441,7 @@ class Bench:
             network = low_rank.factor(network, dict.fromkeys(recurrent, case.rank), some.x, some.lengths)
         x, lengths = task.train.x, task.train.lengths
         if self.plan.samples:
+            self.say(f"{case.words}: the baseline writes sequences")
             again = np.tile(np.arange(len(x)), self.plan.samples)
             written = sampling.sample(self.float(case.gates), x[again, 0].argmax(1), x.shape[1], self.seed, self.device)
             x, lengths = np.concatenate([x, written]), np.tile(lengths, 1 + self.plan.samples)
@@ -428,12 +453,23 @@ class Bench:
             dict.fromkeys(recurrent, wanted),
             recipe,
             self.seed,
+            self._epochs(f"{case.words}: pruning"),
             schedule=case.schedule if self.plan.until == 0.5 else self._schedule(len(x), recipe),
             regrow=self.plan.regrow,
             checkpoint=self._checkpoint(case.slug, self._key(case)),
             lstm=G2LSTM if case.gates == "g2" else nn.LSTM,
             device=self.device,
         )
+
+    def _epochs(self, what: str) -> train.Progress:
+        """Says how far a training is."""
+        left = TimeLeft()
+        self.say(what)
+
+        def progress(epoch: int, epochs: int, loss: Any) -> None:
+            self.say(f"{what}, epoch {epoch} of {epochs}{left(epoch, epochs, 1)}")
+
+        return progress
 
     def _schedule(self, count: int, recipe: Recipe) -> Cubic:
         steps = recipe.epochs * max(1, round(count / recipe.batch))
@@ -465,6 +501,7 @@ class Bench:
         task = self.task
         network = self.pruned(case)
         program = self.program(case, network)
+        self.say(f"{case.words}: golden model")
         reference, figures = task.measure(self.float()), task.measure(network)
         golden = task.measure(program)
         main = next(iter(golden))
@@ -563,11 +600,74 @@ def _share(program: Program, part: Part) -> float:
     return round(float(temporal.skipped(program, some.x, some.lengths).total), 4)
 
 
+Unit = tuple[str, int]
+"""A task and a seed."""
+
+
+class Progress:
+    """What the processes report, as one line: rows, time left, and what each of them does."""
+
+    def __init__(self, units: Sequence[Unit], work: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self.done, self.fresh = sum(len(plan_of(name).cases) for name, _ in units), 0, 0
+        self.waiting = {unit: _likely(unit, work) for unit in units}
+        """Units that have not begun, and how many rows they will find: those take no time."""
+        self.now: dict[Unit, str] = {}
+        self.left = TimeLeft(clock)
+        self.left(0, self.total)
+
+    def hear(self, unit: Unit, what: str, value: Any = None) -> None:
+        """A unit has ``kept`` so many rows, measured a ``row``, ``say``s what it does, or is at its ``end``."""
+        if what == "kept":
+            self.waiting.pop(unit)
+            self.done += value
+        elif what == "row":
+            self.done, self.fresh = self.done + 1, self.fresh + 1
+        elif what == "say":
+            self.now[unit] = value
+        else:
+            self.now.pop(unit, None)
+
+    def __str__(self) -> str:
+        ahead = self.total - self.done - sum(self.waiting.values())
+        rows = f"{self.done} of {self.total} rows{self.left(self.fresh, self.fresh + ahead)}"
+        return "; ".join([rows, *(f"{Path(name).stem} {seed}: {text}" for (name, seed), text in self.now.items())])
+
+
+def _likely(unit: Unit, work: Path) -> int:
+    """Rows of the plan as it is, though perhaps of another network: to know that, the data would have to be opened."""
+    plan, count = plan_of(unit[0]), 0
+    for case in plan.cases:
+        path = _folder(work, *unit) / f"{case.slug}.json"
+        count += path.exists() and artefact.read_json(path).get("key", "").endswith(f" {plan.measuring(case)}")
+    return count
+
+
+_reports: Any = None
+"""Where a process tells how far it is."""
+
+
+def _report_to(reports: Any) -> None:
+    global _reports
+    _reports = reports
+
+
 def _seed_rows(name: str, seed: int, folder: Path, work: Path, device: str) -> tuple[str, list[dict[str, Any]]]:
     """What a task is and how it is trained, and all rows of a seed, in a process of its own."""
-    bench = Bench(name, seed, folder, work, device=device)
+
+    def tell(what: str, value: Any = None) -> None:
+        _reports.put(((name, seed), what, value))
+
+    tell("say", "data")
+    bench = Bench(name, seed, folder, work, device=device, say=lambda text: tell("say", text))
+    found = {case: bench.kept(case) for case in bench.plan.cases}
+    tell("kept", sum(row is not None for row in found.values()))
+    for case, row in found.items():
+        if row is None:
+            found[case] = bench.row(case)
+            tell("row")
+    tell("end")
     about = f"{bench.task.data}. {bench.plan.words(bench.task)}"
-    return about, [bench.row(case) for case in bench.plan.cases]
+    return about, [row for row in found.values() if row is not None]
 
 
 def measure(
@@ -582,14 +682,14 @@ def measure(
     """The record of the given tasks and seeds, and the reasons why tasks were skipped.
 
     Floats are trained on ``device``, integers always on the CPU. Tasks and seeds run in ``jobs`` processes; ``shown`` is told how
-    many rows are there and how long the others will take.
+    many rows are there, how long the others will take at the pace so far, and what each process does.
     """
     skipped = {name: reason for name in names if (reason := missing(name, folder)) is not None}
     work.mkdir(parents=True, exist_ok=True)
     units = [(name, seed) for seed in seeds for name in names if name not in skipped]
-    every = [_folder(work, name, seed) / f"{case.slug}.json" for name, seed in units for case in plan_of(name).cases]
-    before, start = sum(path.exists() for path in every), time.monotonic()
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    context, progress = get_context("spawn"), Progress(units, work)
+    reports = context.SimpleQueue()
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_report_to, initargs=(reports,)) as pool:
         running = [pool.submit(_seed_rows, name, seed, folder, work, device) for name, seed in units]
         try:
             while not all(one.done() for one in running):
@@ -597,13 +697,11 @@ def measure(
                 for one in running:
                     if one.done():
                         one.result()
+                while not reports.empty():
+                    progress.hear(*reports.get())
                 if shown is not None:
-                    done = sum(path.exists() for path in every)
-                    shown.at(done, len(every))
-                    left = (time.monotonic() - start) / max(1, done - before) * (len(every) - done)
-                    shown.say(
-                        f"{done} of {len(every)} rows" + (f", about {left / 60:.0f} min left" if done > before else "")
-                    )
+                    shown.at(progress.done, progress.total)
+                    shown.say(str(progress))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(getattr(pool, "_processes", {}).values()):

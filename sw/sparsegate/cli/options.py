@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsegate import console
+from sparsegate.console import TimeLeft
 
 if TYPE_CHECKING:
     from sparsegate.datasets import Dataset
@@ -253,27 +253,6 @@ def check_classes(dataset: Dataset, outputs: int) -> None:
 def chosen_thresholds(program: Program, given: list[int] | None) -> tuple[int, ...]:
     """Thresholds from the command line, or the Program's own."""
     return program.with_thresholds(*given).thresholds if given else program.thresholds
-
-
-class TimeLeft:
-    """Says how long a run that counts its work will still take, from what has been done since it began (or went on)."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._start = clock, clock()
-        self._before: float | None = None
-
-    def __call__(self, done: float, total: float, step: float = 0) -> str:
-        """``", about 40 s left"``, or nothing as long as nothing is known; ``step`` of the first ``done`` fell in this run."""
-        if self._before is None:
-            self._before = done - step
-        fresh = done - self._before
-        if fresh <= 0 or done >= total:
-            return ""
-        seconds = round((self._clock() - self._start) * (total - done) / fresh)
-        if seconds < 100:
-            return f", about {seconds} s left"
-        minutes = round(seconds / 60)
-        return f", about {minutes} min left" if minutes < 100 else f", about {minutes / 60:.1f} h left"
 
 
 def epochs_of(task: console.Task) -> Callable[[int, int, float], None]:

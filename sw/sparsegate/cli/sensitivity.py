@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Data, Json, NetworkFile, TimeLeft, check_classes, one_thread, open_data, percent
+from sparsegate.cli.options import Data, Json, NetworkFile, check_classes, one_thread, open_data, percent
+from sparsegate.console import TimeLeft
 
 if TYPE_CHECKING:
     from sparsegate.network import Network
