@@ -57,7 +57,7 @@ bench: setup ## throughput of the golden model against torch, of Verilated RTL a
 	@$(BIN)/sparsegate bench golden
 	$(BIN)/sparsegate bench rtl
 
-bench-accuracy: setup ## docs/benchmarks/accuracy.json again: seven tasks, three seeds (hours; TASK=vowels SEEDS=1 takes minutes)
+bench-accuracy: setup ## docs/benchmarks/accuracy.json and its pictures again: seven tasks, three seeds (hours; TASK=vowels SEEDS=1 takes minutes)
 	@python=$(BIN)/python
 	has() { $$python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)' "$$1"; }
 	case '$(TASK)' in
@@ -68,6 +68,7 @@ bench-accuracy: setup ## docs/benchmarks/accuracy.json again: seven tasks, three
 	  ''|speakers) has resemblyzer || $$python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps 'resemblyzer==0.1.4';;
 	esac
 	$(BIN)/sparsegate bench accuracy $(if $(TASK),--task $(TASK)) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) --out docs/benchmarks/accuracy.json $(BENCH_ARGS)
+	$(BIN)/sparsegate pictures docs/benchmarks/accuracy.json --format svg --out docs/benchmarks
 
 bench-performance: setup ## docs/benchmarks/performance.json and docs/roofline.md again (hours; BENCH_ARGS=--no-pnr takes minutes)
 	@python=$(BIN)/python

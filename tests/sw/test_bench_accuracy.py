@@ -7,11 +7,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sparsegate import artefact, synthetic, temporal
+from sparsegate import artefact, pictures, synthetic, temporal
 from sparsegate.bench import accuracy, accuracy_table, real, tasks
 from sparsegate.bench.accuracy import Bench, Case, Plan
 from sparsegate.bench.tasks import Part, Task
@@ -441,6 +442,21 @@ def test_the_documented_command_writes_the_documented_file():
     recipe = re.search(r"^bench-accuracy:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)
     assert recipe is not None
     assert "--out docs/benchmarks/accuracy.json" in recipe[0]
+    # and draws what it has written
+    _, _, after = recipe[0].partition("sparsegate bench accuracy")
+    assert "sparsegate pictures docs/benchmarks/accuracy.json --format svg --out docs/benchmarks\n" in after
+
+
+def test_the_pictures_are_those_of_the_record():
+    pinned = re.search(r"^matplotlib==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert pinned is not None
+    if matplotlib.__version__ != pinned[1]:
+        pytest.skip(f"needs matplotlib {pinned[1]}, which draws the same bytes")
+    rows = artefact.read_json(KEPT / "accuracy.json")["rows"]
+    shown = (KEPT / "README.md").read_text(encoding="utf-8")
+    for name, draw in (("density", pictures.accuracy_by_density), ("bits", pictures.accuracy_by_bits)):
+        assert (KEPT / f"{name}.svg").read_bytes() == pictures.encoded(draw(rows), ".svg"), "run 'sparsegate pictures'"
+        assert f"]({name}.svg)" in shown
 
 
 def test_what_a_plan_says(bench):

@@ -375,6 +375,21 @@ def test_command_with_measurements(tmp_path):
     )
 
 
+def test_command_writes_all_or_nothing(tmp_path, monkeypatch):
+    artefact.write_json(tmp_path / "accuracy.json", {"rows": [row("1:8", 0, 0.9), row("1:8", 0, 0.8, bits=2)]})
+    made = []
+
+    def encoded(figure, suffix):
+        if made:
+            raise SparseGateError("there is no font")
+        made.append(figure)
+        return b""
+
+    monkeypatch.setattr(pictures, "encoded", encoded)
+    assert "there is no font" in command(tmp_path / "accuracy.json", "-o", tmp_path / "out", status=1).output
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_on_something_else(tmp_path):
     artefact.save(tmp_path / "other.safetensors", "something", 1, {}, {})
     assert "holds a something" in command(tmp_path / "other.safetensors", "-o", tmp_path, status=1).output

@@ -37,13 +37,16 @@ def pictures(
 
     Example: [bold]sparsegate pictures build/program.safetensors --data vowels --out build/pictures[/]
     """
-    from sparsegate.pictures import save
+    from sparsegate import artefact
+    from sparsegate.pictures import encoded
 
     with console.task("pictures"):
         drawn = _of_rows(source) if source.suffix == ".json" else _of_model(_open(source), data)
         paths = {name: out / f"{name}.{form}" for name in drawn}
-        for name, figure in drawn.items():
-            save(figure, paths[name])
+        # all are drawn before one is written, so that pictures of one run stay together
+        contents = {name: encoded(figure, f".{form}") for name, figure in drawn.items()}
+        for name, content in contents.items():
+            artefact.write_bytes(paths[name], content)
     console.emit(
         {"pictures": {name: str(path) for name, path in paths.items()}}, as_json, "pictures", list(paths.items())
     )
