@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ from sparsegate.schedule import Annealed, Cubic, OneShot, Schedule
 Patterns = Written | Mapping[str, Written]
 Score = Callable[[str, Tensor], Tensor]
 """Importance of a matrix's weights, called with its name and value: a tensor of its shape, of which magnitudes count."""
+
+
+class Scaler(Protocol):
+    """What regrowth asks of a gradient scaler: ``torch.amp.GradScaler``."""
+
+    def get_scale(self) -> float: ...
+
 
 GATES: dict[type[nn.Module], int] = {
     nn.LSTM: 4,
@@ -60,19 +67,21 @@ class _StraightThrough(torch.autograd.Function):
 class Mask(nn.Module):
     """The parametrization of a pruned weight: the weight where the mask is true, 0 elsewhere.
 
-    ``regrow``: masked weights take part in training, with this decay; None where they get no gradient.
+    ``regrow``: masked weights take part in training, with this decay; None where they get no gradient. ``scaler``: by what the loss
+    is multiplied, and so the gradient that the decay is added to.
     """
 
     mask: Tensor
 
-    def __init__(self, weight: Tensor, regrow: float | None = None) -> None:
+    def __init__(self, weight: Tensor, regrow: float | None = None, scaler: Scaler | None = None) -> None:
         super().__init__()
-        self.regrow = regrow
+        self.regrow, self.scaler = regrow, scaler
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool, requires_grad=False))
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.regrow is not None:
-            return _StraightThrough.apply(weight, self.mask, self.regrow)
+            scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+            return _StraightThrough.apply(weight, self.mask, self.regrow * scale)
         return torch.where(self.mask, weight, 0)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -110,6 +119,7 @@ class Pruner:
         regrow: float | None = None,
         score: Score | None = None,
         seed: int = 0,
+        scaler: Scaler | None = None,
     ) -> None:
         self.schedule = schedule
         self.patterns = dict(patterns)
@@ -124,7 +134,7 @@ class Pruner:
         self._hooks: list[Any] = []
         for target in self._targets:
             weight = getattr(target.module, target.name)
-            parametrize.register_parametrization(target.module, target.name, Mask(weight))
+            _register(target.module, target.name, Mask(weight, scaler=scaler))
         for module in {id(target.module): target.module for target in self._targets}.values():
             if isinstance(module, nn.RNNBase):
                 self._hooks += [module.register_forward_pre_hook(_flatten), module.register_forward_hook(_release)]
@@ -140,13 +150,19 @@ class Pruner:
         return self.count >= self.schedule.end
 
     def step(self) -> None:
-        """Count one step (an optimizer step or an epoch, in the schedule's unit) and choose the masks anew if it is time."""
+        """Count one step (an optimizer step or an epoch, in the schedule's unit) and choose the masks anew if it is time.
+
+        One that a gradient scaler skips counts too, so that the schedule ends when it was to.
+        """
         self.count += 1
         if self.schedule.due(self.count):
             self._update()
 
     def finish(self) -> None:
-        """Bring every matrix to its exact pattern, bake the masks in, remove the parametrizations, and check the result."""
+        """Bring every matrix to its exact pattern, bake the masks in, remove the parametrizations, and check the result.
+
+        To train on afterwards, make a ``DistributedDataParallel`` anew that was made with the masks on: it misses them.
+        """
         if not self._targets:
             return
         if not self.frozen:
@@ -211,7 +227,10 @@ class Pruner:
         for hook in self._hooks:
             hook.remove()
         for target in self._targets:
-            parametrize.remove_parametrizations(target.module, target.name, leave_parametrized=masked)
+            if masked:  # in place, as PyTorch's own way would part the weight from its wrapper
+                with torch.no_grad():
+                    target.weight.copy_(getattr(target.module, target.name))
+            parametrize.remove_parametrizations(target.module, target.name, leave_parametrized=False)
             if isinstance(target.module, nn.RNNBase):
                 _flatten(target.module)
 
@@ -231,6 +250,7 @@ def attach(
     decay: float = 2e-4,
     score: Score | None = None,
     seed: int = 0,
+    scaler: Scaler | None = None,
 ) -> Pruner:
     """Start pruning the weights of ``model``.
 
@@ -239,7 +259,8 @@ def attach(
     patterns : one pattern (``"2:16"``, ``"bbs:2:16"``, a ``Pattern``, or a pair for Wx and Wh) for every ``nn.LSTM``, ``nn.GRU``,
         ``nn.RNN`` and their cells, or a mapping from names to patterns. A name is that of a module (``lstm``), of one layer and
         direction of it (``lstm.l1``, ``lstm.l1_reverse``) or of a matrix (``lstm.weight_hh_l1``); the more exact one wins. No
-        N:M block crosses a gate. An optimizer made before or after stays valid, and so does a wrapper such as ``nn.DataParallel``.
+        N:M block crosses a gate. An optimizer made before or after stays valid, and so does a wrapper (``nn.DataParallel``,
+        ``DistributedDataParallel``).
     schedule : when, in calls of ``Pruner.step``.
     projection : pattern of the projections (``weight_hr``) of those modules that have ``proj_size``.
     regrow : masked weights get the gradient of what they would be without the mask, and so can return while the schedule
@@ -248,6 +269,7 @@ def attach(
     decay : with ``regrow``, how much a masked weight adds of itself to its gradient (λ of SR-STE; its authors' value).
     score : what is compared instead of the weights' magnitudes.
     seed : of the random drops of ``schedule.Annealed``.
+    scaler : with ``regrow``, the ``torch.amp.GradScaler`` of the loop, if it has one, so that the decay is scaled as the loss is.
 
     Examples
     --------
@@ -261,6 +283,8 @@ def attach(
         raise SparseGateError(f"the decay of masked weights is 0 or more, not {decay}")
     if seed < 0:
         raise SparseGateError(f"a seed is 0 or more, not {seed}")
+    if scaler is not None and not hasattr(scaler, "get_scale"):
+        raise SparseGateError(f"a scaler is a torch.amp.GradScaler or the like, not {scaler!r}")
     if not hasattr(schedule, "release"):
         raise SparseGateError(f"a schedule is a OneShot, Cubic, Annealed or the like, not {schedule!r}")
     modules = dict(model.named_modules())
@@ -280,7 +304,7 @@ def attach(
         matrices = list(_matrices(name, modules[name], found, parse(projection)))
         pairs |= _pairs(name, modules[name], found, matrices)
         targets += [target for target in matrices if not target.pattern.dense]
-    return Pruner(targets, schedule, pairs, decay if regrow else None, score, seed)
+    return Pruner(targets, schedule, pairs, decay if regrow else None, score, seed, scaler)
 
 
 def _find(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
@@ -356,6 +380,19 @@ def _numbers(values: Tensor) -> np.ndarray:
     """A matrix for NumPy, in a precision that it knows."""
     values = values.detach().cpu()
     return (values if values.dtype == torch.float64 else values.float()).numpy()
+
+
+def _register(module: nn.Module, name: str, mask: Mask) -> None:
+    """Put a mask on a weight that stays the same to those who listen for its gradient, such as ``DistributedDataParallel``.
+
+    PyTorch would set the weight to what ``right_inverse`` gives, here itself, and so make it a new one to autograd.
+    """
+    weight = getattr(module, name)
+    weight.__dict__["set_"] = lambda _: weight
+    try:
+        parametrize.register_parametrization(module, name, mask)
+    finally:
+        del weight.__dict__["set_"]
 
 
 def _flatten(module: Any, *_: Any) -> None:

@@ -254,6 +254,77 @@ def test_autocast(model):
     NM(1, 4).check(matrix(model.lstm.weight_ih_l1), 4, "x")
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # as above
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("regrow", [False, True])
+def test_a_gradient_scaler_in_a_loop_of_mixed_precision(model, kind, regrow):
+    """Steps that it skips, as their gradients overflow, change no weight, and the masks go on by their schedule."""
+    expected = attach(copy.deepcopy(model), "1:4", Cubic(0, 6))
+    scaler = torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    pruner = attach(model, "1:4", Cubic(0, 6), regrow=regrow, scaler=scaler)
+    parametrization = model.lstm.parametrizations.weight_hh_l0
+    overflows = (2, 5, 8)  # while masks change, at the step that freezes them, and after
+    for step in range(10):
+        x = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(step))
+        with torch.backends.mkldnn.flags(enabled=False), torch.autocast("cpu", kind):
+            y = model(x)
+        assert y.dtype == kind
+        loss = (y.float() - x[..., :3].cumsum(1)).square().mean()
+        optimizer.zero_grad()
+        scaler.scale(loss * (1e38 if step in overflows else 1.0)).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        before, scale = parametrization.original.detach().clone(), scaler.get_scale()
+        mask = parametrization[0].mask.clone()
+        scaler.step(optimizer)
+        scaler.update()
+        moved = parametrization.original.detach() != before
+        assert moved.any() == (step not in overflows)
+        assert scaler.get_scale() == (scale / 2 if step in overflows else scale)
+        frozen = pruner.frozen
+        pruner.step()
+        expected.step()
+        assert (pruner.count, pruner.density) == (expected.count, expected.density)
+        assert not frozen or torch.equal(parametrization[0].mask, mask)
+        weight = model.lstm.weight_hh_l0
+        assert torch.equal(weight, torch.where(parametrization[0].mask, parametrization.original, 0))
+        assert weight.isfinite().all()
+    assert pruner.frozen
+    pruner.finish()
+    for name, weight in model.lstm.named_parameters():
+        if name.startswith("weight"):
+            NM(1, 4).check(matrix(weight), 4, name)
+            assert np.count_nonzero(matrix(weight)) == weight.numel() // 4
+
+
+@pytest.mark.parametrize("regrow", [False, True])
+def test_a_gradient_scaler_changes_no_number(model, regrow):
+    """Scales are powers of two: the decay of masked weights included, a scaled run gives the same weights to the bit."""
+
+    def trained(scaler):
+        twin = copy.deepcopy(model)
+        optimizer = torch.optim.Adam(twin.parameters(), 1e-2)
+        pruner = attach(twin, "1:4", Cubic(0, 5), regrow=regrow, decay=0.1, scaler=scaler)
+        for step in range(7):
+            x = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(step))
+            loss = (twin(x) - x[..., :3].cumsum(1)).square().mean()
+            optimizer.zero_grad()
+            if scaler is None:
+                loss.backward()
+                optimizer.step()
+            else:
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            pruner.step()
+        return twin.state_dict()
+
+    plain, scaled = trained(None), trained(torch.amp.GradScaler("cpu"))
+    for name, value in plain.items():
+        assert torch.equal(value, scaled[name]), name
+
+
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
 def test_any_precision_of_the_weights(model, kind):
     model.to(kind)
@@ -295,6 +366,57 @@ def test_wrapped_models(model, wrap, late):
     for (name, weight), other in zip(plain.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(weight, other), name
     assert pruner.patterns == {"module.lstm" if late else "lstm": (NM(2, 4), NM(2, 4))}
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A group of this process alone."""
+    if not torch.distributed.is_available():
+        pytest.skip("this PyTorch has no torch.distributed")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_distributed_data_parallel(model, process_group, tmp_path, late):
+    """It trains as the model alone does, and a checkpoint in the middle of the schedule resumes, wrapped again or not."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    def start(own, wrap=True):
+        if late and wrap:
+            whole = DistributedDataParallel(own)
+            pruner = attach(whole, {"module.lstm": "2:4"}, Annealed(1, 5), regrow=True)
+        else:
+            pruner = attach(own, {"lstm": "2:4"}, Annealed(1, 5), regrow=True)
+            whole = DistributedDataParallel(own) if wrap else own
+        return whole, pruner, torch.optim.Adam(whole.parameters(), 1e-2)
+
+    plain, expected, optimizer = start(copy.deepcopy(model), wrap=False)
+    loop(plain, expected, optimizer, 7)
+    whole, pruner, optimizer = start(copy.deepcopy(model))
+    before = model.lstm.weight_hh_l1.detach().clone()
+    loop(whole, pruner, optimizer, 3)
+    saved = {"model": whole.state_dict(), "optimizer": optimizer.state_dict(), "pruner": pruner.state_dict()}
+    torch.save(saved, tmp_path / "half.pt")
+
+    whole, pruner, optimizer = start(Tagger())  # other weights
+    saved = torch.load(tmp_path / "half.pt", weights_only=True)
+    whole.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    pruner.load_state_dict(saved["pruner"])
+    assert pruner.count == 3
+    loop(whole, pruner, optimizer, 4, seed=3)
+    assert pruner.frozen
+    for (name, value), other in zip(plain.state_dict().items(), whole.module.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+    pruner.finish()
+    weight = whole.module.lstm.weight_hh_l1
+    NM(2, 4).check(matrix(weight), 4, "weight_hh_l1")
+    assert np.count_nonzero(matrix(weight)) == weight.numel() // 2
+    assert (weight != before)[weight != 0].all()
+    whole = whole if late else DistributedDataParallel(whole.module)  # one that was made with the masks misses them
+    loop(whole, pruner, optimizer, 2)  # the wrapper still hears of every gradient
 
 
 def test_a_model_and_its_pruner_can_be_copied_together(model):
@@ -599,6 +721,8 @@ def test_refusals(model):
         attach(model, "1:4", OneShot(), regrow=True, decay=-1)
     with pytest.raises(SparseGateError, match="a seed is 0 or more, not -1"):
         attach(model, "1:4", OneShot(), seed=-1)
+    with pytest.raises(SparseGateError, match=r"a scaler is a torch.amp.GradScaler or the like, not 1024\.0"):
+        attach(model, "1:4", OneShot(), regrow=True, scaler=1024.0)
     with pytest.raises(SparseGateError, match="a schedule is a OneShot, Cubic, Annealed or the like, not 'cubic'"):
         attach(model, "1:4", "cubic")
     with pytest.raises(SparseGateError, match="the model has no module 'gru'; it has lstm, fc"):
