@@ -1,16 +1,17 @@
-"""Area and cycles of a Program on an array before synthesis, in well under a second.
+"""Area and cycles of a Program on an array before synthesis, in well under a second, and the fastest array that fits a device.
 
 Multipliers and block RAMs are counted from the layout, cycles come from the exact cycle model. LUTs and flip-flops follow laws that
-are linear in a few sizes of the layout, with coefficients of 0 or more, fitted on synthesized points. A *point* is what one
-synthesis measured, beside the sizes of its layout at that time; ``sparsegate synth --points FILE`` adds one, and
-``sparsegate estimate --refit FILE`` writes the laws that this module reads.
+are linear in a few sizes of the layout, with coefficients of 0 or more, fitted on synthesized points; a clock is what points
+of a like size reached. A *point* is what one synthesis measured, beside the sizes of its layout at that time;
+``sparsegate synth --points FILE`` adds one, and ``sparsegate estimate --refit FILE`` writes what this module reads of them.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib import resources
@@ -30,7 +31,18 @@ from sparsegate.program import Phase, Program
 POINTS, LAWS, VERSION = "sparsegate-points", "sparsegate-laws", 1
 FILE = "laws.json"
 SHARE = 0.9
-"""Of a device's LUTs that a design may take: beyond that, routing gets slow and then impossible."""
+"""Of a device's LUTs and flip-flops that a design may take by the laws, where no fuller one was routed.
+
+Where one was, as much as the laws say of that: they err by more than what is left of the device.
+"""
+NEAR = 2.5
+"""Designs are of a like size where their LUTs differ by no larger factor: the least that leaves no gap between the ECP5 points."""
+SEARCHED = ("rows", "groups", "lanes", "banks", "deep")
+"""Fields of a configuration that the search chooses, where they are not fixed."""
+GROUPS = (1, 2, 3, 4, 6, 8)
+"""Column groups that it tries."""
+TURNS = 8
+"""Clusters that take turns at a lane, at most: beyond that, lanes save less than the longer read-out costs."""
 OTHER_BLOCKS = 1
 """Block RAMs of an iCE40 for what is distributed RAM elsewhere: the identity."""
 FEWEST = 3
@@ -39,16 +51,29 @@ STEPS = 4
 """Of the sequence on which cycles are counted."""
 
 SIZES = {
-    "luts": ("one", "products", "accumulators", "lane_bits", "lists", "memories"),
+    "luts": ("one", "products", "accumulators", "adders", "lane_bits", "lists", "memories"),
     "ffs": ("one", "products", "pes", "lane_bits", "groups", "deep"),
 }
 """Sizes of a layout in which each law is linear."""
 
 
 @dataclass(frozen=True)
+class Clock:
+    """MHz that synthesized designs of a like size reached, of the same family, speed grade and pipeline depth: the mean, lowest
+    and highest of ``points``.
+    """
+
+    mhz: float
+    low: float
+    high: float
+    points: int
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a Program costs on an array. ``cycles`` of a step in which nothing is skipped; ``luts`` and ``ffs`` are None
-    without laws; ``sprams`` are single-port memories that weights are loaded into.
+    without laws, ``clock`` and ``us`` of a step where no point is of a like size; ``sprams`` are single-port memories that weights
+    are loaded into. ``banks`` are those that the array has, ``deep`` its configuration's.
     """
 
     device: str
@@ -61,35 +86,49 @@ class Estimate:
     luts: int | None
     ffs: int | None
     cycles: int
+    banks: int
+    deep: bool
+    clock: Clock | None
+    us: float | None
     sprams: int = 0
 
     def fits(self, chip: Device) -> bool:
         """Whether a device has all that; what is not known counts as nothing."""
+        most = share(chip.family)
         return (
             self.dsp <= chip.dsp
             and self.bram <= chip.bram
-            and (self.luts or 0) <= SHARE * chip.luts
-            and (self.ffs or 0) <= SHARE * chip.ffs
+            and (self.luts or 0) <= most * chip.luts
+            and (self.ffs or 0) <= most * chip.ffs
         )
 
 
 def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", multipliers: str = "dsp") -> Estimate:
     """Area and cycles of one configuration."""
-    layout = Layout(program, config)
-    family = device(on).family
-    found = sizes(layout, family, multipliers, device(on).sprams)
-    laws = load_laws().get(family, {})
+    layout, chip = Layout(program, config), device(on)
+    return _estimated(layout, sizes(layout, chip.family, multipliers, chip.sprams), chip, multipliers)
+
+
+def _estimated(layout: Layout, found: Mapping[str, float], chip: Device, multipliers: str = "dsp") -> Estimate:
+    """The estimate of a layout of these sizes."""
+    laws = load_laws().get(chip.family, {})
+    luts, counted = _law(laws, "luts", found), step_cycles(layout)
+    clock = clock_of(chip, layout.config.deep, luts)
     return Estimate(
-        device=device(on).name,
+        device=chip.name,
         rows=layout.rows,
         groups=layout.groups,
         lanes=layout.lanes,
-        pes=config.pes,
-        dsp=_multipliers(found, device(on), multipliers),
+        pes=layout.config.pes,
+        dsp=_multipliers(found, chip, multipliers),
         bram=int(found["bram"]),
-        luts=_law(laws, "luts", found),
+        luts=luts,
         ffs=_law(laws, "ffs", found),
-        cycles=step_cycles(layout),
+        cycles=counted,
+        banks=layout.acc_banks,
+        deep=layout.config.deep,
+        clock=clock,
+        us=None if clock is None else round(counted / clock.mhz, 3),
         sprams=int(found.get("sprams", 0)),
     )
 
@@ -106,8 +145,29 @@ def _law(laws: Mapping[str, Mapping[str, float]], figure: str, found: Mapping[st
     return round(sum(found[name] * value for name, value in laws[figure].items()))
 
 
-def fit(program: Program, on: str, config: HardwareConfig | None = None) -> list[Estimate]:
-    """Configurations that fit a device, fewest cycles first, then fewest PEs.
+def clock_of(chip: Device, deep: bool, luts: int | None) -> Clock | None:
+    """What synthesized designs of a like size reached; None where there is none."""
+    near = [
+        float(one["fmax_mhz"])
+        for one in load_routed().get(chip.family, {}).get("clocks", ())
+        if luts
+        and (one["speed"], one["deep"]) == (chip.speed, deep)
+        and max(luts, one["luts"]) <= NEAR * min(luts, one["luts"])
+    ]
+    return Clock(round(sum(near) / len(near), 2), min(near), max(near), len(near)) if near else None
+
+
+def share(family: str) -> float:
+    """Of a device's LUTs and flip-flops that a design may take by the laws."""
+    return max(SHARE, load_routed().get(family, {}).get("share") or 0)
+
+
+def fit(program: Program, on: str, config: HardwareConfig | None = None, fixed: Collection[str] = ()) -> list[Estimate]:
+    """Arrays that fit a device, the fastest first: the least time of a step, or where that is not known the fewest cycles
+    (:func:`timed`), then the fewest PEs.
+
+    ``fixed``: fields among :data:`SEARCHED` that are as the configuration says.
+    Arrays that the Program cannot run on, or not with the rest of the configuration, are passed over.
 
     Raises
     ------
@@ -115,34 +175,75 @@ def fit(program: Program, on: str, config: HardwareConfig | None = None) -> list
         If none fits.
     """
     chip, start = device(on), config or HardwareConfig()
+    start = replace(start, multiplier=min(start.multiplier, WIDEST[chip.family]))
+    found: list[Estimate] = []
+    ran, refused = False, None
+    for tried in _arrays(program, start, chip, fixed):
+        try:
+            layout = Layout(program, tried)
+            counts = _exact(layout, chip.family, "dsp", chip.sprams)
+            if counts["dsp"] <= chip.dsp and counts["bram"] <= chip.bram:
+                found.append(_estimated(layout, _linear(layout, chip.family) | counts, chip))
+        except SparseGateError as error:
+            refused = refused or error
+            continue
+        ran = True
+    found = [one for one in found if one.fits(chip)]
+    if not found and refused and not ran:
+        raise SparseGateError(f"no array runs this Program with these options: {refused}")
+    if not found:
+        most = round(share(chip.family) * chip.luts)
+        raise SparseGateError(
+            f"no array for this Program fits {chip.name}: {chip.dsp} multipliers, {chip.bram} block RAMs,"
+            f" {most} of {chip.luts} LUTs by the laws"
+        )
+    by_time = timed(found)
+
+    def rank(one: Estimate) -> tuple[float, ...]:
+        time = math.inf if one.us is None else one.us
+        return (time if by_time else 0, one.cycles, one.pes, one.lanes, one.banks, one.deep)
+
+    return sorted(found, key=rank)
+
+
+def timed(found: Sequence[Estimate]) -> bool:
+    """Whether arrays can be ranked by time, those without a clock last: each of these differs in pipeline depth alone from one
+    that has a clock, or would be slower than the fastest of those even at the highest clock of any point of the family.
+
+    Of two that differ in depth the one with a clock goes first: no point says how much slower a large shallow array is.
+    """
+
+    def array(one: Estimate) -> tuple[int, ...]:
+        return one.rows, one.groups, one.lanes, one.banks
+
+    known = {array(one): one.us for one in found if one.us is not None}
+    clocks = load_routed().get(device(found[0].device).family, {}).get("clocks", ())
+    highest = max((float(one["fmax_mhz"]) for one in clocks), default=math.inf)
+    return bool(known) and all(
+        array(one) in known or one.cycles / highest >= min(known.values()) for one in found if one.us is None
+    )
+
+
+def _arrays(program: Program, start: HardwareConfig, chip: Device, fixed: Collection[str]) -> Iterator[HardwareConfig]:
+    """The configurations that the search tries; of those of as many PEs, the ones with the most lanes first."""
     cluster = start.cluster or max(phase.gates for phase in program.phases)
-    most = max(-(-phase.blocks // phase.gates) for phase in program.phases)
-    found = []
-    for groups in (1, 2, 3, 4, 6, 8):
-        for clusters in _halves(most):
-            rows = clusters * cluster
+    heights = sorted({clusters for phase in program.phases for clusters in _halves(phase.blocks // phase.gates)})
+    counts = [sum(len(program.layers[number].phases) for number in run.layers) for run in program.passes]
+    banks = range(1, max(min(count, 2 + count % 2) for count in counts) + 1)
+    for groups in (start.groups,) if "groups" in fixed else GROUPS:
+        for rows in (start.rows,) if "rows" in fixed else (clusters * cluster for clusters in heights):
             if rows * groups > chip.dsp:
                 continue
-            for lanes in (lanes for lanes in range(1, clusters + 1) if clusters % lanes == 0):
-                # lanes cost more than they save where few units are left to each: halves only
-                if clusters // lanes > 8:
-                    continue
-                tried = replace(start, rows=rows, groups=groups, lanes=lanes)
-                try:
-                    layout = Layout(program, tried)
-                except SparseGateError:
-                    if not start.loaded:
-                        raise
-                    continue  # too many entries for so few memories
-                counts = sizes(layout, chip.family, sprams=chip.sprams)
-                if counts["dsp"] <= chip.dsp and counts["bram"] <= chip.bram:
-                    found.append(estimate(program, tried, on))
-    found = sorted((one for one in found if one.fits(chip)), key=lambda one: (one.cycles, one.pes, one.lanes))
-    if not found:
-        raise SparseGateError(
-            f"no array for this Program fits {chip.name}: {chip.dsp} multipliers, {chip.bram} block RAMs"
-        )
-    return found
+            clusters = rows // cluster
+            divisors = [
+                lanes for lanes in range(clusters, 0, -1) if clusters % lanes == 0 and clusters <= TURNS * lanes
+            ]
+            for lanes, most_banks, deep in itertools.product(
+                (start.lanes,) if "lanes" in fixed else divisors,
+                (start.banks,) if "banks" in fixed else banks,
+                (start.deep,) if "deep" in fixed else (False, True),
+            ):
+                yield replace(start, rows=rows, groups=groups, lanes=lanes, banks=most_banks, deep=deep)
 
 
 def _halves(most: int) -> list[int]:
@@ -152,9 +253,16 @@ def _halves(most: int) -> list[int]:
 
 def step_cycles(layout: Layout) -> int:
     """Cycles of a step in the middle of a sequence in which every column is sent, from the cycle model."""
-    program = layout.program
-    raw = np.zeros((1, STEPS, program.inputs), np.int64)
-    trace = golden.run(program, raw)
+    counted = cycles.predict(_all_sent(layout.program), layout)
+    if not layout.program.streams:
+        return -(-counted.total // STEPS)
+    return int(counted.end[0, 2] - counted.end[0, 1])
+
+
+@lru_cache(maxsize=1)
+def _all_sent(program: Program) -> golden.Trace:
+    """A sequence of :data:`STEPS` in which every column is sent; which they are is the Program's, whatever the array."""
+    trace = golden.run(program, np.zeros((1, STEPS, program.inputs), np.int64))
     passes = tuple(
         replace(
             run,
@@ -165,10 +273,7 @@ def step_cycles(layout: Layout) -> int:
         )
         for run in trace.passes
     )
-    counted = cycles.predict(replace(trace, passes=passes), layout)
-    if not program.streams:
-        return -(-counted.total // STEPS)
-    return int(counted.end[0, 2] - counted.end[0, 1])
+    return replace(trace, passes=passes)
 
 
 # -- sizes --------------------------------------------------------------------------------------------------------------
@@ -178,15 +283,19 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams
     """Counts of a layout: ``dsp`` and ``bram`` exactly as synthesis makes them, and what the laws are linear in. Of the device's
     ``sprams``, loaded weights take one a PE.
 
-    ``products``: bits of the PEs' products; ``accumulators``: cells of 16 words and 4 bits in their memories; ``lane_bits``: bits
-    of all values in the lanes' pipelines; ``lists`` and ``memories``: such cells in the column lists, and of weights and biases.
+    ``products``: bits of the PEs' products; ``accumulators``: cells of 16 words and 4 bits in their memories, ``adders``: bits of
+    the adders before these, one for each bank; ``lane_bits``: bits of all values in the lanes' pipelines; ``lists`` and
+    ``memories``: such cells in the column lists, and of weights and biases.
     ``interpolations``: multiplications that are made of logic where a device has no multipliers to spare. ``deep``: bits of the
     registers that a deep engine has more, in PEs, clusters, dispatchers and, of what is narrowed, lanes.
     """
+    return _linear(layout, family) | _exact(layout, family, multipliers, sprams)
+
+
+def _linear(layout: Layout, family: str) -> dict[str, float]:
+    """What the laws are linear in."""
     pes, lanes = layout.rows * layout.groups, layout.lanes
-    phases = list(_pipelines(layout).values())
-    widest = WIDEST[family]
-    values = [_Values.of(phase, widest) for phase in phases]
+    values = [_Values.of(phase, WIDEST[family]) for phase in _pipelines(layout).values()]
     lists = sum(
         _cells(
             sum(layout.bank_depth(phase, group, lane) for phase in range(len(layout.phases))), layout.delta_width + 4
@@ -201,6 +310,9 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams
         "groups": layout.groups,
         "products": pes * (layout.weight_width + layout.operand_width),
         "accumulators": pes * sum(_cells(depth, layout.partial_width) for depth in layout.acc_bank_depths),
+        "adders": (pes + layout.clusters * layout.groups * len(layout.apart_rows))
+        * layout.acc_banks
+        * layout.partial_width,
         "lane_bits": lanes * (sum(value.bits for value in values) + layout.sums * layout.acc_width),
         "lists": lists,
         "memories": sum(
@@ -219,8 +331,18 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams
         + layout.groups * (lanes + 1) * 2 * layout.delta_width
         + lanes * sum(value.narrowed for value in values)
     )
-    found["interpolations"] = lanes * sum(len(v.lookups) for p, v in zip(phases, values, strict=True) if p.step_bits)
-    found["dsp"] = 0
+    return found
+
+
+def _exact(layout: Layout, family: str, multipliers: str, sprams: int) -> dict[str, float]:
+    """What is counted exactly: multipliers, those of interpolations beside them, block RAMs, and SPRAMs of an iCE40."""
+    pes, lanes = layout.rows * layout.groups, layout.lanes
+    phases, widest = list(_pipelines(layout).values()), WIDEST[family]
+    values = [_Values.of(phase, widest) for phase in phases]
+    found: dict[str, float] = {
+        "interpolations": lanes * sum(len(v.lookups) for p, v in zip(phases, values, strict=True) if p.step_bits),
+        "dsp": 0,
+    }
     if multipliers == "dsp":
         found["dsp"] = pes * _pieces(layout.weight_width, layout.operand_width, widest) + lanes * sum(
             value.multipliers for value in values
@@ -380,11 +502,12 @@ def add_point(path: str | Path, new: Mapping[str, Any]) -> None:
 def refit(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """Laws of every family: figure -> size -> coefficient, not negative, of the least squares of relative errors."""
     laws: dict[str, dict[str, dict[str, float]]] = {}
-    for family in sorted({device(str(one["device"])).family for one in points}):
-        mine = [one for one in points if device(str(one["device"])).family == family and one["multipliers"] == "dsp"]
-        mine = mine or [one for one in points if device(str(one["device"])).family == family]
-        if len({artefact.canonical(one["sizes"]) for one in mine}) < FEWEST:
+    for family, mine in _families(points).items():
+        if _layouts(mine) < FEWEST:
             continue
+        for one in mine:
+            if lacking := {name for names in SIZES.values() for name in names} - set(one["sizes"]):
+                raise SparseGateError(f"point {one['name']!r} has no size {sorted(lacking)[0]!r}; measure it again")
         for figure, names in SIZES.items():
             wanted = np.array([float(one[figure]) for one in mine])
             matrix = np.array([[float(one["sizes"][name]) for name in names] for one in mine])
@@ -409,32 +532,106 @@ def _not_negative(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> N
     return best[1]
 
 
-def write_laws(laws: Mapping[str, Any], path: str | Path | None = None) -> Path:
-    """Write laws where :func:`load_laws` finds them, or elsewhere."""
+def _families(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Points that laws of a family are fitted on: those with its own multipliers, or all where there are none such."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for one in sorted(points, key=lambda one: one["multipliers"] != "dsp"):
+        mine = found.setdefault(device(str(one["device"])).family, [])
+        if not mine or one["multipliers"] == mine[0]["multipliers"]:
+            mine.append(one)
+    return dict(sorted(found.items()))
+
+
+def _layouts(points: Sequence[Mapping[str, Any]]) -> int:
+    """Different layouts among points."""
+    return len({artefact.canonical(one["sizes"]) for one in points})
+
+
+def routed(points: Sequence[Mapping[str, Any]], laws: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the points of every family tell beside its laws.
+
+    ``layouts``: different ones among them. ``errors``: figure -> the lowest and the highest error of a law that was fitted without
+    the point in question. ``share``: the most of a device's LUTs that the law says of one that was routed, rounded up so that
+    it fits itself. Both are empty without laws. ``clocks``: speed grade, depth, LUTs and Fmax of each.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for family, mine in _families(points).items():
+        spread: dict[str, list[float]] = {}
+        for figure in laws.get(family, ()):
+            off = [row["left_out"][figure] for row in errors(mine, laws) if row["left_out"][figure] is not None]
+            spread |= {figure: [min(off), max(off)]} if off else {}
+        full = [
+            math.ceil(1e4 * (_law(laws[family], "luts", one["sizes"]) or 0) / device(str(one["device"])).luts) / 1e4
+            for one in mine
+            if family in laws
+        ]
+        clocks = [
+            {"speed": one["speed"], "deep": one["hardware"]["deep"], "luts": one["luts"], "fmax_mhz": one["fmax_mhz"]}
+            for one in mine
+        ]
+        found[family] = {
+            "layouts": _layouts(mine),
+            "errors": spread,
+            "share": max(full, default=None),
+            "clocks": sorted(clocks, key=lambda one: (one["deep"], one["luts"])),
+        }
+    return found
+
+
+def write_laws(points: Sequence[Mapping[str, Any]], path: str | Path | None = None) -> Path:
+    """Fit the laws to points, and write them, and what the points tell beside, where this module finds them, or elsewhere."""
     path = Path(str(resources.files("sparsegate").joinpath(FILE))) if path is None else Path(path)
-    artefact.write_json(path, {"format": LAWS, "version": VERSION, "laws": laws})
-    load_laws.cache_clear()
+    laws = refit(points)
+    artefact.write_json(path, {"format": LAWS, "version": VERSION, "laws": laws, "routed": routed(points, laws)})
+    _read.cache_clear()
     return path
 
 
 @lru_cache(maxsize=1)
+def _read() -> dict[str, Any]:
+    file = resources.files("sparsegate").joinpath(FILE)
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def load_laws() -> dict[str, dict[str, dict[str, float]]]:
     """The fitted laws; none where the file is missing."""
-    file = resources.files("sparsegate").joinpath(FILE)
-    return json.loads(file.read_text(encoding="utf-8"))["laws"] if file.is_file() else {}
+    return _read().get("laws", {})
 
 
-def errors(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of every point, its estimate beside what was measured: block RAMs and multipliers as differences, laws as relative errors."""
-    laws = load_laws()
+def load_routed() -> dict[str, dict[str, Any]]:
+    """What :func:`routed` found of the points that the laws were fitted to."""
+    return _read().get("routed", {})
+
+
+def errors(points: Sequence[Mapping[str, Any]], laws: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Of every point, its estimate beside what was measured: block RAMs and multipliers as differences, laws as relative errors.
+
+    ``left_out``: the same errors of laws that are fitted to the other points, without those of the same layout: what to expect of a
+    design that was never synthesized.
+    """
+    laws = load_laws() if laws is None else laws
     rows = []
     for one in points:
-        of = laws.get(device(str(one["device"])).family, {})
+        chip = device(str(one["device"]))
+        own = artefact.canonical(one["sizes"])
+        others = [
+            other
+            for other in points
+            if device(str(other["device"])).family == chip.family and artefact.canonical(other["sizes"]) != own
+        ]
         row: dict[str, Any] = {"name": one["name"]}
-        row["dsp"] = _multipliers(one["sizes"], device(str(one["device"])), str(one["multipliers"])) - int(one["dsp"])
+        row["dsp"] = _multipliers(one["sizes"], chip, str(one["multipliers"])) - int(one["dsp"])
         row["bram"] = int(one["sizes"]["bram"]) - int(one["bram"])
-        for figure in ("luts", "ffs"):
-            value = _law(of, figure, one["sizes"])
-            row[figure] = None if value is None else round(value / one[figure] - 1, 4)
+        row |= _relative(one, laws.get(chip.family, {}))
+        row["left_out"] = _relative(one, refit(others).get(chip.family, {}))
         rows.append(row)
     return rows
+
+
+def _relative(point: Mapping[str, Any], laws: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+    """Errors of both laws at a point; None without a law."""
+    found: dict[str, float | None] = {}
+    for figure in SIZES:
+        value = _law(laws, figure, point["sizes"])
+        found[figure] = None if value is None else round(value / point[figure] - 1, 4)
+    return found

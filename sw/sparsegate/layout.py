@@ -468,9 +468,8 @@ class Layout:
         Where G groups share the columns evenly, log2(G) fewer are enough, and what room there is in ``acc_width`` stays.
         """
         most = max(
-            phase.phase.bound_of([matrix.group == group for matrix in phase.matrices])
+            max(phase.phase.bounds_of([matrix.group for matrix in phase.matrices], self.groups))
             for phase in self.phases
-            for group in range(self.groups)
         )
         need = 1 + most.bit_length()
         if self.config.partial_bits is not None:
@@ -527,11 +526,19 @@ class Layout:
 
     def bank_depth(self, phase: int, group: int, lane: int) -> int:
         """Columns of one bank of a phase's output, the largest index in it plus one (0 where nothing takes it)."""
-        if not self.consumed[phase]:
-            return 0
-        _, banks, groups, places = self._columns(phase)
-        mine = places[(banks == lane) & (groups == group)]
-        return int(mine.max()) + 1 if mine.size else 0
+        return int(self._bank_depths[phase][lane, group])
+
+    @cached_property
+    def _bank_depths(self) -> list[NDArray[np.int64]]:
+        """:meth:`bank_depth` of every phase, (lanes, groups): hundreds of them are asked for when configurations are searched."""
+        found = []
+        for phase in range(len(self.phases)):
+            depths = np.zeros((self.lanes, self.groups), np.int64)
+            if self.consumed[phase]:
+                _, banks, groups, places = self._columns(phase)
+                np.maximum.at(depths, (banks, groups), places + 1)
+            found.append(depths)
+        return found
 
     def _columns(self, phase: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Columns of a phase's output with their bank (lane), group and place in the bank; arrays of equal length."""

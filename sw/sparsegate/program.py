@@ -208,12 +208,39 @@ class Phase:
         # unshifted, as a shifted weight may wrap
         return max(accumulator_bounds(self.bias, [(self._rows(term), term.form, term.shift) for term in self.terms]))
 
-    def bound_of(self, chosen: Sequence[NDArray[np.bool_]]) -> int:
-        """Largest possible magnitude of what some columns add to any accumulator, at any moment: a mask for each term."""
-        terms = [
-            (self._rows(term)[:, mask], term.form, term.shift) for term, mask in zip(self.terms, chosen, strict=True)
-        ]
-        return max(accumulator_bounds(np.zeros_like(self.bias), terms))
+    @cached_property
+    def _entries(self) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], ...]:
+        """Of each term, row of sums, column and magnitude of its weights that are not zero, each (nonzeros,)."""
+        found = []
+        for term in self.terms:
+            block, column, _ = at = np.nonzero(term.matrix.weight)
+            unit_block, gate = np.divmod(block, self.gates)
+            if term is self.terms[-1]:
+                for number, apart in enumerate(self.apart, self.gates):
+                    gate = np.where(gate == apart, number, gate)
+            unit = unit_block * self.block + term.matrix.index[at]
+            found.append((gate * self.units + unit, column, np.abs(term.matrix.weight[at])))
+        return tuple(found)
+
+    def bounds_of(self, parts: Sequence[NDArray[np.int64]], count: int) -> list[int]:
+        """Largest possible magnitude of what each of ``count`` parts of the columns adds to any accumulator, at any moment.
+
+        ``parts`` has for each term the part of every column. Python integers: the bounds cannot wrap.
+        """
+        key = count, *(part.tobytes() for part in parts)
+        if key not in self._bounds:
+            total = np.zeros(self.bias.size * count, object)
+            for term, part, (row, column, magnitude) in zip(self.terms, parts, self._entries, strict=True):
+                # through float64, exact as weights are short
+                sums = np.bincount(row * count + part[column], magnitude, total.size).astype(np.int64)
+                total += sums.astype(object) * (-term.form.min << term.shift)
+            self._bounds[key] = total.reshape(-1, count).max(axis=0).tolist()
+        return self._bounds[key]
+
+    @cached_property
+    def _bounds(self) -> dict[tuple[object, ...], list[int]]:
+        """Those that were asked for: arrays that differ in banks or pipeline depth share their columns' parts."""
+        return {}
 
     @cached_property
     def peak(self) -> int:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from sparsegate import estimate, golden, synthetic
+from sparsegate import artefact, estimate, golden, synthetic
+from sparsegate.cli import app
+from sparsegate.cli import estimate as command
 from sparsegate.cycles import predict
 from sparsegate.devices import DEVICES, device
 from sparsegate.errors import SparseGateError
@@ -85,20 +91,120 @@ def test_multipliers_in_logic():
     assert estimate.sizes(layout, "ice40", "logic")["dsp"] == 0
 
 
+def config_of(one):
+    return HardwareConfig(one.rows, one.groups, one.lanes, banks=one.banks, deep=one.deep)
+
+
 def test_fit_takes_the_fastest_that_fits():
     program = make_program()
     large, small = estimate.fit(program, "LFE5U-85F"), estimate.fit(program, "LFE5U-25F")
     for found, name in ((large, "LFE5U-85F"), (small, "lfe5u-25f")):
         assert all(one.fits(device(name)) for one in found)
-        assert [one.cycles for one in found] == sorted(one.cycles for one in found)
-    assert large[0].cycles < small[0].cycles
-    best = small[0]
-    config = HardwareConfig(rows=best.rows, groups=best.groups, lanes=best.lanes)
-    assert estimate.estimate(program, config, "LFE5U-25F") == best
+        assert estimate.timed(found)
+        times = [one.us for one in found if one.us is not None]
+        assert times == sorted(times)
+        assert [one.us for one in found[: len(times)]] == times  # those without a clock come last
+        assert {(one.deep, one.banks) for one in found} == {(deep, banks) for deep in (False, True) for banks in (1, 2)}
+    assert large[0].us < small[0].us
+    for one in (small[0], small[-1]):
+        assert estimate.estimate(program, config_of(one), "LFE5U-25F") == one
     with pytest.raises(SparseGateError, match="no array for this Program fits iCE40HX8K: 0 multipliers, 32 block RAMs"):
         estimate.fit(program, "iCE40HX8K")
     with pytest.raises(SparseGateError, match="no device is called 'XC7'; known are LFE5U-12F"):
         estimate.fit(program, "XC7")
+
+
+def test_fit_is_no_worse_than_any_array_that_fits():
+    """Against estimates of other arrays, one by one."""
+    program, chip = make_program(units=16), device("LFE5U-25F")
+    found = estimate.fit(program, chip.name)
+    for rows in (4, 8, 12, 16):
+        for groups in (1, 2, 3):
+            for banks in (1, 2):
+                for deep in (False, True):
+                    one = estimate.estimate(program, HardwareConfig(rows, groups, banks=banks, deep=deep), chip.name)
+                    assert not one.fits(chip) or one.us is None or found[0].us <= one.us
+
+
+def test_what_is_fixed_is_not_searched():
+    program = make_program()
+    given = HardwareConfig(rows=16, groups=2, lanes=2, banks=1, deep=True)
+    assert [config_of(one) for one in estimate.fit(program, "LFE5U-85F", given, estimate.SEARCHED)] == [given]
+    for name in estimate.SEARCHED:
+        found = estimate.fit(program, "LFE5U-85F", given, [name])
+        assert {getattr(one, name) for one in found} == {getattr(given, name)}
+        assert len(found) > 1
+
+
+def test_arrays_that_the_engine_refuses_are_passed_over():
+    program = quantize(
+        synthetic.network(12, [synthetic.Shape("lstm", 64, NM(1, 8), NM(1, 8))], 0),
+        np.random.default_rng(0).normal(size=(4, 20, 12)),
+    )
+    found = estimate.fit(program, "LFE5U-25F", HardwareConfig(outputs=8))
+    # where lanes take turns there are no beats of 8 values
+    assert found
+    assert all(one.lanes == one.rows // 4 for one in found)
+    with pytest.raises(
+        SparseGateError,
+        match="no array runs this Program with these options: outputs is 16, expected a divisor of the 8",
+    ):
+        estimate.fit(program, "LFE5U-25F", HardwareConfig(outputs=16))
+    with pytest.raises(SparseGateError, match="with these options: 6 PE rows do not divide into clusters of 4"):
+        estimate.fit(program, "LFE5U-25F", HardwareConfig(rows=6), ["rows"])
+    # some run, and are too large: not the refusal of the others
+    with pytest.raises(
+        SparseGateError, match=r"fits LFE5U-12F: 28 multipliers, 56 block RAMs, \d+ of 24288 LUTs by the laws"
+    ):
+        estimate.fit(program, "LFE5U-12F", HardwareConfig(rows=28, outputs=8), ["rows"])
+
+
+def test_a_device_takes_as_much_as_was_routed_on_one():
+    """By the laws: the fullest point fits, and one that is a tenth larger does not."""
+    fullest = max(estimate.read_points(POINTS), key=lambda one: one["luts"] / device(one["device"]).luts)
+    chip = device(fullest["device"])
+    assert fullest["luts"] / chip.luts > estimate.SHARE
+    laws = estimate.load_laws()[chip.family]
+    estimated = round(sum(fullest["sizes"][name] * value for name, value in laws["luts"].items()))
+    assert estimate.SHARE < estimated / chip.luts <= estimate.share(chip.family) < estimated / chip.luts + 2e-4
+    assert estimate.share("ice40") == estimate.SHARE  # no law
+    one = estimate.Estimate(chip.name, 32, 3, 8, 96, 156, 208, estimated, 0, 1, 1, True, None, None)
+    assert one.fits(chip)
+    assert not replace(one, luts=round(1.1 * estimated)).fits(chip)
+
+
+def test_the_clock_is_that_of_points_of_a_like_size(monkeypatch):
+    clocks = [
+        {"speed": "6", "deep": deep, "luts": luts, "fmax_mhz": mhz}
+        for deep, luts, mhz in ((False, 1000, 130.0), (False, 2000, 120.0), (True, 20000, 100.0))
+    ]
+    monkeypatch.setattr(estimate, "load_routed", lambda: {"ecp5": {"clocks": clocks}})
+    slow, fast = device("LFE5U-85F"), device("LFE5UM5G-85F")
+    assert estimate.clock_of(slow, False, 1500) == estimate.Clock(125.0, 120.0, 130.0, 2)
+    assert estimate.clock_of(slow, False, 400) == estimate.Clock(130.0, 130.0, 130.0, 1)
+    assert estimate.clock_of(slow, False, 399) is None
+    assert estimate.clock_of(slow, False, 5000) == estimate.Clock(120.0, 120.0, 120.0, 1)
+    assert estimate.clock_of(slow, False, 5001) is None
+    assert estimate.clock_of(slow, True, 10000) == estimate.Clock(100.0, 100.0, 100.0, 1)
+    assert estimate.clock_of(slow, False, 20000) is None  # another depth
+    assert estimate.clock_of(fast, False, 1500) is None  # another speed grade
+    assert estimate.clock_of(slow, False, None) is None
+
+
+def test_without_clocks_arrays_are_ranked_by_cycles(monkeypatch):
+    program = make_program(units=16)
+    monkeypatch.setattr(estimate, "load_routed", dict)
+    found = estimate.fit(program, "LFE5U-25F")
+    assert not estimate.timed(found)
+    assert [one.cycles for one in found] == sorted(one.cycles for one in found)
+    # some clocks are not enough, as cycles of one array cannot be held against microseconds of another
+    monkeypatch.setattr(estimate, "load_routed", lambda: {"ecp5": {"clocks": [{"fmax_mhz": 100.0}]}})
+    first = replace(found[0], us=1.0)
+    assert estimate.timed([first])
+    assert not estimate.timed([first, replace(found[0], rows=999, cycles=99)])
+    # but for those that no clock makes the fastest, or that differ in depth alone
+    assert estimate.timed([first, replace(found[0], rows=999, cycles=100)])
+    assert estimate.timed([first, replace(found[0], deep=not found[0].deep, cycles=99)])
 
 
 def test_laws_are_found_again(tmp_path, monkeypatch):
@@ -127,9 +233,18 @@ def test_laws_are_found_again(tmp_path, monkeypatch):
     assert found == {"ecp5": {figure: pytest.approx(law) for figure, law in true.items()}}
     assert estimate.refit(points[:2]) == {}  # too few to fit anything
     monkeypatch.setattr(estimate, "load_laws", lambda: found)
-    for row in estimate.errors(points):
+    rows = estimate.errors(points)
+    for row in rows:
         assert (row["dsp"], row["bram"]) == (0, -1)
         assert row["luts"] == pytest.approx(0, abs=1e-3)
+        assert row["left_out"]["luts"] == pytest.approx(0, abs=1e-3)
+    # a point that the laws of the others do not explain; twice, as the second of a layout must not explain the first
+    odd = points[0] | {"luts": 2 * points[0]["luts"]}
+    row = estimate.errors([*points[1:], odd, odd | {"name": "again"}])[-1]
+    assert row["left_out"]["luts"] == pytest.approx(-0.5, abs=1e-3)
+    with pytest.raises(SparseGateError, match="point '3' has no size 'lists'; measure it again"):
+        sizes = {name: value for name, value in points[3]["sizes"].items() if name != "lists"}
+        estimate.refit([*points[:3], points[3] | {"sizes": sizes}])
     path = tmp_path / "points.json"
     for one in points[::-1]:
         estimate.add_point(path, one)
@@ -138,9 +253,83 @@ def test_laws_are_found_again(tmp_path, monkeypatch):
     assert sum(one["luts"] == 1 for one in estimate.read_points(path)) == 1
 
 
-def test_laws_are_those_of_the_committed_points():
+def test_laws_are_those_of_the_committed_points(tmp_path):
     points = estimate.read_points(POINTS)
     assert estimate.refit(points) == estimate.load_laws()
+    written = estimate.write_laws(points, tmp_path / "laws.json")
+    assert artefact.read_json(written)["routed"] == estimate.load_routed()
+
+
+def test_what_points_tell_beside_the_laws():
+    sizes = {name: 1.0 for names in estimate.SIZES.values() for name in names} | {"dsp": 1.0, "bram": 1.0}
+    point = {
+        "name": "a",
+        "device": "LFE5U-25F",
+        "speed": "6",
+        "multipliers": "dsp",
+        "hardware": {"deep": True},
+        "sizes": sizes,
+        "luts": 1000,
+        "ffs": 500,
+        "dsp": 1,
+        "bram": 1,
+        "fmax_mhz": 90.0,
+    }
+    others = [point | {"sizes": sizes | {"one": 2.0}, "deep": False, "luts": 2000}, point | {"device": "iCE40UP5K"}]
+    found = estimate.routed([point, *others], {"ecp5": {"luts": {"one": 12144.0}}})
+    assert found["ice40"] == {"layouts": 1, "errors": {}, "share": None, "clocks": [found["ecp5"]["clocks"][0]]}
+    assert found["ecp5"]["layouts"] == 2
+    assert found["ecp5"]["share"] == 1.0  # 24,288 of 24,288
+    assert found["ecp5"]["clocks"][1] == {"speed": "6", "deep": True, "luts": 2000, "fmax_mhz": 90.0}
+
+
+def test_an_ice40_has_too_few_points_for_a_law():
+    """As the command's help and the documentation say."""
+    assert estimate.load_routed()["ice40"]["layouts"] < estimate.FEWEST
+    assert "ice40" not in estimate.load_laws()
+    assert "An iCE40 has too few points for a law" in " ".join(command.estimate.__doc__.split())
+    page = " ".join(Path("docs/synthesis.md").read_text(encoding="utf-8").split())
+    assert "An iCE40 has too few points for a law" in page
+
+
+def run(*words):
+    done = CliRunner().invoke(app, ["estimate", *map(str, words)])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_command(tmp_path):
+    program, path = make_program(), tmp_path / "program.safetensors"
+    program.save(path)
+    found = json.loads(run(path, "--fit", "LFE5U-25F", "--deep", "--groups", 2, "--json"))
+    fixed = estimate.fit(program, "LFE5U-25F", HardwareConfig(groups=2, deep=True), ["groups", "deep"])
+    assert found["fit"] == [asdict(one) for one in fixed[:5]]
+    assert found["ranked_by"] == "time"
+    assert {key: found[key] for key in found["fit"][0]} == found["fit"][0]
+    shown = " ".join(run(path, "--fit", "LFE5U-25F", "--deep", "--groups", 2).split())
+    best = fixed[0]
+    assert f"{best.rows} rows x 2 groups, {best.lanes} lanes, {best.banks} bank" in shown
+    assert f"LUTs {best.luts} of 24288 ({best.luts / 24288:.1%}); designs left out of the law were" in shown
+    assert f"{best.clock.mhz:.1f} MHz, of {best.clock.points} synthesized of a like size" in shown
+    assert "ranked by time of a step" in shown
+    shown = " ".join(run(path, "--fit", "LFE5UM5G-25F").split())
+    assert "unknown: no synthesized array of this speed grade and depth" in shown
+    assert "ranked by cycles, as an array whose clock is unknown might be the fastest" in shown
+    shown = " ".join(run(path, "--device", "iCE40UP5K").split())
+    assert "LUTs no law: 1 synthesized ice40 layout(s), 3 are needed" in shown
+    errors = json.loads(run("--points", POINTS, "--json"))["errors"]
+    assert errors == estimate.errors(estimate.read_points(POINTS))
+
+
+def test_adders_are_of_every_bank():
+    """An LSTM with a head takes two banks of accumulators, a GRU with its product apart a second one in a row of three."""
+    program = make_program()
+    for banks in (1, 2, 3):
+        layout = Layout(program, HardwareConfig(rows=8, groups=2, banks=banks))
+        assert estimate.sizes(layout)["adders"] == 16 * min(banks, 2) * layout.partial_width
+    layout = Layout(make_program("gru"), HardwareConfig(rows=9, banks=1))
+    assert len(layout.apart_rows) == 1
+    assert estimate.sizes(layout)["adders"] == (9 + 3) * layout.partial_width
 
 
 def test_devices():

@@ -67,6 +67,31 @@ def test_partial_sums_fit_their_width(layout: Layout) -> None:
         _ = Layout(layout.program, replace(layout.config, partial_bits=max(1, need - 1))).partial_width
 
 
+def test_bounds_count_what_is_summed_apart_for_itself() -> None:
+    """A GRU's candidate gate alone, whose two products go to accumulators of their own: the larger one bounds both."""
+    shapes = [Shape("gru", 10, NM(1, 4), NM(1, 4))]
+    (phase,) = program(3, *shapes, seed=1).phases
+    (gate,) = phase.apart
+    terms = []
+    for term in phase.terms:
+        weight = np.zeros_like(term.matrix.weight)
+        weight[gate :: phase.gates] = term.matrix.weight[gate :: phase.gates]
+        terms.append(replace(term, matrix=replace(term.matrix, weight=weight)))
+    alone = replace(phase, terms=tuple(terms))
+    parts = [np.arange(term.matrix.columns) % 2 for term in terms]
+    each = [
+        [
+            int(np.abs(alone.dense(term)[:, part == number]).sum(axis=1).max()) * (-term.form.min << term.shift)
+            for term, part in zip(terms, parts, strict=True)
+        ]
+        for number in (0, 1)
+    ]
+    assert all(first and second for first, second in each)
+    assert alone.bounds_of(parts, 2) == [max(both) for both in each]
+    # and again, for other parts
+    assert alone.bounds_of([1 - part for part in parts], 2) == [max(both) for both in each[::-1]]
+
+
 @settings(max_examples=30, deadline=None)
 @given(layouts())
 def test_a_place_depends_on_units_and_block_alone(layout: Layout) -> None:

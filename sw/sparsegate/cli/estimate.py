@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sparsegate import console
 from sparsegate.cli.options import Banks, Deep, Groups, Json, Lanes, LoadWeights, Outputs, Rows, open_program
+
+if TYPE_CHECKING:
+    from sparsegate.estimate import Estimate
 
 
 def estimate(
@@ -27,7 +30,12 @@ def estimate(
         str, typer.Option("--device", help="Device whose block RAMs and multipliers are counted.")
     ] = "LFE5U-85F",
     fit: Annotated[
-        str | None, typer.Option("--fit", metavar="DEVICE", help="Search the fastest array that fits this device.")
+        str | None,
+        typer.Option(
+            "--fit",
+            metavar="DEVICE",
+            help="Search the fastest array that fits this device: rows, groups, lanes, banks and depth, where not given.",
+        ),
     ] = None,
     points: Annotated[
         Path | None,
@@ -41,9 +49,14 @@ def estimate(
 ) -> None:
     """Multipliers, block RAMs, LUTs, flip-flops and cycles of a Program on an array, in under a second.
 
-    Multipliers and block RAMs are counted from the layout, cycles are the cycle model's for a step in which nothing is
-    skipped. LUTs and flip-flops follow laws fitted on synthesized points, the whole board design included;
-    [bold]sparsegate synth --points FILE[/] adds a point.
+    Multipliers and block RAMs are counted from the layout, cycles are the cycle model's for a step in which
+    nothing is skipped. LUTs and flip-flops of an ECP5 follow laws fitted on synthesized points, the whole board
+    design included; [bold]sparsegate synth --points FILE[/] adds a point. An iCE40 has too few points for a law:
+    its LUTs and flip-flops are not estimated. The clock is the mean of what points of a like size, of the same
+    speed grade and pipeline depth, reached; where there is none, it is not known.
+
+    --fit takes a few seconds. It ranks by time of a step, or by cycles where an array without a clock might be the
+    fastest.
 
     Example: [bold]sparsegate estimate build/program.safetensors --fit LFE5U-85F[/]
     """
@@ -54,7 +67,7 @@ def estimate(
     table: list[tuple[str, object]] = []
     if refit is not None:
         measured = rules.read_points(refit)
-        rules.write_laws(rules.refit(measured))
+        rules.write_laws(measured)
         points = points or refit
     if points is not None:
         result["errors"] = rules.errors(rules.read_points(points))
@@ -66,29 +79,67 @@ def estimate(
         )
         with console.task("estimate"):
             if fit is not None:
-                found = rules.fit(compiled.program, fit, compiled.config)
+                given = dict(zip(rules.SEARCHED, (rows, groups, lanes, banks, deep), strict=True))
+                fixed = [name for name, value in given.items() if value is not None]
+                found = rules.fit(compiled.program, fit, compiled.config, fixed)
                 best = found[0]
                 result["fit"] = [asdict(one) for one in found[:5]]
+                result["ranked_by"] = "time" if rules.timed(found) else "cycles"
             else:
                 best = rules.estimate(compiled.program, compiled.config, device)
         result |= asdict(best)
-        table += [
-            ("device", best.device),
-            ("array", f"{best.rows} rows x {best.groups} groups, {best.lanes} lanes"),
-            ("multipliers", best.dsp),
-            ("block RAMs", best.bram),
-            ("LUTs", "no law for this family" if best.luts is None else best.luts),
-            ("flip-flops", "no law for this family" if best.ffs is None else best.ffs),
-            ("cycles a step", best.cycles),
-        ]
+        table += _rows(best)
+        if fit is not None:
+            unknown = "cycles, as an array whose clock is unknown might be the fastest"
+            table.append(("ranked by", "time of a step" if result["ranked_by"] == "time" else unknown))
     if not result:
         raise SparseGateError("nothing to estimate: give a PROGRAM, --points or --refit")
     console.emit(result, as_json, "estimate", table)
 
 
+def _rows(one: Estimate) -> list[tuple[str, object]]:
+    """An estimate as a table."""
+    from sparsegate import estimate as rules
+    from sparsegate.devices import device
+
+    chip = device(one.device)
+    known = rules.load_routed().get(chip.family, {})
+    lack = f"no law: {known.get('layouts', 0)} synthesized {chip.family} layout(s), {rules.FEWEST} are needed"
+
+    def law(value: int | None, all_of: int, figure: str) -> str:
+        if value is None:
+            return lack
+        low, high = known.get("errors", {}).get(figure) or (None, None)
+        off = "" if low is None else f"; designs left out of the law were {low:+.0%} to {high:+.0%} off"
+        return f"{value} of {all_of} ({value / all_of:.1%}){off}"
+
+    clock = "unknown, as the LUTs are: no synthesized array can be called of a like size"
+    if one.luts is not None:
+        clock = "unknown: no synthesized array of this speed grade and depth is of a like size"
+    if one.clock is not None:
+        near = one.clock
+        clock = f"{near.mhz:.1f} MHz, of {near.points} synthesized of a like size ({near.low:.1f} to {near.high:.1f})"
+    depth, banks = "deep" if one.deep else "shallow", f"{one.banks} bank{'s' * (one.banks > 1)}"
+    return [
+        ("device", one.device),
+        ("array", f"{one.rows} rows x {one.groups} groups, {one.lanes} lanes, {banks} of accumulators, {depth}"),
+        ("multipliers", f"{one.dsp} of {chip.dsp}"),
+        ("block RAMs", f"{one.bram} of {chip.bram}"),
+        ("LUTs", law(one.luts, chip.luts, "luts")),
+        ("flip-flops", law(one.ffs, chip.ffs, "ffs")),
+        ("cycles a step", one.cycles),
+        ("clock", clock),
+        ("time of a step", "unknown" if one.us is None else f"{one.us:.2f} us"),
+    ]
+
+
 def _errors(row: dict[str, Any]) -> str:
-    laws = ", ".join(
-        f"{name} {'no law' if row[key] is None else f'{row[key]:+.1%}'}"
+    parts = [
+        f"{name} {'no law' if row[key] is None else f'{row[key]:+.1%}'}" + _left_out(row["left_out"][key])
         for key, name in (("luts", "LUTs"), ("ffs", "flip-flops"))
-    )
-    return f"multipliers {row['dsp']:+d}, block RAMs {row['bram']:+d}, {laws}"
+    ]
+    return f"multipliers {row['dsp']:+d}, block RAMs {row['bram']:+d}, {', '.join(parts)}"
+
+
+def _left_out(value: float | None) -> str:
+    return "" if value is None else f" ({value:+.1%} left out)"
