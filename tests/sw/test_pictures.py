@@ -252,16 +252,20 @@ def test_density_curves_join_the_means_of_a_family():
         row("bbs:2:16", 0, 0.6, 0.125),
         row("1:8", 0, 0.1, bits=4),
         row("1:8", 0, 0.2, method="G2 gates"),
+        row("1:8", 0, 0.92, method="units permuted"),
         row("cbtd:1/8:8", 0, 0.5, 0.125, method="annealed"),
         row("cbtd:1/8:8", 0, 0.1, 0.125),
         row("dense", 0, 0.97, 1.0),
     ]
     (axis,) = pictures.accuracy_by_density(rows).axes
     found = lines(axis)
-    assert list(found) == ["1:M columns", "2:M columns", "bank-balanced (BBS)", "column-balanced (CBTD)"]
+    assert list(found) == [
+        "1:M columns", "1:M columns, units permuted", "2:M columns", "bank-balanced (BBS)", "column-balanced (CBTD)",
+    ]  # fmt: skip
     assert np.allclose(found["1:M columns"][1], [70, 85])
-    assert np.allclose(found["1:M columns"][0], np.array([0.0625, 0.125]) * 0.955)
-    assert np.allclose(found["2:M columns"], [[0.125 * 0.985], [95]])
+    assert np.allclose(found["1:M columns"][0], np.array([0.0625, 0.125]) * 0.94)
+    assert np.allclose(found["1:M columns, units permuted"], [[0.125 * 0.97], [92]])
+    assert np.allclose(found["2:M columns"], [[0.125], [95]])
     assert np.allclose(found["column-balanced (CBTD)"][1], [50])
     assert [float(line.get_ydata()[0]) for line in axis.lines if len(set(line.get_ydata())) == 1][-2:] == [99, 97]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["6.25", "12.5"]

@@ -36,6 +36,8 @@ FAMILIES = {
     "unstructured": "unstructured",
     "dense": "dense",
 }
+PERMUTED = "units permuted"
+"""What the rows of a benchmark call it."""
 
 
 def accuracy_by_stage(accuracy: Mapping[str, float | None]) -> Figure | None:
@@ -60,27 +62,27 @@ def accuracy_by_density(rows: Sequence[Mapping[str, Any]], bits: int = 8) -> Fig
     """Mean over seeds against density, one line for each family of patterns, one panel for each task; bars span the seeds.
 
     ``rows``: those of ``docs/benchmarks/accuracy.json``, of which the ones with weights of ``bits`` bits and nothing but pruning
-    are drawn: the golden model's figure, and the float baseline.
+    are drawn: the golden model's figure, and the float baseline. Rows whose units were permuted first are a family of their own.
     """
     tasks: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         # CBTD is its pattern together with its schedule
-        plain = row["method"] == ("annealed" if _pattern(row).startswith("cbtd") else "")
-        if plain and row["case"]["bits"] == bits:
+        plain = ("annealed",) if _pattern(row).startswith("cbtd") else ("", PERMUTED)
+        if row["method"] in plain and row["case"]["bits"] == bits:
             tasks.setdefault(str(row["task"]), []).append(row)
     if not tasks:
         raise SparseGateError(f"no row is of plain pruning with weights of {bits} bits")
     figure, axes = panels(len(tasks), 3.3)
-    found = {family(_pattern(row)) for part in tasks.values() for row in part} - {"dense"}
+    found = {_family(row) for part in tasks.values() for row in part} - {"dense"}
     families = sorted(found, key=lambda name: (name in FAMILIES.values(), name))
     for axis, (task, part) in zip(axes, tasks.items(), strict=True):
         seen: set[float] = set()
-        here = [name for name in families if any(family(_pattern(row)) == name for row in part)]
+        here = [name for name in families if any(_family(row) == name for row in part)]
         for name in here:
             number = families.index(name)
             patterns: dict[str, list[Mapping[str, Any]]] = {}
             for row in part:
-                if family(_pattern(row)) == name:
+                if _family(row) == name:
                     patterns.setdefault(_pattern(row), []).append(row)
             # beside one another, so that no bar hides behind another
             aside = 1 + 0.03 * (here.index(name) - (len(here) - 1) / 2)
@@ -155,6 +157,10 @@ MEASURES = {
 
 def _pattern(row: Mapping[str, Any]) -> str:
     return str(row["case"]["pattern"])
+
+
+def _family(row: Mapping[str, Any]) -> str:
+    return family(_pattern(row)) + (f", {PERMUTED}" if row["method"] == PERMUTED else "")
 
 
 def _figure(row: Mapping[str, Any], stage: str = "golden") -> float:
