@@ -245,6 +245,38 @@ def test_every_quantization_option_reaches_the_program(files, words, config):
     assert Program.load(out).digest == wanted.digest != plain.digest
 
 
+def test_thresholds_within_a_budget_of_accuracy(files):
+    """They are chosen on training sequences with noise, from --threshold on, and are in the Program; the test part is unseen."""
+    from sparsegate import datasets, temporal, train
+
+    network, *data = options(files)
+    out = files / "program.safetensors"
+    words = ("quantize", network, *data, "--epochs", 1, "--threshold", 1, "--out", out, "--json")
+    sparsegate(*words)
+    plain, dataset = Program.load(out), datasets.load(str(files / "data.npz"))
+    x, length, y = dataset.noisy()
+
+    def score(trial):
+        return train.accuracy(trial, x, length, y)
+
+    found = []
+    for points in (0, 100):
+        said = json.loads(sparsegate(*words, "--threshold-budget", points).stdout)
+        made = Program.load(out)
+        expected = temporal.choose(plain, dataset.x_train, dataset.length_train, score, points / 100)
+        assert made.thresholds == expected.thresholds == tuple(said["thresholds"].values())
+        assert list(said["thresholds"]) == ["input", "lstm0", "linear1"]
+        assert score(made) >= score(plain) - points / 100
+        shares = [temporal.skipped(each, dataset.x_test, dataset.length_test).total for each in (plain, made)]
+        assert said["skipped"] == {"before": shares[0], "after": shares[1]}
+        assert said["accuracy"]["golden"] == train.accuracy(made, dataset.x_test, dataset.length_test, dataset.y_test)
+        found.append(made.thresholds)
+    assert found[0] != found[1] == (32, 32, 0)  # 100 points may go: the largest Θ that are tried
+    shown = sparsegate(*words[:-1], "--threshold-budget", 100).stdout
+    assert "input 32, lstm0 32" in shown
+    assert "Invalid value for '--threshold-budget'" in sparsegate(*words, "--threshold-budget", -1, status=2).stderr
+
+
 def test_zeros_of_another_pattern_are_held_on_request(files):
     network, *data = options(files)
     pruned, program = files / "pruned.safetensors", files / "program.safetensors"

@@ -54,6 +54,22 @@ def test_npz_split_is_a_fifth_and_always_the_same(tmp_path):
     assert sorted(together) == sorted(arrays(50)["x"][:, 0, 0])
 
 
+def test_noisy_training_sequences():
+    own = arrays(40)
+    fields = own["x"], own["length"], own["y"]
+    made = datasets.Dataset("d", *fields, *fields, 3)
+    x, lengths, y = made.noisy(2, 0.5)
+    assert (lengths == own["length"].repeat(2)).all()
+    assert (y == own["y"].repeat(2)).all()
+    real = np.arange(6)[None, :] < lengths[:, None]
+    assert not x[~real].any()
+    added = (x - made.x_train.repeat(2, axis=0))[real] / made.spread()[1]
+    assert abs(added.mean()) < 0.1
+    assert abs(added.std() - 0.5) < 0.05
+    assert (x[0] != x[1]).any()  # each time of its own
+    assert (made.noisy(2, 0.5)[0] == x).all()
+
+
 def test_standardise_leaves_a_constant_input_alone():
     made = arrays()
     made["x"][..., 1] = 5.0

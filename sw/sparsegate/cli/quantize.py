@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ from sparsegate.cli.options import (
     percent,
     resuming,
 )
+
+if TYPE_CHECKING:
+    from sparsegate.datasets import Dataset
+    from sparsegate.program import Program
 
 
 def quantize(
@@ -70,6 +74,15 @@ def quantize(
         typer.Option("--hold-zeros", help="Fine-tune only what is not 0, after pruning to a pattern other than N:M."),
     ] = False,
     threshold: Thresholds = None,
+    threshold_budget: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold-budget",
+            metavar="POINTS",
+            min=0.0,
+            help="Then raise Θ of each vector, while accuracy on training sequences with noise falls by no more points in all.",
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Quantization-aware fine-tuning; 0 only rounds.")] = 8,
     checkpoint: Checkpoint = None,
     seed: Seed = 0,
@@ -88,7 +101,7 @@ def quantize(
     kept = checkpoint_of(out, checkpoint)
     model = Network.load(network)
     dataset = open_data(data, model.inputs)
-    if epochs:
+    if epochs or threshold_budget is not None:
         check_classes(dataset, model.outputs)
     chosen = threshold or [0]
     # a single one is for every vector that drives columns; what a final layer gives drives none
@@ -120,18 +133,50 @@ def quantize(
             hold_zeros=hold_zeros,
             checkpoint=kept,
         )
+    raised: dict[str, Any] = {}
+    if threshold_budget is not None:
+        with console.task("choose the thresholds") as task:
+            program, raised = _raised(program, dataset, threshold_budget, task)
     reached = training.accuracy(program, dataset.x_test, dataset.length_test, dataset.y_test)
     known = dict(model.meta.get("accuracy", {}))
     program = replace(program, meta={**model.meta, "data": dataset.name, "accuracy": {**known, "golden": reached}})
     program.save(out)
     formats = formats_of(program)
     result = {"program": str(out), "digest": program.digest, "accuracy": {"golden": reached}, "formats": formats}
+    result |= raised
     rows: list[tuple[str, object]] = [("Program", out), ("digest", program.digest), ("input", program.input_format)]
     rows += [
         (name, ", ".join(f"{key} {value}" for key, value in form.items())) for name, form in formats["layers"].items()
     ]
+    if raised:
+        skipped = raised["skipped"]
+        rows += [
+            ("thresholds", ", ".join(f"{name} {value}" for name, value in raised["thresholds"].items())),
+            (
+                "products skipped on the test sequences",
+                f"{percent(skipped['after'])} (before: {percent(skipped['before'])})",
+            ),
+        ]
     rows.append(("test accuracy, golden model", percent(reached)))
     console.emit(result, as_json, "quantize", rows)
+
+
+def _raised(program: Program, dataset: Dataset, points: float, task: console.Task) -> tuple[Program, dict[str, Any]]:
+    """The Program with thresholds chosen within a budget of accuracy, and what they are and win."""
+    from sparsegate import temporal
+    from sparsegate import train as training
+
+    noisy = dataset.noisy()
+
+    def score(trial: Program) -> float:
+        found = training.accuracy(trial, *noisy)
+        task.say(f"accuracy {percent(found)} with Θ = {', '.join(map(str, trial.thresholds))}")
+        return found
+
+    chosen = temporal.choose(program, dataset.x_train, dataset.length_train, score, points / 100)
+    before, after = (temporal.skipped(made, dataset.x_test, dataset.length_test).total for made in (program, chosen))
+    named = {vector.name: value for vector, value in zip(chosen.vectors, chosen.thresholds, strict=True)}
+    return chosen, {"thresholds": named, "skipped": {"before": before, "after": after}}
 
 
 def _bits(given: list[str]) -> dict[str, int]:
