@@ -604,7 +604,8 @@ def load_routed() -> dict[str, dict[str, Any]]:
 
 
 def errors(points: Sequence[Mapping[str, Any]], laws: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Of every point, its estimate beside what was measured: block RAMs and multipliers as differences, laws as relative errors.
+    """Of every point, its ``estimate`` beside what was measured: block RAMs and multipliers as differences, laws as relative
+    errors.
 
     ``left_out``: the same errors of laws that are fitted to the other points, without those of the same layout: what to expect of a
     design that was never synthesized.
@@ -619,10 +620,14 @@ def errors(points: Sequence[Mapping[str, Any]], laws: Mapping[str, Any] | None =
             for other in points
             if device(str(other["device"])).family == chip.family and artefact.canonical(other["sizes"]) != own
         ]
-        row: dict[str, Any] = {"name": one["name"]}
-        row["dsp"] = _multipliers(one["sizes"], chip, str(one["multipliers"])) - int(one["dsp"])
-        row["bram"] = int(one["sizes"]["bram"]) - int(one["bram"])
-        row |= _relative(one, laws.get(chip.family, {}))
+        of = laws.get(chip.family, {})
+        estimated = {figure: _law(of, figure, one["sizes"]) for figure in SIZES} | {
+            "bram": int(one["sizes"]["bram"]),
+            "dsp": _multipliers(one["sizes"], chip, str(one["multipliers"])),
+        }
+        row: dict[str, Any] = {"name": one["name"], "estimate": estimated}
+        row |= {figure: (estimated[figure] or 0) - int(one[figure]) for figure in ("dsp", "bram")}
+        row |= _relative(one, of)
         row["left_out"] = _relative(one, refit(others).get(chip.family, {}))
         rows.append(row)
     return rows

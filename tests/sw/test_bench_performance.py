@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsegate import artefact, cycles, estimate, golden, quantize, synthetic
-from sparsegate.bench import performance, performance_table, real, roofline, workloads
+from sparsegate.bench import area, performance, performance_table, real, roofline, workloads
 from sparsegate.bench.workloads import Work, Workload
 from sparsegate.cli import app
 from sparsegate.cli import bench as bench_command
@@ -25,6 +25,7 @@ from sparsegate.synthetic import Shape
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "benchmarks" / "performance.json"
+POINTS = RECORD.with_name("synthesis.json")
 CONFIG = HardwareConfig(rows=8, groups=2)
 
 
@@ -107,7 +108,13 @@ def test_a_row_of_cycles_alone():
 
 
 AREA = {"fmax_mhz": 100.0, "luts": 1, "ffs": 2, "bram": 3, "dsp": 4, "how": "placed", "tools": {"yosys": "1"}}
-AREA |= {"critical_path": ["7.00 ns a", "3.00 ns b"], "seed": 1, "tried": [[1, 100.0]], "frequency_mhz": 90.0, "stages": {}}
+AREA |= {
+    "critical_path": ["7.00 ns a", "3.00 ns b"],
+    "seed": 1,
+    "tried": [[1, 100.0]],
+    "frequency_mhz": 90.0,
+    "stages": {},
+}
 
 
 def test_clock_and_area():
@@ -185,6 +192,97 @@ def test_pages_say_what_the_record_says():
     name, limit = roofline.bound(record["workloads"][0], "nothing_skipped")
     assert (name, limit) == ("multipliers", record["workloads"][0]["limits"]["cycles"]["array"])
     assert f"| {record['workloads'][0]['cycles_per_step'] / limit:.3f} |" in text
+    # 4,000 operations a step at 100 MHz, on 4 multipliers
+    cases = record["workloads"][0]["cases"]
+    taken, gops = (cases["nothing_skipped"][key] for key in ("cycles_per_step", "gops_dense_equivalent"))
+    assert gops == pytest.approx(4 * 100 / taken, abs=0.006)
+    shown = f"| {gops:,.1f} | {gops / 4:.2f} | {4 / taken:.3f} | {100 * gops / 2520:.1f} % |"
+    assert f"| small | LFE5U-25F | nothing skipped {shown}" in text
+    real_gops = cases["real"]["gops_dense_equivalent"]
+    assert f"On real inputs `small` reaches the most: {100 * real_gops / 2520:.1f} % of ESE's figure." in text
+    # a step of one phase has no read-out to fill, and no larger array was asked for
+    assert "What filling the read-out wins" not in text
+    assert "Larger than the device" not in text
+    made = record["laws"][0]["sizes"]
+    law = estimate.load_laws()["ecp5"]["luts"]
+    assert f"| {round(sum(made[name] * value for name, value in law.items())):,} |" in text
+    # and of a row that is not placed and routed, what needs no clock
+    cold = roofline.page(record | {"workloads": [row()]})
+    assert f"| small | LFE5U-25F | nothing skipped | - | - | {4 / taken:.3f} | - |" in cold
+    assert "reaches the most" not in cold
+
+
+def test_ese_s_figures_are_the_published_ones():
+    assert f"{roofline.ESE_GOPS:,} GOPS dense-equivalent" in workloads.ESE.figures
+    assert f"{roofline.ESE_PES} PEs, {roofline.ESE_MHZ} MHz" in workloads.ESE.figures
+
+
+def test_what_filling_the_read_out_wins():
+    """Two layers, each of which is dispatched while the other is read out, if there are two banks."""
+    shapes = [Shape("lstm", 32, NM(1, 4), NM(1, 4)) for _ in range(2)]
+    x = np.random.default_rng(1).normal(size=(2, 6, 5))
+    made = quantize.quantize(synthetic.network(5, shapes, seed=1), x)
+    one, two = performance.overlap(made, CONFIG)
+    for found, banks in ((one, 1), (two, 2)):
+        figures = performance.full(made, Layout(made, replace(CONFIG, banks=banks)))
+        assert found["banks"] == banks
+        assert all(found[key] == figures[key] for key in ("cycles_per_step", "occupancy_matvec", "occupancy_total"))
+    assert one["cycles_per_step"] > two["cycles_per_step"]
+    assert [found["built"] for found in (one, two)] == [False, True]
+    assert [found["built"] for found in performance.overlap(made, replace(CONFIG, banks=1))] == [True, False]
+    assert performance.overlap(program(), CONFIG) == []  # its head runs once, at the end
+    page = roofline.page({"workloads": [row() | {"name": "stack", "overlap": [one, two]}, row()]})
+    assert f"| stack | 1 | {one['cycles_per_step']:,.1f} | {100 * one['occupancy_total']:.1f} % | - |" in page
+    saved = 100 * (1 - two["cycles_per_step"] / one["cycles_per_step"])
+    occupancy = 100 * two["occupancy_total"]
+    assert f"| stack | 2, as built | {two['cycles_per_step']:,.1f} | {occupancy:.1f} % | {saved:.1f} % |" in page
+
+
+def test_larger_arrays_are_counted_and_estimated():
+    made, large = program(), HardwareConfig(32, 3)
+    wanted = replace(WORKLOAD, stretch=(large,))
+    measured = performance.measure(wanted, Path(), Path(), lambda text: None)
+    (other,) = measured["stretch"]
+    assert other["cycles_per_step"] == performance.full(made, Layout(made, large))["cycles_per_step"]
+    assert other["sizes"] == estimate.sizes(Layout(made, large))
+    found = estimate.estimate(made, large, "LFE5U-25F")
+    shown = area.beyond([measured, {"name": "older", "device": "LFE5U-25F"}])
+    figures = (f"{found.dsp} of 28", f"{found.bram} of 56", f"{found.luts:,} of 24,288", f"{found.ffs:,} of 24,288")
+    assert f"| small, LFE5U-25F | 32 × 3 | 8 | {other['cycles_per_step']:,.1f} | {' | '.join(figures)} |" in shown
+    assert "None of them fits by the laws: `small`" in shown
+    assert f"and {found.dsp - 28} to {found.dsp - 28} multipliers" in shown
+    assert "Not all are too large by the laws" in area.beyond([measured | {"device": "LFE5U-85F"}])
+    assert area.beyond([measured | {"stretch": []}]) == ""
+
+
+def test_estimates_stand_beside_what_was_measured():
+    points = estimate.read_points(POINTS)
+    shown = area.estimates(points, ["spartus", "ese"])
+    designs = re.findall(r"^\| `(.*?)`, ", shown, re.M)
+    assert designs[:2] == ["spartus", "ese"]
+    assert sorted(designs) == sorted(one["command"].removeprefix("sparsegate bench ") for one in points)
+    (ese,) = [one for one in points if one["command"] == "sparsegate bench ese"]
+    law = estimate.load_laws()["ecp5"]["luts"]
+    luts = round(sum(ese["sizes"][name] * value for name, value in law.items()))
+    error = 100 * (luts / ese["luts"] - 1)
+    assert f"| `ese`, LFE5U-85F | {luts:,} / {ese['luts']:,} ({error:+.1f} %) | " in shown
+    assert f" | {ese['sizes']['bram']} / {ese['bram']} (+0.0 %) | " in shown
+    (small,) = [one for one in points if one["command"] == "sparsegate bench vowels"]
+    assert f"| `vowels`, iCE40UP5K | no law / {small['luts']:,} | " in shown
+    grown = area.laws(points)
+    assert f"{ese['luts']:,}, {luts:,}, {error:+.1f} % |" in grown
+    assert "vowels" not in grown
+
+
+@pytest.mark.skipif(not RECORD.exists(), reason="there is no committed record yet")
+def test_the_committed_points_are_those_of_the_committed_rows():
+    """A design that is placed anew gives both."""
+    points = {one["command"]: one for one in estimate.read_points(POINTS)}
+    placed = [row for row in performance.read(RECORD)["workloads"] if row["fmax_mhz"] is not None]
+    assert placed
+    for row in placed:
+        point = points[f"sparsegate bench {row['name']}"]
+        assert {key: point[key] for key in performance.AREA} == {key: row[key] for key in performance.AREA}
 
 
 def test_rows_that_are_not_measured_stay():
@@ -221,15 +319,19 @@ def test_the_command(tmp_path, monkeypatch):
     assert [each["name"] for each in record["workloads"]] == ["small"]
     assert "gone: skipped, there are no data" in done.stderr
     assert out.with_suffix(".md").read_text() == performance_table.page(record)
+    # synthesized points are shown where they are beside
+    artefact.write_json(tmp_path / "synthesis.json", artefact.read_json(POINTS))
     # the word performance may be there
     again = CliRunner().invoke(app, ["bench", "performance", "small", "--json", str(out), *words])
     assert again.exit_code == 0, again.output
     assert json.loads(out.read_text()) == record
+    assert out.with_suffix(".md").read_text() == performance_table.page(record, estimate.read_points(POINTS))
     # what is placed and routed becomes a point of the laws of area
     points = tmp_path / "points.json"
     monkeypatch.setattr(bench_command, "_place", lambda *given: PLACED)
     placed = CliRunner().invoke(app, ["bench", "small", "--json", str(out), "--skip-rtl", "--points", str(points)])
     assert placed.exit_code == 0, placed.output
+    assert out.with_suffix(".md").read_text().count("\n| `small`, LFE5U-25F | ") == 1
     (point,) = estimate.read_points(points)
     assert (point["name"], point["command"], point["luts"]) == (
         "small 8 x 2 on LFE5U-25F, multipliers: dsp",
@@ -291,8 +393,10 @@ def test_frames_of_a_recording():
 def test_the_committed_pages_are_those_of_the_record():
     record = performance.read(RECORD)
     assert record is not None
-    assert (RECORD.with_suffix(".md")).read_text(encoding="utf-8") == performance_table.page(record)
-    assert (ROOT / "docs" / "roofline.md").read_text(encoding="utf-8") == roofline.page(record)
+    points = estimate.read_points(POINTS)
+    assert (RECORD.with_suffix(".md")).read_text(encoding="utf-8") == performance_table.page(record, points)
+    assert (ROOT / "docs" / "roofline.md").read_text(encoding="utf-8") == roofline.page(record, points)
     recipe = re.search(r"^bench-performance:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)
     assert recipe
-    assert "--json docs/benchmarks/performance.json --roofline docs/roofline.md" in recipe[0]
+    for words in ("--json docs/benchmarks/performance.json", "--roofline docs/roofline.md"):
+        assert f" {words} " in recipe[0]

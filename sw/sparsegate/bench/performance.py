@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsegate import artefact, cycles, golden
+from sparsegate import artefact, cycles, estimate, golden
 from sparsegate.bench.workloads import Work, Workload
+from sparsegate.devices import device
 from sparsegate.errors import SparseGateError
 from sparsegate.golden import Stream, Trace
 from sparsegate.layout import HardwareConfig, Layout
@@ -31,8 +32,9 @@ block and column. occupancy: useful MACs / (PEs x cycles), of the matrix-vector 
 are not useful. gops_sparse = 2 nnz / t, gops_dense_equivalent = 2 dense_macs / t, t = us_per_step = cycles_per_step / fmax_mhz,
 which is nextpnr's estimate after routing; nothing is measured on a board. group_imbalance: the longest column group's beats
 over their mean, both summed over steps. rtl_quieted: RTL with inputs and thresholds of which about a tenth of the columns move;
-cycles_counted from its first step's start to its last one's end, in the simulation, beside cycles_predicted; imbalance_cycles: beats
-of the longest group beyond the mean, of the same steps."""
+cycles_counted from its first step's start to its last one's end, in the simulation, beside cycles_predicted; imbalance_cycles:
+beats of the longest group beyond the mean, of the same steps. overlap: nothing skipped, with one bank of accumulators, in which
+phases wait for the read-out of the one before, and with more. stretch: the same of arrays that are not built."""
 
 HEADLINE = "nothing_skipped"
 """The case whose figures stand for a workload: it depends on shapes alone, so that anybody gets the same cycles."""
@@ -198,6 +200,34 @@ def quieted(work: Work, config: HardwareConfig, seed: int = SEED) -> tuple[Progr
     return min(tried, key=from_tenth), raw
 
 
+def overlap(program: Program, config: HardwareConfig) -> list[dict[str, Any]]:
+    """Figures of a step with nothing skipped where phases wait for the read-out of the one before, in one bank of accumulators,
+    and where more banks let them run meanwhile; ``built``: which the configuration has. Empty where a step has one phase.
+    """
+    layouts = {Layout(program, replace(config, banks=banks)).acc_banks: banks for banks in (1, 2, 3)}
+    built = Layout(program, config)
+    if len(every_step(built)) == 1:
+        return []
+    keys = ("cycles_per_step", "occupancy_matvec", "occupancy_total")
+    rows = []
+    for found, banks in sorted(layouts.items()):
+        figures = full(program, Layout(program, replace(config, banks=banks)))
+        rows.append({"banks": found, "built": found == built.acc_banks} | {key: figures[key] for key in keys})
+    return rows
+
+
+def beyond(program: Program, config: HardwareConfig, on: str) -> dict[str, Any]:
+    """Cycles of a step with nothing skipped on an array that is not built, and the sizes from which its area is estimated."""
+    layout, chip = Layout(program, config), device(on)
+    found = full(program, layout)
+    return {
+        "hardware": asdict(config) | {"lanes": layout.lanes},
+        "cycles_per_step": found["cycles_per_step"],
+        "occupancy_total": found["occupancy_total"],
+        "sizes": estimate.sizes(layout, chip.family, sprams=chip.sprams),
+    }
+
+
 def rtl(work: Work, config: HardwareConfig, frames: int, simulate: Simulate) -> dict[str, Any]:
     """The first frames of the first sequence through the Verilated engine, every value, step and counter compared."""
     return _compared(simulate(work.program, config, work.raw[:1, : min(frames, int(work.lengths[0]))]))
@@ -277,6 +307,8 @@ def measure(
         "case": HEADLINE,
         "cases": cases,
         "limits": limits(layout),
+        "overlap": overlap(program, config),
+        "stretch": [beyond(program, other, workload.device) for other in workload.stretch],
         "digests": {"program": program.digest, "shape": program.shape_digest},
         "rtl_mismatches": None,
         "rtl": None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sparsegate.bench import area
 
 COLUMNS = (
     "workload",
@@ -64,12 +66,14 @@ and this page. The cycle part alone takes minutes: `sparsegate bench --no-pnr --
 """
 
 
-def page(record: Mapping[str, Any]) -> str:
-    """The whole page of a record."""
+def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The whole page of a record, with the estimates of synthesized points."""
     rows = record["workloads"]
     parts = [HEAD, _table(COLUMNS, [cells(row) for row in rows])]
     parts.append("## Every case\n")
     parts.append(_table(CASE_COLUMNS, [line for row in rows for line in case_cells(row)]))
+    if points:
+        parts.append(area.estimates(points, [row["name"] for row in rows]))
     parts.append("## What was run, and what others report\n")
     for row in rows:
         lines = [
@@ -90,8 +94,9 @@ def page(record: Mapping[str, Any]) -> str:
             quiet = row["rtl_quieted"]
             lines.append(
                 f"- RTL with about a tenth of the columns moving ({_share(quiet['columns_skipped'])} skipped):"
-                f" {quiet['cycles_predicted']:,} cycles predicted, {quiet['cycles_counted']:,} counted; the longest column group has"
-                f" {quiet['group_imbalance']:.3f} of the mean, {quiet['imbalance_cycles']:,.0f} beats of them. {_compared(quiet)}."
+                f" {quiet['cycles_predicted']:,} cycles predicted, {quiet['cycles_counted']:,} counted; the longest column group"
+                f" has {quiet['group_imbalance']:.3f} of the mean, {quiet['imbalance_cycles']:,.0f} beats of them."
+                f" {_compared(quiet)}."
             )
         if row["alternative"]:
             times = ", ".join(f"{value:g} µs ({key})" for key, value in row["alternative"]["us_per_step"].items())

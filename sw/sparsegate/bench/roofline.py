@@ -1,4 +1,4 @@
-"""docs/roofline.md: what bounds each workload, the limit, and how far from it the engine is; and how cycles grow with the shape."""
+"""docs/roofline.md: what bounds each workload, the limit, and how far from it the engine is; and how cycles and area grow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsegate import synthetic
-from sparsegate.bench import performance
+from sparsegate import estimate, synthetic
+from sparsegate.bench import area, performance
 from sparsegate.devices import device
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
@@ -38,7 +38,8 @@ INPUTS = 64
 HEAD = """# Roofline
 
 What bounds a step of each workload of [benchmarks/performance.md](benchmarks/performance.md), what that limit is, and how far from
-it the engine is. Made from `benchmarks/performance.json` by `make bench-performance`; figures in cycles a step. The words:
+it the engine is; then throughput, memory, and how cycles and area grow. Made from `benchmarks/performance.json` and
+`benchmarks/synthesis.json` by `make bench-performance`; figures of the first tables in cycles a step. The words:
 
 - **multipliers**: nonzeros ÷ PEs, with the places that idle because blocks do not divide by PE rows, and columns not by groups.
 - **read-out**: one accumulator of every PE row leaves in a cycle. **cell lanes**: one unit a lane and cycle.
@@ -46,6 +47,32 @@ it the engine is. Made from `benchmarks/performance.json` by `make bench-perform
 - **bound**: the largest of these; nothing that shares an array of this size can be faster. **distance**: cycles ÷ bound.
 - **chip**: nonzeros ÷ all multipliers of the device, were every one of them a PE.
 - **memory**: bits of the nonzeros with their indices, of the memories that hold them, and of all block RAM of the device.
+"""
+
+ESE_GOPS, ESE_PES, ESE_MHZ = 2520, 1024, 200
+"""Dense-equivalent throughput of ESE, and what it had for it: ``workloads.ESE``."""
+THROUGHPUT = f"""\
+## Dense-equivalent throughput
+
+2 × dense MACs ÷ time of a step, against the {ESE_GOPS:,} GOPS of ESE (FPGA'17, {ESE_PES:,} PEs at {ESE_MHZ} MHz, the paper's
+abstract). A multiplier is one of the device that the design takes, for cells and tables as well as PEs; MHz are nextpnr's Fmax. A
+dash: not placed and routed. How many columns are unchanged decides:
+
+- *real inputs* is real temporal sparsity: recorded inputs at Θ = 0, in trained networks, or as real inputs to random weights.
+- *nine tenths unchanged* is not: columns are drawn from a seed, each moving with probability 1/10.
+"""
+WHICH = {
+    "nothing_skipped": "nothing skipped",
+    "real": "real inputs",
+    "nine_tenths_unchanged": "nine tenths unchanged, drawn",
+}
+"""Cases of the throughput."""
+OVERLAP = """\
+## What filling the read-out wins
+
+A phase's columns that are already known, such as the next layer's h, are dispatched while the phase before is read out, if the
+two have banks of accumulators of their own. With one bank every phase waits. Cycles of a step with nothing skipped and their
+occupancy, by the cycle model; networks whose step is one phase have nothing to fill.
 """
 
 CASES = {"nothing_skipped": "Nothing skipped", "nine_tenths_unchanged": "Nine tenths of the columns unchanged"}
@@ -82,6 +109,7 @@ def laws(shapes: Sequence[tuple[int, NM, int, int]] = SHAPES) -> list[dict[str, 
                 "read_out": found["read_out"],
                 "cycles": performance.full(layout.program, layout)["cycles_per_step"],
                 "weight_bits": performance.limits(layout)["weight_bits"],
+                "sizes": estimate.sizes(layout),
             }
         )
     return points
@@ -96,8 +124,8 @@ def fit(points: Sequence[Mapping[str, Any]]) -> tuple[float, float, float, float
     return a, b, c, worst
 
 
-def page(record: Mapping[str, Any]) -> str:
-    """The whole page of a record of 'sparsegate bench' with its ``laws``."""
+def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The whole page of a record of 'sparsegate bench' with its ``laws``, and of synthesized points."""
     rows = record["workloads"]
     parts = [HEAD]
     for case, title in CASES.items():
@@ -119,10 +147,56 @@ def page(record: Mapping[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
-    parts.append(_memory(rows))
+    parts += [_throughput(rows), _overlap(rows), _memory(rows)]
     if record.get("laws"):
         parts.append(_laws(record["laws"]))
-    return "\n".join(parts)
+    if points:
+        parts.append(area.laws(points))
+    parts.append(area.beyond(rows))
+    return "\n".join(part for part in parts if part)
+
+
+def _throughput(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = ("workload", "device", "case", "GOPS", "GOPS a multiplier", "GOPS a MHz", f"of {ESE_GOPS:,} GOPS")
+    lines = [THROUGHPUT, f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for row in rows:
+        for key, words in WHICH.items():
+            case = row["cases"][key]
+            gops, a_mhz = case["gops_dense_equivalent"], 2e-3 * row["dense_macs"] / case["cycles_per_step"]
+            cells = (
+                "-" if gops is None else f"{gops:,.1f}",
+                "-" if gops is None else f"{gops / row['dsp']:.2f}",
+                f"{a_mhz:.3f}",
+                "-" if gops is None else f"{100 * gops / ESE_GOPS:.1f} %",
+            )
+            lines.append(f"| {row['name']} | {row['device']} | {words} | {' | '.join(cells)} |")
+    each = f"{ESE_GOPS / ESE_PES:.2f} | {ESE_GOPS / ESE_MHZ:.3f}"
+    lines += [f"| ESE | XCKU060 | as published | {ESE_GOPS:,.1f} | {each} | 100.0 % |", ""]
+    for key, words in (
+        ("real", "On real inputs"),
+        ("nine_tenths_unchanged", "With drawn columns, nine tenths of them unchanged,"),
+    ):
+        reached = [(row["cases"][key]["gops_dense_equivalent"], row["name"]) for row in rows if row["fmax_mhz"]]
+        if reached:
+            gops, name = max(reached)
+            lines.append(f"{words} `{name}` reaches the most: {100 * gops / ESE_GOPS:.1f} % of ESE's figure.")
+    return "\n".join(lines) + "\n"
+
+
+def _overlap(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What more banks than one win; empty where no row has such a step."""
+    columns = ("workload", "banks", "cycles", "occupancy, all", "saved")
+    lines = [OVERLAP, f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    found = [(row["name"], one, row["overlap"][0]) for row in rows for one in row.get("overlap", ())]
+    for name, one, alone in found:
+        cells = (
+            f"{one['banks']}{', as built' * one['built']}",
+            f"{one['cycles_per_step']:,.1f}",
+            f"{100 * one['occupancy_total']:.1f} %",
+            "-" if one is alone else f"{100 * (1 - one['cycles_per_step'] / alone['cycles_per_step']):.1f} %",
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" if found else ""
 
 
 def _memory(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -141,20 +215,22 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> str:
 def _laws(points: Sequence[Mapping[str, Any]]) -> str:
     a, b, c, worst = fit(points)
     lines = [
-        "## How cycles and memory grow\n",
+        "## How cycles, memory and area grow\n",
         f"One LSTM layer of {INPUTS} inputs with nothing skipped. Least squares over the points below:\n",
         f"    cycles = {a:.3f} × array + {b:.3f} × read-out {'+' if c >= 0 else '-'} {abs(c):.1f}    "
         f"(largest error {100 * worst:.1f} %)\n",
         "with array = slots × N × (columns of the longest group), slots = ⌈4 × units / (M × PE rows)⌉, which is nonzeros ÷ PEs",
         "where everything divides, and read-out = 4 × units ÷ PE rows, with a lane for each cluster. Memory is nonzeros × (weight",
         "bits + log2 M), whatever the array.\n",
-        "| units | pattern | PEs | nonzeros | bits | array | read-out | cycles | by the law |",
-        "|" + "---|" * 9,
+        "LUTs and flip-flops are *estimated*, by the laws of area below; none of these was synthesized.\n",
+        "| units | pattern | PEs | nonzeros | bits | array | read-out | cycles | by the law | LUTs | flip-flops |",
+        "|" + "---|" * 11,
     ]
     for point in points:
-        law = a * point["array"] + b * point["read_out"] + c
+        law, made = a * point["array"] + b * point["read_out"] + c, area.by_the_laws(point["sizes"])
         lines.append(
             f"| {point['units']} | {point['pattern']} | {point['rows']} × {point['groups']} | {point['nonzeros']:,} |"
             f" {point['weight_bits']:,} | {point['array']:,} | {point['read_out']:,} | {point['cycles']:,.1f} | {law:,.1f} |"
+            f" {made['luts']:,} | {made['ffs']:,} |"
         )
     return "\n".join(lines) + "\n"

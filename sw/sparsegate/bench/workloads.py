@@ -79,7 +79,8 @@ class Workload:
 
     ``make`` takes the folder of the data and one to keep networks in. ``alternative``: LSTM inputs and units that the CPU runs for
     comparison. ``mhz``: the clock that is asked of place-and-route; the device's usual one where it says nothing. ``cell``: others
-    report their cell without its surroundings, so the engine is synthesized alone, too.
+    report their cell without its surroundings, so the engine is synthesized alone, too. ``stretch``: larger arrays, of which
+    cycles are counted and area is estimated.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Workload:
     alternative: tuple[int, int] | None = None
     mhz: int | None = None
     cell: bool = False
+    stretch: tuple[HardwareConfig, ...] = ()
 
 
 def _kept(folder: Path, name: str, key: str, make: Callable[[], Work]) -> Work:
@@ -339,6 +341,11 @@ VECTORS = replace(WIDE, outputs=8, deep=True)
 LEAN = replace(VECTORS, banks=1)
 """With a second bank of accumulators a step of ``ese`` takes 58 cycles less, and does not fit."""
 
+STRETCH = tuple(
+    replace(VECTORS, rows=64, lanes=lanes, outputs=outputs) for lanes, outputs in ((16, 8), (8, 1), (4, 1), (1, 1))
+)
+"""192 PEs, with the lanes of ``VECTORS`` and with as many as the device might have room for."""
+
 WORKLOADS: dict[str, Workload] = {
     each.name: each
     for each in (
@@ -394,6 +401,7 @@ WORKLOADS: dict[str, Workload] = {
             random_lstm("spartus", 123, 1024, NM(1, 16)),
             (SPARTUS, EDGEDRNN),
             mhz=100,
+            stretch=STRETCH,
         ),
         Workload(
             "peer-4",

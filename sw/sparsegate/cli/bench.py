@@ -48,7 +48,9 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")]
 def performance(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="vowels, sprams, keywords, encoder, ese, spartus, peer. Default: all."),
+        typer.Argument(
+            metavar="[NAME]...", help="vowels, sprams, keywords, encoder, ese, spartus, peer. Default: all."
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option("--json", "-o", metavar="FILE", help="JSON file to write, and beside it a page.")
@@ -66,7 +68,12 @@ def performance(
     ] = None,
     points: Annotated[
         Path | None,
-        typer.Option("--points", metavar="FILE", help="Add what is placed and routed to this file of synthesized points."),
+        typer.Option(
+            "--points",
+            metavar="FILE",
+            help="File of synthesized points to which what is placed and routed is added, and whose estimates the pages show."
+            " Default: synthesis.json beside the JSON file, where there is one, for the pages alone.",
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None,
@@ -142,9 +149,11 @@ def performance(
         console.note(f"{name}: skipped, {reason}")
     if not rows:
         raise SparseGateError("no workload could be measured")
-    artefact.write_text(out.with_suffix(".md"), performance_table.page(result))
+    beside = points or out.with_name("synthesis.json")
+    measured = estimate.read_points(beside) if beside.exists() else []
+    artefact.write_text(out.with_suffix(".md"), performance_table.page(result, measured))
     if roofline is not None:
-        artefact.write_text(roofline, page.page(result))
+        artefact.write_text(roofline, page.page(result, measured))
     short = [
         tuple(line[at] for at in performance_table.SHORT)
         for line in (performance_table.COLUMNS, *map(performance_table.cells, rows))

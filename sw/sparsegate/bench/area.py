@@ -1,0 +1,143 @@
+"""Area by the laws of :mod:`sparsegate.estimate`, as parts of the committed pages.
+
+What is estimated stands beside what synthesis measured; how area grows; and what a device lacks for larger arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparsegate import estimate
+from sparsegate.devices import device
+
+FAMILY = "ecp5"
+WORDS = {"luts": "LUTs", "ffs": "flip-flops", "bram": "block RAMs", "dsp": "multipliers"}
+MADE_BY = "sparsegate bench "
+"""Before a workload's name, in the command of its point."""
+
+SIZES = {
+    "products": "bits of all PEs' products",
+    "pes": "PEs",
+    "accumulators": "cells of 16 words and 4 bits in all PEs' accumulators",
+    "adders": "bits of the adders before them, one for each PE and bank",
+    "lane_bits": "bits of all values in the cell lanes' pipelines",
+    "lists": "such cells in the column lists of all lanes and groups",
+    "memories": "such cells of weights and biases, where they are too small for block RAM",
+    "groups": "column groups",
+    "deep": "bits of the registers that a deep engine has more",
+}
+"""What the laws are linear in, in words."""
+
+ESTIMATES = """\
+## Estimate before synthesis
+
+What `sparsegate estimate` says of a design / what synthesis measured (the error). Block RAMs and multipliers are counted. LUTs and
+flip-flops follow laws that are fitted to these very points ([synthesis.json](synthesis.json)), so that their error says how well a
+few sizes explain them. **left out**: the error of a law fitted to the other points, which is what to expect of a new design.
+"""
+GROWTH = """\
+So accumulators grow with units × column groups, adders with PEs, lists with units and with lanes × groups. Density changes what is
+in block RAM, and hardly any of these. Points are few, and a law that is fitted without one of them misses it by more: see
+[benchmarks/performance.md](benchmarks/performance.md). An iCE40 has too few points for a law.
+"""
+BEYOND = """\
+## Larger than the device
+
+Arrays that were not built. Cycles are by the cycle model, multipliers and block RAMs counted from the layout, LUTs and flip-flops
+*estimated* by the laws, each beside what the device has. Multipliers that it lacks would be made of LUTs, which are not counted.
+"""
+
+
+def estimates(points: Sequence[Mapping[str, Any]], order: Sequence[str]) -> str:
+    """The table of every point's estimate; those of workloads first, in their ``order``."""
+    rows = [(_design(one), one, row) for one, row in zip(points, estimate.errors(points), strict=True)]
+    lines = [ESTIMATES, *_header(("design", *WORDS.values(), "left out: LUTs, flip-flops"))]
+    for name, one, row in sorted(
+        rows, key=lambda row: (order.index(row[0]) if row[0] in order else len(order), row[0])
+    ):
+        cells = [_beside(row["estimate"][figure], int(one[figure])) for figure in WORDS]
+        left_out = ", ".join(_percent(row["left_out"][figure]) for figure in estimate.SIZES)
+        lines.append(f"| `{name}`, {one['device']} | {' | '.join(cells)} | {left_out} |")
+    return "\n".join(lines) + "\n"
+
+
+def _design(point: Mapping[str, Any]) -> str:
+    """A point by its workload, or by the command that made it."""
+    return str(point["command"]).removeprefix(MADE_BY)
+
+
+def _header(columns: Sequence[str]) -> tuple[str, str]:
+    return f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)
+
+
+def _beside(estimated: int | None, measured: int) -> str:
+    if estimated is None:
+        return f"no law / {measured:,}"
+    return f"{estimated:,} / {measured:,} ({_percent(estimated / measured - 1)})"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:+.1f} %"
+
+
+def laws(points: Sequence[Mapping[str, Any]]) -> str:
+    """How LUTs and flip-flops grow, and the fit at the synthesized points."""
+    mine = [one for one in points if device(str(one["device"])).family == FAMILY]
+    known = estimate.load_laws()[FAMILY]
+    used = [name for name in SIZES if any(name in law for law in known.values())]
+    lines = [
+        "## How area grows\n",
+        f"Least squares of the relative errors at the {len(mine)} synthesized ECP5 designs, with UART and packet layer:\n",
+    ]
+    for figure, law in known.items():
+        terms = (f"{value:,g}" if name == "one" else f"{value:,g} × {name}" for name, value in law.items())
+        lines.append(f"    {WORDS[figure]} = {' + '.join(terms)}")
+    lines += ["", *(f"- **{name}**: {SIZES[name]}." for name in used), "", GROWTH]
+    lines += _header(("design", *used, *(f"{WORDS[figure]}: measured, law, error" for figure in known)))
+    for one, row in zip(mine, estimate.errors(mine), strict=True):
+        sizes = (f"{one['sizes'][name]:,g}" for name in used)
+        fits = (f"{one[figure]:,}, {row['estimate'][figure]:,}, {_percent(row[figure])}" for figure in known)
+        lines.append(f"| {' | '.join((_design(one), *sizes, *fits))} |")
+    return "\n".join(lines) + "\n"
+
+
+def by_the_laws(sizes: Mapping[str, float]) -> dict[str, int]:
+    """LUTs and flip-flops of an ECP5 design of these sizes."""
+    laws = estimate.load_laws()[FAMILY]
+    return {figure: round(sum(sizes[name] * value for name, value in law.items())) for figure, law in laws.items()}
+
+
+def beyond(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Arrays of workloads that were not built, and what a device lacks for them; empty where no row has any."""
+    lines = [
+        BEYOND,
+        *_header(("workload", "PEs", "lanes", "cycles", *(WORDS[key] for key in ("dsp", "bram", "luts", "ffs")))),
+    ]
+    verdicts = []
+    for row in rows:
+        chip, shares, lacking = device(row["device"]), [], []
+        for other in row.get("stretch", ()):
+            hardware, sizes = other["hardware"], other["sizes"]
+            found = {"dsp": int(sizes["dsp"]), "bram": int(sizes["bram"])} | by_the_laws(sizes)
+            area = (f"{value:,} of {getattr(chip, figure):,}" for figure, value in found.items())
+            pes = f"{hardware['rows']} × {hardware['groups']}"
+            cells = (
+                f"{row['name']}, {chip.name}",
+                pes,
+                str(hardware["lanes"]),
+                f"{other['cycles_per_step']:,.1f}",
+                *area,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+            shares.append(found["luts"] / chip.luts)
+            lacking.append(max(0, found["dsp"] - chip.dsp))
+        if shares:
+            low, high = estimate.load_routed()[FAMILY]["errors"]["luts"]
+            verdicts.append(
+                f"{'None of them fits' if min(shares) > 1 else 'Not all are too large'} by the laws: `{row['name']}` would take"
+                f" {100 * min(shares):.0f} to {100 * max(shares):.0f} % of the LUTs of an {chip.name}, and {min(lacking)} to"
+                f" {max(lacking)} multipliers\nmore than it has. The law of LUTs misses designs that are left out of it by"
+                f" {_percent(low)} to {_percent(high)}."
+            )
+    return "\n".join([*lines, "", *verdicts]) + "\n" if verdicts else ""
