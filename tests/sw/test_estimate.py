@@ -160,17 +160,20 @@ def test_arrays_that_the_engine_refuses_are_passed_over():
 
 
 def test_a_device_takes_as_much_as_was_routed_on_one():
-    """By the laws: the fullest point fits, and one that is a tenth larger does not."""
-    fullest = max(estimate.read_points(POINTS), key=lambda one: one["luts"] / device(one["device"]).luts)
-    chip = device(fullest["device"])
-    assert fullest["luts"] / chip.luts > estimate.SHARE
-    laws = estimate.load_laws()[chip.family]
-    estimated = round(sum(fullest["sizes"][name] * value for name, value in laws["luts"].items()))
-    assert estimate.SHARE < estimated / chip.luts <= estimate.share(chip.family) < estimated / chip.luts + 2e-4
+    """By the laws: every ECP5 point fits its device, though one takes more than SHARE; what is larger by a tenth does not."""
+    points = [one for one in estimate.read_points(POINTS) if device(one["device"]).family == "ecp5"]
+    assert max(one["luts"] / device(one["device"]).luts for one in points) > estimate.SHARE
+    shares = []
+    for point, row in zip(points, estimate.errors(points), strict=True):
+        chip, luts = device(point["device"]), row["estimate"]["luts"]
+        one = estimate.Estimate(chip.name, 8, 1, 2, 8, 0, 0, luts, 0, 1, 1, True, None, None)
+        assert one.fits(chip)
+        shares.append((luts / chip.luts, one, chip))
+    most, one, chip = max(shares, key=lambda share: share[0])
+    assert estimate.SHARE < most <= estimate.share("ecp5") < most + 2e-4
+    assert not replace(one, luts=round(1.1 * one.luts)).fits(chip)
+    assert not replace(one, luts=0, ffs=round(1.1 * one.luts)).fits(chip)
     assert estimate.share("ice40") == estimate.SHARE  # no law
-    one = estimate.Estimate(chip.name, 32, 3, 8, 96, 156, 208, estimated, 0, 1, 1, True, None, None)
-    assert one.fits(chip)
-    assert not replace(one, luts=round(1.1 * estimated)).fits(chip)
 
 
 def test_the_clock_is_that_of_points_of_a_like_size(monkeypatch):
@@ -316,7 +319,9 @@ def test_the_command(tmp_path):
     assert "unknown: no synthesized array of this speed grade and depth" in shown
     assert "ranked by cycles, as an array whose clock is unknown might be the fastest" in shown
     shown = " ".join(run(path, "--device", "iCE40UP5K").split())
-    assert "LUTs no law: 1 synthesized ice40 layout(s), 3 are needed" in shown
+    assert (
+        f"LUTs no law: {estimate.load_routed()['ice40']['layouts']} synthesized ice40 layout(s), 3 are needed" in shown
+    )
     errors = json.loads(run("--points", POINTS, "--json"))["errors"]
     assert errors == estimate.errors(estimate.read_points(POINTS))
 
