@@ -69,6 +69,10 @@ bench-accuracy: setup ## docs/benchmarks/accuracy.json and its pictures again: s
 	esac
 	$(BIN)/sparsegate bench accuracy $(if $(TASK),--task $(TASK)) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS) --out docs/benchmarks/accuracy.json $(BENCH_ARGS)
 	$(BIN)/sparsegate pictures docs/benchmarks/accuracy.json --format svg --out docs/benchmarks
+	kept=build/bench/accuracy/characters-0
+	case '$(TASK)' in
+	  ''|characters) [ ! -e $$kept/float-g2.safetensors ] || $(BIN)/sparsegate pictures $$kept/float-plain.safetensors --after $$kept/float-g2.safetensors --data characters --format svg --out docs/benchmarks;;
+	esac
 
 bench-performance: setup ## docs/benchmarks/performance.json and docs/roofline.md again (hours; BENCH_ARGS=--no-pnr takes minutes)
 	@python=$(BIN)/python

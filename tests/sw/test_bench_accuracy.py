@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -445,6 +446,9 @@ def test_the_documented_command_writes_the_documented_file():
     # and draws what it has written
     _, _, after = recipe[0].partition("sparsegate bench accuracy")
     assert "sparsegate pictures docs/benchmarks/accuracy.json --format svg --out docs/benchmarks\n" in after
+    assert re.search(
+        r"pictures \S+/float-plain\.\S+ --after \S+/float-g2\.\S+ --data characters .* --out docs/benchmarks;", after
+    )
 
 
 def test_the_pictures_are_those_of_the_record():
@@ -457,6 +461,9 @@ def test_the_pictures_are_those_of_the_record():
     for name, draw in (("density", pictures.accuracy_by_density), ("bits", pictures.accuracy_by_bits)):
         assert (KEPT / f"{name}.svg").read_bytes() == pictures.encoded(draw(rows), ".svg"), "run 'sparsegate pictures'"
         assert f"]({name}.svg)" in shown
+    # of networks, which are not kept here
+    assert "](gates.svg)" in shown
+    assert ElementTree.parse(KEPT / "gates.svg").getroot().tag.endswith("svg")
 
 
 def test_what_a_plan_says(bench):

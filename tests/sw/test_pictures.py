@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsegate import artefact, gates, golden, pictures, synthetic
+from sparsegate.bench import tasks
 from sparsegate.calibration import calibrate
 from sparsegate.cli import app
 from sparsegate.errors import SparseGateError
@@ -377,6 +378,45 @@ def test_command_with_measurements(tmp_path):
     assert (
         "bad.json is neither a sensitivity scan nor rows" in command(tmp_path / "bad.json", "-o", out, status=1).output
     )
+
+
+def test_command_with_gates_of_two_models(network, program, tmp_path, monkeypatch):
+    network.save(tmp_path / "plain.safetensors")
+    program.save(tmp_path / "integers.safetensors")
+    labels = np.arange(5) % 3
+    np.savez(tmp_path / "data.npz", x=X, length=LENGTHS, y=labels, x_test=X, length_test=LENGTHS, y_test=labels)
+    drawn = []
+    monkeypatch.setattr(
+        pictures, "gate_histograms", lambda *given: drawn.append(given) or pictures.weight_histograms(network)
+    )
+    words = tmp_path / "plain.safetensors", "--after", tmp_path / "integers.safetensors"
+    command(*words, "-d", tmp_path / "data.npz", "-o", tmp_path / "out")
+    ((before, after, names),) = drawn
+    assert names == ("plain", "integers")
+    for found, model in ((before, network), (after, program)):
+        for layer, sites in pictures.gates_of(model, X, LENGTHS).items():
+            for site, values in sites.items():
+                assert np.array_equal(found[layer][site], values)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["gates.png"]
+    assert "name them with --data" in command(*words, status=1).output
+
+
+def test_command_takes_the_data_of_a_benchmark_task(network, tmp_path, monkeypatch):
+    network.save(tmp_path / "network.safetensors")
+    asked = []
+    monkeypatch.setattr(tasks, "missing", lambda name, folder: None)
+    part = tasks.Part(X, LENGTHS, np.zeros(5))
+    task = tasks.Task("engines", "", "value", part, part, part, lambda outputs, part: {}, "cycles", 1)
+    monkeypatch.setattr(tasks, "open_task", lambda name, *folders: asked.append(name) or task)
+    command(tmp_path / "network.safetensors", "-d", "engines", "-o", tmp_path / "out")
+    assert asked == ["engines"]
+    assert (tmp_path / "out" / "gates.png").exists()
+    narrow = replace(task, test=tasks.Part(X[:, :, :2], LENGTHS, np.zeros(5)))
+    monkeypatch.setattr(tasks, "open_task", lambda name, *folders: narrow)
+    refused = command(tmp_path / "network.safetensors", "-d", "engines", status=1).output
+    assert "the task 'engines' has 2 inputs a step, the model takes 6" in refused
+    monkeypatch.setattr(tasks, "missing", lambda name, folder: "there is no folder")
+    assert "there is no folder" in command(tmp_path / "network.safetensors", "-d", "engines", status=1).output
 
 
 def test_command_writes_all_or_nothing(tmp_path, monkeypatch):

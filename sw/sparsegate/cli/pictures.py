@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import PROGRAM_FILE, Json, OptionalData, open_data
+from sparsegate.cli.options import PROGRAM_FILE, Json, open_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from sparsegate.network import Network
     from sparsegate.program import Program
+
+
+KEPT = Path("build/bench/accuracy")
+"""Where the benchmark keeps its features."""
 
 
 def pictures(
@@ -26,7 +31,19 @@ def pictures(
             help="A Network or Program file, a folder made by compile, or the JSON of an accuracy benchmark or a sensitivity scan.",
         ),
     ],
-    data: OptionalData = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "-d",
+            metavar="NAME|FILE.npz",
+            help="'vowels', another task of 'sparsegate bench accuracy', or your own sequences: x (N, T, I), length, y.",
+        ),
+    ] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option("--after", metavar="FILE", help="A second model, whose gates are drawn over those of the first."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the pictures to.")] = Path("build/pictures"),
     form: Annotated[Literal["png", "svg"], typer.Option("--format", help="Format of the pictures.")] = "png",
     as_json: Json = False,
@@ -34,6 +51,7 @@ def pictures(
     """Draw matrices, weights and their formats; with data also gates, activations and the columns that are sent.
 
     Of a benchmark (docs/benchmarks/accuracy.json) accuracy against density and against bits; of a scan, score against density.
+    With --after, which needs data, the gates of both models alone: what a training does to them.
 
     Example: [bold]sparsegate pictures build/program.safetensors --data vowels --out build/pictures[/]
     """
@@ -41,7 +59,10 @@ def pictures(
     from sparsegate.pictures import encoded
 
     with console.task("pictures"):
-        drawn = _of_rows(source) if source.suffix == ".json" else _of_model(_open(source), data)
+        if after is not None:
+            drawn = _of_gates(source, after, data)
+        else:
+            drawn = _of_rows(source) if source.suffix == ".json" else _of_model(_open(source), data)
         paths = {name: out / f"{name}.{form}" for name in drawn}
         # all are drawn before one is written, so that pictures of one run stay together
         contents = {name: encoded(figure, f".{form}") for name, figure in drawn.items()}
@@ -57,8 +78,38 @@ def _of_model(model: Network | Program, data: str | None) -> dict[str, Figure]:
 
     if data is None:
         return of_model(model)
-    dataset = open_data(data, model.inputs)
-    return of_model(model, dataset.x_test, dataset.length_test)
+    return of_model(model, *_sequences(data, model.inputs))
+
+
+def _of_gates(before: Path, after: Path, data: str | None) -> dict[str, Figure]:
+    from sparsegate import pictures as draw
+    from sparsegate.errors import SparseGateError
+
+    if data is None:
+        raise SparseGateError("gates are drawn of data; name them with --data")
+    first, second = _open(before), _open(after)
+    x, lengths = (part[: draw.SEQUENCES] for part in _sequences(data, first.inputs))
+    gates = [draw.gates_of(model, x, lengths) for model in (first, second)]
+    names = (before.stem, after.stem) if before.stem != after.stem else ("before", "after")
+    return {"gates": draw.gate_histograms(gates[0], gates[1], names)}
+
+
+def _sequences(source: str, inputs: int) -> tuple[NDArray, NDArray]:
+    """Test sequences (N, T, I) and their steps."""
+    from sparsegate.bench import tasks
+    from sparsegate.bench.real import data_folder
+    from sparsegate.errors import SparseGateError
+
+    if source not in tasks.TASKS or source == "vowels":
+        dataset = open_data(source, inputs)
+        return dataset.x_test, dataset.length_test
+    folder = data_folder(None)
+    if (reason := tasks.missing(source, folder)) is not None:
+        raise SparseGateError(reason)
+    test = tasks.open_task(source, folder, KEPT).test
+    if test.x.shape[2] != inputs:
+        raise SparseGateError(f"the task {source!r} has {test.x.shape[2]} inputs a step, the model takes {inputs}")
+    return test.x, test.lengths
 
 
 def _open(path: Path) -> Network | Program:
