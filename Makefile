@@ -79,7 +79,7 @@ bench-performance: setup ## docs/benchmarks/performance.json and docs/roofline.m
 	has() { $$python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)' "$$1"; }
 	has librosa || $$python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[real]'
 	has resemblyzer || $$python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps 'resemblyzer==0.1.4'
-	$(BIN)/sparsegate bench --json docs/benchmarks/performance.json --roofline docs/roofline.md $(BENCH_ARGS)
+	$(BIN)/sparsegate bench --json docs/benchmarks/performance.json --points docs/benchmarks/synthesis.json --roofline docs/roofline.md $(BENCH_ARGS)
 
 bench-real: setup ## docs/benchmarks/real_models.json again: two networks that others trained, on real speech (about 10 minutes)
 	@python=$(BIN)/python

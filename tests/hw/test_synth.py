@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsegate import synthetic
+from sparsegate import estimate, synthetic
 from sparsegate.errors import SparseGateError, ToolError
 from sparsegate.layout import HardwareConfig
 from sparsegate.pattern import NM
@@ -397,3 +397,15 @@ def test_a_small_bitstream(tmp_path):
     assert result.critical_path
     assert {"Yosys: mapping memories", "nextpnr: placing", "nextpnr: routing"} <= set(said)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.synth
+@pytest.mark.slow
+def test_cells_of_an_engine_alone():
+    """Less than with UART and packet layer around it, and the multipliers of its layout."""
+    program = make_program(units=2, inputs=2)
+    found = synth.engine_cells(program, CONFIG, "LFE5U-25F", lambda line: None)
+    counted = estimate.estimate(program, CONFIG)
+    assert (found["MULT18X18D"], found["DP16KD"]) == (counted.dsp, counted.bram)
+    assert 100 < found["LUT4"] < 3000
+    assert 100 < found["TRELLIS_FF"] < 3000
