@@ -43,7 +43,7 @@ STEPS = 256
 """Steps of the case whose columns are drawn."""
 QUIET_STEPS = 24
 """Steps of its like that RTL runs."""
-QUIET_THETAS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+QUIET_THETAS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096, 8192)
 SEED = 1
 MIDDLE = 2
 """Steps at either end of a sequence that are left out where it is to be in full swing."""
