@@ -257,7 +257,8 @@ PLANS: dict[str, Plan] = {
         teach=True,
         formats=(
             ("gate_bits", 14),
-        ),  # sequences of hundreds of steps: forget gates are near 1, and what is left of 1 counts
+            ("state_bits", 20),
+        ),  # sequences of hundreds of steps: forget gates are near 1, what is left of 1 counts, and states grow
     ),
     "characters": Plan(
         Recipe(8, 1e-2, 24, 0.0),
