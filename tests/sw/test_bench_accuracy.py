@@ -490,6 +490,27 @@ def test_several_baselines_teach_together(mine, tmp_path):
     assert "the mean of 2 baselines' outputs" in plan.words(made.task)
 
 
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_values_are_learned_from_the_mean_of_baselines_and_truth(mine, tmp_path, monkeypatch, teachers):
+    plan = replace(QUICK, teachers=teachers)
+    made = Bench(str(mine), 1, FOLDER, tmp_path, plan)
+    said = [
+        made._of_seed(1 + more).float().evaluate(made.task.train.x, made.task.train.lengths).outputs for more in (0, 1)
+    ]
+    assert not np.array_equal(*said)
+    true = np.random.default_rng(0).normal(size=said[0].shape)
+    made.task = replace(made.task, kind="value", train=replace(made.task.train, target=true))
+    wanted = []
+    monkeypatch.setattr(accuracy.objective, "step_value", wanted.append)
+    made.aim(Case("1:4"))
+    np.testing.assert_array_equal(wanted[0], (true + (said[0] if teachers == 1 else (said[0] + said[1]) / 2)) / 2)
+    words = plan.words(made.task)
+    assert ("those of 2 baselines (of this seed and the next ones), averaged, and the true values" in words) == (
+        teachers == 2
+    )
+    assert ("the mean of the baseline's outputs and the true values" in words) == (teachers == 1)
+
+
 def test_a_row_and_the_page_say_where_a_network_was_trained(bench):
     made = bench.row(Case("1:4"))
     assert made["device"] == "cpu"

@@ -150,7 +150,9 @@ class Plan:
         else:
             baseline, teacher = recipe(self.baseline), "the labels"
             if self.teach and task.kind == "value":
-                teacher = "the mean of the baseline's outputs and the true values"
+                several = f"those of {self.teachers} baselines (of this seed and the next ones), averaged,"
+                own = several if self.teachers > 1 else "the baseline's outputs"
+                teacher = f"the mean of {own} and the true values"
             elif self.teach:
                 teacher = "the baseline's outputs"
                 if self.teachers > 1:
@@ -250,11 +252,12 @@ PLANS: dict[str, Plan] = {
     ),
     "engines": Plan(
         Recipe(100, 5e-3, 10),
-        Recipe(100, 5e-3, 10),
+        Recipe(100, 5e-3, 10, 0.3),  # who learns from three teachers needs less noise; baselines are worse with as little
         Recipe(10, 5e-4, 10),
         tuple(Case(name) for name in ("dense", *COLUMNS)),
         regrow=True,
         teach=True,
+        teachers=3,
         formats=(
             ("gate_bits", 14),
             ("state_bits", 20),
@@ -398,14 +401,19 @@ class Bench:
             every = self.task.kind == "step"
             taught = objective.match(self._teacher(case.gates), "kl", 0, softened, every, asked=asked)
             return objective.together(taught, self.recipe) if self.plan.labels else taught
-        train, teacher = self.task.train, self.float(case.gates)
-        return objective.step_value((train.target + teacher.evaluate(train.x, train.lengths).outputs) / 2)
+        train = self.task.train
+        said = [one.evaluate(train.x, train.lengths).outputs for one in self._teachers(case.gates)]
+        return objective.step_value((train.target + np.mean(said, axis=0)) / 2)
 
     def _teacher(self, gates: str) -> nn.Module:
-        """The baseline, or several."""
-        if self.plan.teachers == 1:
-            return Trainable(self.float(gates))
-        return Ensemble([Trainable(self._of_seed(self.seed + more).float(gates)) for more in range(self.plan.teachers)])
+        """The baselines that teach classes, as one."""
+        members = [Trainable(one) for one in self._teachers(gates)]
+        return members[0] if len(members) == 1 else Ensemble(members)
+
+    def _teachers(self, gates: str) -> list[Network]:
+        """The baseline, and where several teach, those of the next seeds."""
+        others = [self._of_seed(self.seed + more).float(gates) for more in range(1, self.plan.teachers)]
+        return [self.float(gates), *others]
 
     def _of_seed(self, seed: int) -> Bench:
         """The same task and plan from another seed, whose baseline is kept for its own rows too."""
