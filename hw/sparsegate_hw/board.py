@@ -218,6 +218,50 @@ def ice40_pll_for(input_hz: int, output_hz: int) -> Ice40Pll:
     return best
 
 
+@dataclass(frozen=True)
+class GowinPll:
+    """Dividers of a Gowin's rPLL: output = input / divide_input * divide_feedback; f_vco = output * divide_output."""
+
+    input_hz: int
+    divide_input: int
+    divide_feedback: int
+    divide_output: int
+
+    @property
+    def output_hz(self) -> float:
+        return self.input_hz / self.divide_input * self.divide_feedback
+
+    @property
+    def vco_hz(self) -> float:
+        return self.output_hz * self.divide_output
+
+
+def gowin_pll_for(input_hz: int, output_hz: int) -> GowinPll:
+    """Dividers that give ``output_hz`` as nearly as can be, never more.
+
+    Limits (GW2A data sheet DS102, speed grade C8/I7; dividers from the clock guide, UG286): input and detector 3 to 500 MHz, VCO
+    500 to 1250 MHz, output 3.90625 to 625 MHz.
+    """
+    best: tuple[float, int, float, GowinPll] | None = None
+    for divide_input in range(1, 65):
+        if not 3e6 <= input_hz / divide_input <= 500e6:
+            continue
+        for divide_feedback in range(1, 65):
+            for divide_output in (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128):
+                found = GowinPll(input_hz, divide_input, divide_feedback, divide_output)
+                # the packer takes no less than the lowest output, and no more
+                if not (3.90625e6 < found.output_hz <= min(output_hz, 625e6) and 500e6 <= found.vco_hz <= 1250e6):
+                    continue
+                rank = (output_hz - found.output_hz, divide_input, -found.vco_hz)  # a faster detector has less jitter
+                if best is None or rank < best[:3]:
+                    best = (*rank, found)
+    if best is None:
+        raise SparseGateError(
+            f"no PLL setting gives {output_hz / 1e6:g} MHz from {input_hz / 1e6:g} MHz; a Gowin's gives 3.90625 to 625 MHz"
+        )
+    return best[-1]
+
+
 POWER_UP_S = 15e-6
 """Seconds after configuration for which an iCE40 stays in reset: its block RAMs read as 0 for the first 3 µs (Lattice errata)."""
 
@@ -250,13 +294,15 @@ class Clock(Elaboratable):
             reset = button.i
         locked: Value = Const(1)
         direct = int(platform.default_clk_frequency) == self.clock_hz
-        ice40 = family(platform) == "ice40"
+        of = family(platform)
+        ice40 = of == "ice40"
         if direct or not ice40:
             m.submodules.clock_buffer = clock = io.Buffer("i", source)
             if direct:
                 m.d.comb += ClockSignal("sync").eq(clock.i)
             else:
-                locked = self._ecp5(m, int(platform.default_clk_frequency), clock.i)
+                pll = self._gowin if of == "gowin" else self._ecp5
+                locked = pll(m, int(platform.default_clk_frequency), clock.i)
         else:
             # the PLL sits at the clock's pin and takes it before any buffer
             locked = self._ice40(m, int(platform.default_clk_frequency), source.io)
@@ -281,6 +327,31 @@ class Clock(Elaboratable):
             i_RESETB=Const(1),
             i_BYPASS=Const(0),
             o_PLLOUTGLOBAL=ClockSignal("sync"),
+            o_LOCK=locked,
+        )
+        return locked
+
+    def _gowin(self, m: Module, frequency: int, clock: Value) -> Value:
+        setting = gowin_pll_for(frequency, self.clock_hz)
+        locked = Signal()
+        off = {f"p_{name}": "false" for name in ("DYN_IDIV_SEL", "DYN_FBDIV_SEL", "DYN_ODIV_SEL", "DYN_DA_EN")}
+        off |= {f"p_{name}_BYPASS": "false" for name in ("CLKOUT", "CLKOUTP", "CLKOUTD")}
+        m.submodules.pll = Instance(
+            "rPLL",
+            p_FCLKIN=f"{frequency / 1e6:g}",
+            p_DEVICE="GW2A-18C",
+            p_IDIV_SEL=setting.divide_input - 1,
+            p_FBDIV_SEL=setting.divide_feedback - 1,
+            p_ODIV_SEL=setting.divide_output,
+            p_CLKFB_SEL="internal",
+            **off,
+            i_CLKIN=clock,
+            i_CLKFB=Const(0),
+            i_RESET=Const(0),
+            i_RESET_P=Const(0),
+            **{f"i_{name}": Const(0, 6) for name in ("FBDSEL", "IDSEL", "ODSEL")},
+            **{f"i_{name}": Const(0, 4) for name in ("PSDA", "DUTYDA", "FDLY")},
+            o_CLKOUT=ClockSignal("sync"),
             o_LOCK=locked,
         )
         return locked

@@ -1,4 +1,4 @@
-"""Boards of amaranth-boards that SparseGate can be built for: an ECP5 or iCE40 of some size, a clock, a UART."""
+"""Boards of amaranth-boards that SparseGate can be built for: an ECP5, iCE40 or Gowin of some size, a clock, a UART."""
 
 from __future__ import annotations
 
@@ -33,15 +33,20 @@ PLATFORMS = {
     "icebreaker": ("icebreaker", "ICEBreakerPlatform"),
     "icesugar": ("icesugar", "ICESugarPlatform"),
     "ice40-hx8k": ("ice40_hx8k_b_evn", "ICE40HX8KBEVNPlatform"),
+    "tang-primer-20k": ("tang_primer_20k", "TangPrimer20kDockPlatform"),
 }
 """Name on the command line -> module and class of amaranth-boards."""
+
+PARTS = {"GW2A-LV18PG256C8/I7": "GW2A-18"}
+"""Gowin's name of a part -> the device: its platforms tell nothing else."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """An FPGA to build for. ``board`` is None for a bare device, whose pins are chosen by the placer.
+    """An FPGA to build for. ``board`` is None for a bare device, whose pins are chosen by the placer
+    where it can.
 
-    ``speed`` is Lattice's speed grade of an ECP5: 6 is the slowest, 8 the fastest. ``multipliers``: "dsp", the device's own, or
+    ``speed`` is the maker's speed grade: of an ECP5, 6 is the slowest, 8 the fastest. ``multipliers``: "dsp", the device's own, or
     "logic".
     """
 
@@ -101,7 +106,7 @@ def target(board: str | None = None, device: str | None = None, multipliers: str
         if board not in PLATFORMS:
             raise SparseGateError(f"no board is called {board!r}; known are {', '.join(PLATFORMS)}")
         platform = _platform(board)
-        found = Target(platform.device, platform.package, getattr(platform, "speed", ""), board)
+        found = Target(_device(platform), platform.package, getattr(platform, "speed", ""), board)
     if multipliers not in (None, "dsp", "logic"):
         raise SparseGateError(f"multipliers are made of {multipliers!r}, expected 'dsp' or 'logic'")
     if multipliers == "dsp" and not found.chip.dsp:
@@ -120,9 +125,14 @@ def _platform(board: str) -> Any:
     return platform
 
 
+def _device(platform: Any) -> str:
+    """Name of a platform's FPGA, which need not be a known one."""
+    return PARTS.get(platform.part, platform.part) if hasattr(platform, "part") else platform.device
+
+
 def suitable(platform: Any) -> bool:
     """Whether a platform has all that a :class:`~sparsegate_hw.board.Top` asks for. LEDs are optional."""
-    if platform.device not in devices.DEVICES or platform.default_clk is None:
+    if _device(platform) not in devices.DEVICES or platform.default_clk is None:
         return False
     try:
         platform.lookup("uart", 0)

@@ -5,11 +5,12 @@ one turns into logic. Memory cells that the design names itself stay what they a
 Program of a shape, and ``sparsegate_hw.patch`` finds the cells in the routed design by their names.
 
 ECP5: Lattice FPGA-TN-02204; iCE40: FPGA-TN-02002, and the order of bits in a block RAM as Yosys' ``ice40/brams_map.v`` has it.
+Gowin: UG285.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,8 +34,8 @@ class Contents(wiring.Component):
 
     Members: ``address``; ``o`` unsigned(width), the word. Reading beyond the last word gives anything.
 
-    Timing: latency 1, one word a cycle; 2 with ``registered``, for which a block RAM has a register of its own.
-    Size: ``layout.contents_blocks`` block RAMs of an ECP5; where that is 0, a distributed RAM for every 16 words and 4 bits.
+    Timing: latency 1, one word a cycle; 2 with ``registered``. An ECP5's block RAM has a register of its own for that.
+    Size: ``layout.contents_blocks`` block RAMs of an ECP5 or a Gowin; where that is 0, a distributed RAM for every 16 words and 4 bits.
     """
 
     def __init__(self, width: int, words: Sequence[int], registered: bool = False) -> None:
@@ -53,12 +54,16 @@ class Contents(wiring.Component):
         m = Module()
         of = family(platform)
         inside = False  # whether the second register is the block RAM's own
-        if of == "ecp5" and not contents_blocks(self._width, len(self._words)):
-            word = self._distributed(m)
+        if of in DISTRIBUTED and not contents_blocks(self._width, len(self._words)):
+            word = self._distributed(m, DISTRIBUTED[of])
         elif of == "ecp5":
             shape = next((shape for shape in BLOCK_SHAPES if shape[0] >= len(self._words)), BLOCK_SHAPES[-1])
             inside = self._registered
             word = self._tiles(m, *shape, partial(_dp16kd, registered=inside))
+        elif of == "gowin":
+            # not with its own register, which some of the GW2A-18's widths lack (Apycula's NEED_BSRAM_OUTREG_FIX)
+            shape = next((shape for shape in BLOCK_SHAPES if shape[0] >= len(self._words)), BLOCK_SHAPES[-1])
+            word = self._tiles(m, *shape, _prom)
         elif of == "ice40":
             shape = next((shape for shape in ICE40_SHAPES if shape[0] >= len(self._words)), ICE40_SHAPES[-1])
             word = self._tiles(m, *shape, _sb_ram40)
@@ -98,7 +103,7 @@ class Contents(wiring.Component):
                 chosen = row
         return Array(rows)[chosen] if len(rows) > 1 else rows[0]
 
-    def _distributed(self, m: Module) -> Value:
+    def _distributed(self, m: Module, cell: Callable[[int, Value, Signal], Instance]) -> Value:
         banks = []
         for bank in range(-(-len(self._words) // 16)):
             words = self._words[16 * bank : 16 * bank + 16]
@@ -106,23 +111,78 @@ class Contents(wiring.Component):
             for column in range(-(-self._width // 4)):
                 out = Signal(4, name=f"out_{bank}_{column}")
                 init = sum((word >> 4 * column & 15) << 4 * at for at, word in enumerate(words))
-                m.submodules[f"cell_{bank}_{column}"] = Instance(
-                    "TRELLIS_DPR16X4",
-                    p_INITVAL=Const(init, 64),
-                    p_WCKMUX="WCK",
-                    p_WREMUX="WRE",
-                    i_WCK=ClockSignal(),
-                    i_WRE=Const(0),
-                    i_WAD=Const(0, 4),
-                    i_DI=Const(0, 4),
-                    i_RAD=Cat(self.address, Const(0, 4))[:4],
-                    o_DO=out,
-                )
+                m.submodules[f"cell_{bank}_{column}"] = cell(init, Cat(self.address, Const(0, 4))[:4], out)
                 outs.append(out)
             banks.append(Cat(*outs)[: self._width])
         word = Signal.like(self.o, name="word", reset_less=True)
         m.d.sync += word.eq(Array(banks)[self.address[4:]] if len(banks) > 1 else banks[0])
         return word
+
+
+def _dpr16x4(init: int, address: Value, out: Signal) -> Instance:
+    """A distributed RAM of an ECP5: word w of 4 bits is bits 4w to 4w + 3 of ``init``."""
+    return Instance(
+        "TRELLIS_DPR16X4",
+        p_INITVAL=Const(init, 64),
+        p_WCKMUX="WCK",
+        p_WREMUX="WRE",
+        i_WCK=ClockSignal(),
+        i_WRE=Const(0),
+        i_WAD=Const(0, 4),
+        i_DI=Const(0, 4),
+        i_RAD=address,
+        o_DO=out,
+    )
+
+
+def _ram16sdp4(init: int, address: Value, out: Signal) -> Instance:
+    """The same of a Gowin, which has a parameter for each bit of the words."""
+    return Instance(
+        "RAM16SDP4",
+        **{f"p_INIT_{bit}": Const(sum((init >> 4 * at + bit & 1) << at for at in range(16)), 16) for bit in range(4)},
+        i_CLK=ClockSignal(),
+        i_WRE=Const(0),
+        i_WAD=Const(0, 4),
+        i_DI=Const(0, 4),
+        i_RAD=address,
+        o_DO=out,
+    )
+
+
+DISTRIBUTED = {"ecp5": _dpr16x4, "gowin": _ram16sdp4}
+"""Distributed RAMs of the families that have some."""
+
+
+def _prom(columns: int, words: Sequence[int], address: Value, out: Signal) -> Instance:
+    """A Gowin's block RAM as a memory that is only read, of one of ``BLOCK_SHAPES``.
+
+    64 parameters hold the words one after another, in 256 bits each where words have fewer than 9, else in 288. Of an address of
+    14 bits, those are left over at its low end that would tell bits of a word apart.
+    """
+    depth = next(rows for rows, bits in BLOCK_SHAPES if bits == columns)
+    nine = columns >= 9
+    flat = np.packbits(unpack(words, columns, depth).reshape(64, -1), axis=1, bitorder="little")
+    pins = Signal(36 if nine else 32, name=f"{out.name}_pins")
+    return _wired(
+        Instance(
+            "pROMX9" if nine else "pROM",
+            **{
+                f"p_INIT_RAM_{row:02X}": Const(int.from_bytes(bits.tobytes(), "little"), 288 if nine else 256)
+                for row, bits in enumerate(flat)
+            },
+            p_READ_MODE=Const(0, 1),
+            p_BIT_WIDTH=columns,
+            p_RESET_MODE="SYNC",
+            i_CLK=ClockSignal(),
+            i_CE=Const(1),
+            i_OCE=Const(1),
+            i_RESET=Const(0),
+            i_AD=Cat(Const(0, 14 - (depth - 1).bit_length()), address),
+            o_DO=pins,
+        ),
+        out,
+        pins[:columns],
+    )
 
 
 def _dp16kd(columns: int, words: Sequence[int], address: Value, out: Signal, registered: bool) -> Instance:

@@ -21,11 +21,15 @@ from sparsegate_hw.families import FAMILIES
 from sparsegate_hw.primitives import Fabric
 from sparsegate_hw.verilog import quick_memories
 
-MODELS = {"ecp5": ("common_sim.vh", "ccu2c_sim.vh"), "ice40": ("cells_sim.v",)}
-"""Files of Yosys that model cells: all of an iCE40's, and of an ECP5's but block RAM and multiplier."""
+MODELS = {"ecp5": ("common_sim.vh", "ccu2c_sim.vh"), "ice40": ("cells_sim.v",), "gowin": ("cells_sim.v",)}
+"""Files of Yosys that model cells: all of an iCE40's, and of an ECP5's or a Gowin's but block RAM and multiplier."""
 
-OWN_MODELS = {"ecp5": "ecp5_cells.v", "ice40": "ice40_cells.v"}
-"""Block RAM and multiplier of an ECP5, multiplier, SPRAM and PLL of an iCE40 as nextpnr packs them: not modelled by Yosys."""
+OWN_MODELS = {"ecp5": "ecp5_cells.v", "ice40": "ice40_cells.v", "gowin": "gowin_cells.v"}
+"""Block RAM and multiplier of an ECP5; multiplier, SPRAM and PLL of an iCE40 as nextpnr packs them; block RAM, multipliers and PLL
+of a Gowin: not modelled by Yosys."""
+
+CARRY = "always @* begin\n\tcase (ALU_MODE)", "always_comb begin\n\tcase (ALU_MODE)"
+"""In Yosys' model of a Gowin's carry bit, and what stands there instead."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,10 @@ def cell_models(family: str = "ecp5") -> str:
     if family == "ice40":
         # values of unconnected inputs, which older simulators do not read; Yosys connects every input
         texts.insert(0, "`define NO_ICE40_DEFAULT_ASSIGNMENTS")
+    if family == "gowin":
+        # black boxes of what is modelled below; and a carry bit, whose inputs may all be constants, of which no event ever tells
+        boxes = re.compile(r"^\(\* blackbox\b[^\n]*\*\)\s*module\b.*?\bendmodule\b", re.DOTALL | re.MULTILINE)
+        texts = [boxes.sub("", text).replace(*CARRY) for text in texts]
     texts.append(resources.files("sparsegate_hw").joinpath(OWN_MODELS[family]).read_text(encoding="utf-8"))
     body = "\n".join(texts)
     # timing checks, nextpnr's packed cell and the vendor's older names are of no use here, and not every simulator reads them

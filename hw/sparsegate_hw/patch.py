@@ -8,10 +8,14 @@ the routed netlist tells:
 - ECP5: DP16KD in ``.bram_init <WID>``, 2048 bytes of 9 bits; TRELLIS_DPR16X4 in ``word: SLICE<s>.K<k>.INIT`` of four
   look-up tables.
 - iCE40: SB_RAM40_4K in ``.ram_data <x> <y>``, 16 rows of 256 bits.
+
+A Gowin's configuration is that netlist: pROM and pROMX9 have their contents as parameters; those of a RAM16SDP4 are parameters
+of the four look-up tables that the placer made of it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +26,14 @@ from sparsegate.errors import SparseGateError
 Contents = dict[str, dict[str, int]]
 """Initial values: flat name of a cell -> parameter -> value."""
 
-MEMORIES = {"DP16KD": r"INITVAL_[0-9A-F]{2}", "TRELLIS_DPR16X4": "INITVAL", "SB_RAM40_4K": "INIT_[0-9A-F]"}
+MEMORIES = {
+    "DP16KD": r"INITVAL_[0-9A-F]{2}",
+    "TRELLIS_DPR16X4": "INITVAL",
+    "SB_RAM40_4K": "INIT_[0-9A-F]",
+    "pROM": r"INIT_RAM_[0-9A-F]{2}",
+    "pROMX9": r"INIT_RAM_[0-9A-F]{2}",
+    "RAM16SDP4": "INIT_[0-3]",
+}
 """Memory cells and their parameters of initial values."""
 
 
@@ -65,7 +76,7 @@ class Place:
     """Where a memory cell is in the textual configuration: its ``kind``, and numbers that name the place.
 
     DP16KD: (WID,). TRELLIS_DPR16X4: row, column and number in the tile of each of its four look-up tables.
-    SB_RAM40_4K: (x, y).
+    SB_RAM40_4K: (x, y). pROM, pROMX9: (x, y), and RAM16SDP4 too; they are found by their names, as the configuration has them.
     """
 
     kind: str
@@ -100,6 +111,14 @@ def places(routed: Mapping[str, Any], contents: Contents) -> dict[str, Place]:
                 x, y, part, half = bel(f"{name}$DPRAM_COMB{bit}", r"X(\d+)/Y(\d+)/SLICE([A-D])\.K([01])")
                 at += [int(y), int(x), 2 * "ABCD".index(part) + int(half)]
             found[name] = Place("TRELLIS_DPR16X4", tuple(at))
+        elif "INIT_RAM_00" in values:
+            x, y = bel(name, r"X(\d+)Y(\d+)/BSRAM")
+            found[name] = Place(
+                "pROMX9" if cells[name]["attributes"]["BSRAM_SUBTYPE"] == "X9" else "pROM", (int(x), int(y))
+            )
+        elif values.keys() == {f"INIT_{bit}" for bit in range(4)}:
+            x, y = bel(name, r"X(\d+)Y(\d+)/RAM16SDP4")
+            found[name] = Place("RAM16SDP4", (int(x), int(y)))
         else:
             x, y = bel(f"{name}_RAM", r"X(\d+)/Y(\d+)/ram")
             found[name] = Place("SB_RAM40_4K", (int(x), int(y)))
@@ -117,6 +136,9 @@ def fill(cells: Mapping[str, Any], contents: Contents) -> None:
 
 def extract(text: str, of: Mapping[str, Place]) -> Contents:
     """Contents of the memory cells in nextpnr's textual configuration, as :func:`split` gives them."""
+    if is_netlist(text):
+        cells = json.loads(text)["modules"]["top"]["cells"]
+        return {name: {key: int(bits, 2) for key, bits in _initial(cells, name, place)} for name, place in of.items()}
     blocks = _blocks(text)
     return {name: _DECODE[place.kind](blocks, place) for name, place in of.items()}
 
@@ -131,13 +153,58 @@ def replace(text: str, of: Mapping[str, Place], contents: Contents) -> str:
     """
     if of.keys() != contents.keys():
         raise SparseGateError(f"the design has {len(of)} memories, expected the {len(contents)} of the Program")
-    blocks = _blocks(text)
-    for name, place in of.items():
-        _ENCODE[place.kind](blocks, place, contents[name])
-    changed = "".join(blocks.values())
+    if is_netlist(text):
+        netlist = json.loads(text)
+        for name, place in of.items():
+            _set_initial(netlist["modules"]["top"]["cells"], name, place, contents[name])
+        changed = plain(netlist)
+    else:
+        blocks = _blocks(text)
+        for name, place in of.items():
+            _ENCODE[place.kind](blocks, place, contents[name])
+        changed = "".join(blocks.values())
     if extract(changed, of) != contents:
         raise SparseGateError("the memories' contents could not be put into the configuration")
     return changed
+
+
+# -- netlists that are configurations ------------------------------------------------------------------------------------
+
+
+def is_netlist(text: str) -> bool:
+    """Whether a configuration is a netlist: JSON."""
+    return text.startswith("{")
+
+
+def plain(netlist: Mapping[str, Any]) -> str:
+    """A routed netlist as a configuration: one text for one content, and nothing of where its parts were written down."""
+    top = netlist["modules"]["top"]
+    for of in (top["cells"], top["netnames"]):
+        for each in of.values():
+            each["attributes"].pop("src", None)
+    top["attributes"].pop("src", None)
+    return json.dumps(netlist, separators=(",", ":"), sort_keys=True)
+
+
+def _initial(cells: Mapping[str, Any], name: str, place: Place) -> list[tuple[str, str]]:
+    """Parameters of initial values of a memory cell of a Gowin, and their bits."""
+    if name not in cells or (place.kind == "RAM16SDP4" and f"{name}_LUT3" not in cells):
+        raise SparseGateError(f"the configuration has no memory cell {name}")
+    if place.kind == "RAM16SDP4":  # the packer reads the tables, not the cell
+        return [(f"INIT_{bit}", cells[f"{name}_LUT{bit}"]["parameters"]["INIT"]) for bit in range(4)]
+    parameters = cells[name]["parameters"]
+    return [(f"INIT_RAM_{row:02X}", parameters[f"INIT_RAM_{row:02X}"]) for row in range(64)]
+
+
+def _set_initial(cells: Mapping[str, Any], name: str, place: Place, values: Mapping[str, int]) -> None:
+    for key, bits in _initial(cells, name, place):
+        text = f"{values[key]:0{len(bits)}b}"
+        cells[name]["parameters"][key] = text
+        if place.kind == "RAM16SDP4":
+            cells[f"{name}_LUT{key[-1]}"]["parameters"]["INIT"] = text
+
+
+# -- textual configurations of tiles -------------------------------------------------------------------------------------
 
 
 def _blocks(text: str) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """What an FPGA has ready-made: multipliers, memories of weights, and registers that stay where they are.
 
 Every primitive has one behaviour and one latency. Without a :class:`Fabric` it is plain Amaranth, which simulators run; with one it
-is the device's own cell, all of whose registers are in use. Tests simulate both on the same random inputs.
+is the device's own cell, whose registers are in use. Tests simulate both on the same random inputs.
 
 ECP5: Lattice FPGA-TN-02204 (block RAM) and FPGA-TN-02205 (sysDSP). iCE40: FPGA-TN-02007 (SB_MAC16)
-and FPGA-TN-02022 (SB_SPRAM256KA).
+and FPGA-TN-02022 (SB_SPRAM256KA). Gowin: UG285 (block RAM) and UG287 (DSP).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def fabric(platform: Any) -> Fabric | None:
 def accumulator_style(platform: Any) -> dict[str, Any]:
     """Attributes of a memory of few words that is read and written every cycle, with a registered read."""
     of = fabric(platform)
-    return {} if of is None else {"ram_style": "distributed" if of.family == "ecp5" else "block"}
+    return {} if of is None else {"ram_style": "block" if of.family == "ice40" else "distributed"}
 
 
 def memory_style(
@@ -105,10 +105,8 @@ class Multiplier(wiring.Component):
             self._logic(m)
         elif pieces > 1:
             self._behaviour(m)  # Yosys joins several
-        elif of.family == "ecp5":
-            self._ecp5(m)
         else:
-            self._ice40(m)
+            {"ecp5": self._ecp5, "ice40": self._ice40, "gowin": self._gowin}[of.family](m)
         return m
 
     def _behaviour(self, m: Module) -> None:
@@ -161,6 +159,33 @@ class Multiplier(wiring.Component):
             **_pins("o_P", product),
         )
         m.d.comb += self.o.eq(product)
+
+    def _gowin(self, m: Module) -> None:
+        """Of the registers, only the middle one is the cell's own.
+
+        nextpnr has no delays for this cell and times no path that begins or ends there. So those are bare wires to and from
+        flip-flops, and it sees the logic on their other side.
+        """
+        a, b = _kept(self.a, "a_1"), _kept(self.b, "b_1")
+        product, out = Signal(36), _kept(self.o, "o_3")
+        m.submodules.cell = Instance(
+            "MULT18X18",
+            **{f"p_{name}": Const(0, 1) for name in ("AREG", "BREG", "OUT_REG", "ASIGN_REG", "BSIGN_REG", "SOA_REG")},
+            p_PIPE_REG=Const(1, 1),
+            p_MULT_RESET_MODE="SYNC",
+            i_CLK=ClockSignal(),
+            i_CE=Const(1),
+            i_RESET=Const(0),
+            i_A=_extended(a, 18),
+            i_B=_extended(b, 18),
+            i_SIA=Const(0, 18),
+            i_SIB=Const(0, 18),
+            **{f"i_{name}": Const(1) for name in ("ASIGN", "BSIGN")},
+            **{f"i_{name}": Const(0) for name in ("ASEL", "BSEL")},
+            o_DOUT=product,
+        )
+        m.d.sync += [a.eq(self.a), b.eq(self.b), out.eq(product)]
+        m.d.comb += self.o.eq(out)
 
     def _ice40(self, m: Module) -> None:
         product = Signal(32)
@@ -218,8 +243,8 @@ class ReadOnlyMemory(wiring.Component):
     With ``replaceable`` it is made of the device's cells whatever the contents are, so that a bitstream can be given others: see
     ``sparsegate_hw.contents``.
 
-    Timing: latency 2, one word a cycle; the second register is the memory's own.
-    Size: ``layout.rom_blocks`` block RAMs of an ECP5, and where that is 0 logic; of a replaceable one
+    Timing: latency 2, one word a cycle; the second register is the memory's own on an ECP5.
+    Size: ``layout.rom_blocks`` block RAMs of an ECP5 or a Gowin, and where that is 0 logic; of a replaceable one
     ``layout.contents_blocks``, and where that is 0 distributed RAM.
     """
 
@@ -235,12 +260,12 @@ class ReadOnlyMemory(wiring.Component):
         m = Module()
         of = fabric(platform)
         if of is not None and (
-            self._replaceable or (of.family == "ecp5" and rom_blocks(self._width, len(self._words)))
+            self._replaceable or (of.family != "ice40" and rom_blocks(self._width, len(self._words)))
         ):
             m.submodules.memory = cells = Contents(self._width, self._words, registered=True)
             m.d.comb += [cells.address.eq(self.address), self.o.eq(cells.o)]
             return m
-        style = {"rom_style": "logic"} if of is not None and of.family == "ecp5" else {}
+        style = {"rom_style": "logic"} if of is not None and of.family != "ice40" else {}
         m.submodules.memory = memory = Memory(shape=self._width, depth=len(self._words), init=[], attrs=style)
         # Amaranth would look at every word by itself, half a minute for a million of them
         memory.init._elems[:] = self._words
@@ -452,24 +477,32 @@ class Register(wiring.Component):
         reset = ResetSignal(allow_reset_less=True)
         for bit in range(len(self.i)):
             # cells that Yosys does not look into
-            m.submodules[f"bit_{bit}"] = (
-                Instance(
-                    "TRELLIS_FF",
-                    p_GSR="DISABLED",
-                    p_CEMUX="1",
-                    p_CLKMUX="CLK",
-                    p_LSRMUX="LSR",
-                    p_SRMODE="LSR_OVER_CE",
-                    p_REGSET="RESET",
-                    i_CLK=ClockSignal(),
-                    i_LSR=reset,
-                    i_DI=self.i[bit],
-                    o_Q=self.o[bit],
-                )
-                if of.family == "ecp5"
-                else Instance("SB_DFFSR", i_C=ClockSignal(), i_R=reset, i_D=self.i[bit], o_Q=self.o[bit])
-            )
+            m.submodules[f"bit_{bit}"] = FLIP_FLOPS[of.family](ClockSignal(), reset, self.i[bit], self.o[bit])
         return m
+
+
+def _trellis_ff(clock: Value, reset: Value, i: Value, o: Value) -> Instance:
+    return Instance(
+        "TRELLIS_FF",
+        p_GSR="DISABLED",
+        p_CEMUX="1",
+        p_CLKMUX="CLK",
+        p_LSRMUX="LSR",
+        p_SRMODE="LSR_OVER_CE",
+        p_REGSET="RESET",
+        i_CLK=clock,
+        i_LSR=reset,
+        i_DI=i,
+        o_Q=o,
+    )
+
+
+FLIP_FLOPS: dict[str, Callable[[Value, Value, Value, Value], Instance]] = {
+    "ecp5": _trellis_ff,
+    "ice40": lambda clock, reset, i, o: Instance("SB_DFFSR", i_C=clock, i_R=reset, i_D=i, o_Q=o),
+    "gowin": lambda clock, reset, i, o: Instance("DFFR", i_CLK=clock, i_RESET=reset, i_D=i, o_Q=o),
+}
+"""A flip-flop that a synchronous reset sets to 0."""
 
 
 def choose(values: Sequence[Value], at: Value) -> Value:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparsegate import artefact
+from sparsegate.devices import device
 from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.program import Layer, Program
 from sparsegate_hw import patch
 from sparsegate_hw.boards import target
+from sparsegate_hw.families import FAMILIES
 from sparsegate_hw.synth import PROGRAM, Build, Routed, SynthResult, run_tool
 
 
@@ -47,7 +49,8 @@ def reprogram(
     Raises
     ------
     SparseGateError
-        If the Program has another shape or needs wider accumulators than the netlist has, or the build is damaged.
+        If the Program has another shape or needs wider accumulators than the netlist has, the build is damaged, or the device
+        is one whose bitstreams cannot be unpacked.
     ToolError
         If a tool is missing or fails.
     """
@@ -55,6 +58,11 @@ def reprogram(
     say = progress or (lambda line: None)
     folder, bitstream = Path(folder), Path(bitstream)
     result = SynthResult.load(folder)
+    if FAMILIES[device(result.device).family].unpacker is None:
+        raise SparseGateError(
+            f"a bitstream for {result.device} cannot be patched, as no tool unpacks its block RAMs to check it;"
+            " synthesize the Program into the same folder, which takes the routed design"
+        )
     built = Program.load(folder / PROGRAM)
     program = fitted(program, built)
     bare = None if result.board else result.device
@@ -94,6 +102,7 @@ def pack(build: Build, text: str, work: Path, say: Callable[[str], None]) -> Non
 def unpacked(build: Build, bitstream: Path, work: Path, routed: Routed, say: Callable[[str], None]) -> patch.Contents:
     """Contents of the memories in a bitstream in ``work``."""
     unpacker, name = build.family.unpacker, f"unpacked.{build.family.routed}"
+    assert unpacker is not None
     arguments = build.family.unpack(bitstream.name, name)
     run_tool(unpacker.name, [sys.executable, "-c", unpacker.code, *arguments], work, "unpack.log", say)
     return patch.extract((work / name).read_text(encoding="utf-8"), routed.places)

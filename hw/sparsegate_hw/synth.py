@@ -34,7 +34,7 @@ from sparsegate_hw import patch
 from sparsegate_hw.board import BAUD, Bare, Board, Top
 from sparsegate_hw.boards import Target, target
 from sparsegate_hw.engine import Engine
-from sparsegate_hw.families import ECP5, FAMILIES, Family, packages
+from sparsegate_hw.families import FAMILIES, Family, packages
 from sparsegate_hw.folders import making
 from sparsegate_hw.verilog import quick_memories
 
@@ -271,7 +271,7 @@ def elaborate(
     with quick_memories():
         if chosen.board is None:
             design = rtlil.convert(Bare(board), name="top", platform=chosen.fabric(engine.layout), emit_src=False)
-            return design, f'FREQUENCY PORT "clk" {frequency_hz / 1e6} MHZ;\n' if family is ECP5 else ""
+            return design, family.bare(frequency_hz)
         plan = chosen.platform(engine.layout).prepare(Top(board), "top", emit_src=False)
     return plan.files["top.il"], plan.files[f"top.{family.constraints}"]
 
@@ -305,7 +305,10 @@ def versions(family: str = "ecp5") -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Routed:
-    """A placed and routed design in a folder: ``text``, nextpnr's configuration, and what nextpnr said about it."""
+    """A placed and routed design in a folder: ``text``, nextpnr's configuration, and what nextpnr said about it.
+
+    A Gowin's configuration is the netlist that nextpnr writes after routing.
+    """
 
     folder: Path
     text: str
@@ -337,6 +340,8 @@ class Routed:
             If it is damaged, or not there because an earlier version routed the design.
         """
         file = self.folder / NETLIST
+        if patch.is_netlist(self.text):
+            return json.loads(self.text)
         if not file.exists():
             raise SparseGateError(
                 f"{self.folder} has no {NETLIST}, as an earlier version routed it; synthesize into another folder"
@@ -454,22 +459,27 @@ def _route(
     begun = time.monotonic()
     report = _place(work, build, seed, say)
     stages["nextpnr"] = round(stages.get("nextpnr", 0.0) + time.monotonic() - begun, 1)
-    text = (work / "attempt.routed").read_text(encoding="utf-8")
     # the netlists are large: each is read only where something is asked of it
-    places = patch.places(artefact.read_json(work / "attempt.cells"), contents) if contents else {}
+    if family.routed_option is None:
+        netlist = artefact.read_json(work / "attempt.cells")
+        text, places = patch.plain(netlist), patch.places(netlist, contents)
+    else:
+        text = (work / "attempt.routed").read_text(encoding="utf-8")
+        places = patch.places(artefact.read_json(work / "attempt.cells"), contents) if contents else {}
     if patch.extract(text, places) != contents:
         raise ToolError("nextpnr's configuration does not hold the memories' contents where its netlist says")
-    netlist = _cell_counts(artefact.read_json(work / "top.json")) if family.cells else {}
+    cells = _cell_counts(artefact.read_json(work / "top.json")) if family.cells else {}
     values = {
         "routed": ROUTED,
         "places": {name: [place.kind, list(place.at)] for name, place in places.items()},
         "fmax_mhz": _fmax(report, build.frequency_hz),
-        "figures": family.measured(report["utilization"], netlist),
+        "figures": family.measured(report["utilization"], cells),
         "critical_path": critical_path(report),
     }
     with making(final, keep=lambda staging: False) as staging:
         (staging / ROUTED).write_bytes(zlib.compress(text.encode()))
-        (staging / NETLIST).write_bytes(zlib.compress((work / "attempt.cells").read_bytes()))
+        if family.routed_option is not None:
+            (staging / NETLIST).write_bytes(zlib.compress((work / "attempt.cells").read_bytes()))
         artefact.write_json(staging / "report.json", report)
         artefact.write_json(staging / RUN, values)
     for leftover in ("attempt.routed", "attempt.json", "attempt.cells"):
@@ -493,7 +503,7 @@ def _place(work: Path, build: Build, seed: int, say: Progress) -> dict[str, Any]
     arguments = [
         *family.chip(chosen.chip, chosen.package, chosen.speed, chosen.board is None),
         *("--json", "top.json"),
-        *(family.routed_option, "attempt.routed"),
+        *((family.routed_option, "attempt.routed") if family.routed_option else ()),
         *("--write", "attempt.cells"),
         *("--report", "attempt.json"),
         *("--freq", f"{build.frequency_hz / 1e6:g}"),
@@ -560,7 +570,9 @@ def critical_path(report: Mapping[str, Any]) -> list[str]:
     return [f"{delay:.2f} ns {place}" for place, delay in places]
 
 
-CELL = re.compile(r"_(?:TRELLIS_FF|SB_[A-Z0-9]+|LUT4|CCU2C|PFUMX|L6MUX21|DI|DO|RAD|WAD|D|Q|Z)(?:_|$)|\$")
+CELL = re.compile(
+    r"_(?:TRELLIS_FF|SB_[A-Z0-9]+|LUT[1-4]|DFF[A-Z]*|ALU|MUX2_LUT[5-8]|CCU2C|PFUMX|L6MUX21|DI|DO|RAD|WAD|D|Q|Z)(?:_|$)|\$"
+)
 """Where the name of a net ends in the name of a cell."""
 
 
@@ -642,6 +654,7 @@ def run_tool(
 ANNOUNCED = {
     "Preparing to run": "compiling the tool's WebAssembly, once on each machine; about a minute",
     "Info: Packing IOs": "packing",
+    "Info: Pack IOBs": "packing",
     "Info: Running custom HeAP": "placing",
     "Info: Creating initial analytic placement": "placing",
     "Info: Routing global nets": "routing clocks",

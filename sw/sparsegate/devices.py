@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sparsegate.errors import SparseGateError
 
-WIDEST = {"ecp5": 18, "ice40": 16}
+WIDEST = {"ecp5": 18, "ice40": 16, "gowin": 18}
 """Bits of a multiplier's operands."""
 
 
@@ -14,10 +14,10 @@ WIDEST = {"ecp5": 18, "ice40": 16}
 class Device:
     """An FPGA.
 
-    ``luts`` 4-input look-up tables, ``ffs`` flip-flops, ``bram`` block RAMs (18 kbit on ECP5, 4 kbit on iCE40), ``dsp``
-    multipliers (18 bits on ECP5, 16 on iCE40), ``sprams`` single-port memories of 16,384 words of 16 bits. ``option`` is what
-    its nextpnr calls it, ``package`` that of a bare device, ``speed`` its speed grade, ``clock_hz`` the clock that designs are
-    built for where none is asked for.
+    ``luts`` 4-input look-up tables, ``ffs`` flip-flops, ``bram`` block RAMs (18 kbit on ECP5 and Gowin, 4 kbit on
+    iCE40), ``dsp`` multipliers (18 bits on ECP5 and Gowin, 16 on iCE40), ``sprams`` single-port memories of 16,384 words of 16
+    bits. ``option`` is what its nextpnr calls it, ``package`` that of a bare device, ``speed`` its speed grade, ``clock_hz`` the
+    clock that designs are built for where none is asked for.
     """
 
     name: str
@@ -49,8 +49,9 @@ def _ecp5() -> dict[str, Device]:
 DEVICES = _ecp5() | {
     "iCE40UP5K": Device("iCE40UP5K", "ice40", "--up5k", "SG48", "", 5280, 5280, 30, 8, 20_250_000, 4),
     "iCE40HX8K": Device("iCE40HX8K", "ice40", "--hx8k", "CT256", "", 7680, 7680, 32, 0, 36_000_000),
+    "GW2A-18": Device("GW2A-18", "gowin", "GW2A-LV18", "PG256", "C8/I7", 20736, 15552, 46, 48, 54_000_000),
 }
-"""Every device, by name: the ECP5 with and without transceivers, and iCE40."""
+"""Every device, by name: the ECP5 with and without transceivers, iCE40, and a Gowin."""
 
 
 def device(name: str) -> Device:

@@ -19,7 +19,7 @@ from sparsegate.errors import SparseGateError
 from sparsegate_hw import netlist, patch
 from sparsegate_hw.contents import Contents
 
-SHAPES = [(5, 3), (12, 16), (9, 40), (12, 152), (36, 512), (19, 700), (40, 1100)]
+SHAPES = [(5, 3), (12, 16), (9, 40), (12, 152), (36, 512), (19, 700), (40, 1100), (6, 2100), (3, 5000), (1, 9000)]
 
 
 def words_of(width, depth):
@@ -77,7 +77,7 @@ endmodule
 
 @pytest.mark.icarus
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
-@pytest.mark.parametrize("family", ["ecp5", "ice40"])
+@pytest.mark.parametrize("family", ["ecp5", "ice40", "gowin"])
 @pytest.mark.parametrize(("width", "depth"), SHAPES)
 def test_cells(tmp_path, width, depth, family):
     """The device's cells on their models give the contents, one cycle after the address."""
@@ -87,7 +87,8 @@ def test_cells(tmp_path, width, depth, family):
     from sparsegate_hw.verilog import from_rtlil
 
     verilog = from_rtlil(design)
-    assert re.search({"ecp5": "DP16KD|TRELLIS_DPR16X4", "ice40": "SB_RAM40_4K"}[family], verilog)
+    cells = {"ecp5": "DP16KD|TRELLIS_DPR16X4", "ice40": "SB_RAM40_4K", "gowin": "pROM(X9)? |RAM16SDP4"}
+    assert re.search(cells[family], verilog)
     (tmp_path / "dut.v").write_text(verilog)
     (tmp_path / "bench.v").write_text(BENCH.format(width=width, depth=depth))
     (tmp_path / "cells.v").write_text(netlist.cell_models(family))

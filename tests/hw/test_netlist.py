@@ -141,8 +141,21 @@ def compare(tmp_path, program, config, fabric, raw, lengths, thresholds, expecte
         (Fabric("ice40", 8, 4), ("SB_RAM40_4K", "SB_MAC16", "SB_SPRAM256KA"), True),
         (Fabric("ice40", 0, 1), ("SB_RAM40_4K", "SB_SPRAM256KA"), True),
         (Fabric("ecp5", 156), ("MULT18X18D",), True),
+        (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4", "pROM"), False),
+        (Fabric("gowin", 0), ("RAM16SDP4", "ALU"), False),
+        (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4"), True),
     ],
-    ids=["ecp5", "ice40", "ice40-logic", "ice40-spram", "ice40-logic-one-spram", "ecp5-loaded"],
+    ids=[
+        "ecp5",
+        "ice40",
+        "ice40-logic",
+        "ice40-spram",
+        "ice40-logic-one-spram",
+        "ecp5-loaded",
+        "gowin",
+        "gowin-logic",
+        "gowin-loaded",
+    ],
 )
 def test_netlist_equals_golden(tmp_path, fabric, primitives, loaded):
     bits = 7
@@ -199,7 +212,8 @@ class Exerciser(wiring.Component):
         return m
 
 
-def test_cell_models_equal_amaranth(tmp_path):
+@pytest.mark.parametrize(("fabric", "memory"), [(None, "DP16KD"), (Fabric("gowin", 48), "DPX9B")])
+def test_cell_models_equal_amaranth(tmp_path, fabric, memory):
     cycles = 1500
     dut = Exerciser()
     expected = []
@@ -215,8 +229,8 @@ def test_cell_models_equal_amaranth(tmp_path):
     simulator.add_testbench(watch)
     simulator.run()
 
-    written = netlist.write(Exerciser(), tmp_path, "exerciser")
-    assert "DP16KD" in written.report.read_text()
+    written = netlist.write(Exerciser(), tmp_path, "exerciser", fabric=replace(fabric) if fabric else None)
+    assert memory in written.report.read_text()
     bench = f"""
         `timescale 1ns / 1ps
         module bench;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -150,6 +151,13 @@ def test_multiplier_of_an_ice40(a: int, b: int, tmp_path: Path) -> None:
 
 @icarus
 @pytest.mark.icarus
+@pytest.mark.parametrize(("a", "b"), [(8, 10), (18, 18), (5, 17)])
+def test_multiplier_of_a_gowin(a: int, b: int, tmp_path: Path) -> None:
+    same(lambda: multiplier(a, b), Fabric("gowin", 1), "MULT18X18", tmp_path)
+
+
+@icarus
+@pytest.mark.icarus
 @pytest.mark.parametrize(("a", "b"), [(8, 10), (10, 8), (16, 16), (2, 9), (3, 12)])
 def test_multiplier_in_logic(a: int, b: int, tmp_path: Path) -> None:
     same(lambda: multiplier(a, b), Fabric("ice40", 0), "", tmp_path)
@@ -221,6 +229,14 @@ def test_memory_of_an_ecp5(width: int, depth: int, tmp_path: Path) -> None:
     assert (tmp_path / "block.v").read_text().count("DP16KD ") == rom_blocks(width, depth)
 
 
+@icarus
+@pytest.mark.icarus
+@pytest.mark.parametrize(("width", "depth"), SHAPES)
+def test_memory_of_a_gowin(width: int, depth: int, tmp_path: Path) -> None:
+    same(lambda: memory(width, depth), Fabric("gowin", 0), "pROMX9" if depth <= 2048 else "pROM", tmp_path)
+    assert len(re.findall("pROM(X9)? #", (tmp_path / "block.v").read_text())) == rom_blocks(width, depth)
+
+
 def test_a_memory_is_its_words() -> None:
     for width, depth in ((5, 1), (12, 40), (70, 100)):
         dut, names, items = memory(width, depth)
@@ -249,6 +265,7 @@ def loaded(width: int, depth: int) -> tuple[LoadedMemory, list[str], list[list[i
         (3, 1, Fabric("ice40", 0, 1), "SB_SPRAM256KA"),
         (12, 300, Fabric("ice40", 0), ""),
         (12, 700, Fabric("ecp5", 0), ""),
+        (12, 700, Fabric("gowin", 0), ""),
     ],
 )
 def test_a_loaded_memory_gives_what_was_written(width: int, depth: int, of: Fabric, cell: str, tmp_path: Path) -> None:

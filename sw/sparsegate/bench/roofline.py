@@ -15,7 +15,7 @@ from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
 from sparsegate.synthetic import Shape
 
-BLOCK_BITS = {"ecp5": 18432, "ice40": 4096}
+BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432}
 """Bits of a family's block RAM."""
 
 BOUNDS = {
