@@ -35,7 +35,8 @@ class Contents(wiring.Component):
     Members: ``address``; ``o`` unsigned(width), the word. Reading beyond the last word gives anything.
 
     Timing: latency 1, one word a cycle; 2 with ``registered``. An ECP5's block RAM has a register of its own for that.
-    Size: ``layout.contents_blocks`` block RAMs of an ECP5 or a Gowin; where that is 0, a distributed RAM for every 16 words and 4 bits.
+    Size: ``layout.contents_blocks`` block RAMs of an ECP5 or a Gowin; where that is 0, a distributed RAM for every 16 words and
+    4 bits.
     """
 
     def __init__(self, width: int, words: Sequence[int], registered: bool = False) -> None:

@@ -210,6 +210,16 @@ def test_a_scratch_memory_of_an_ecp5_gives_what_the_plain_one_does(depth: int, t
     same(lambda: scratch(7, depth), Fabric("ecp5", 0), of_cells, tmp_path)
 
 
+@icarus
+def test_a_scratch_memory_of_a_gowin_is_distributed(tmp_path: Path) -> None:
+    same(lambda: scratch(7, 40), Fabric("gowin", 0), "", tmp_path)
+    assert (
+        netlist.write(scratch(7, 40)[0], tmp_path, "scratch", fabric=Fabric("gowin", 0))
+        .report.read_text()
+        .count("RAM16SDP4")
+    )
+
+
 SHAPES = [
     (37, 500),
     (36, 1024),
@@ -320,7 +330,8 @@ def test_small_memories_are_logic_and_deep_ones_stand_on_top_of_one_another() ->
         assert text.count("DP16KD #(") == rom_blocks(width, depth), (width, depth)
 
 
-def test_a_register_is_a_cell_that_nothing_merges(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("of", "cells"), [("ecp5", "TRELLIS_FF"), ("gowin", "DFFR?")])
+def test_a_register_is_a_cell_that_nothing_merges(of: str, cells: str, tmp_path: Path) -> None:
     class Two(wiring.Component):
         def __init__(self, plain: bool) -> None:
             self.plain = plain
@@ -341,8 +352,8 @@ def test_a_register_is_a_cell_that_nothing_merges(tmp_path: Path) -> None:
 
     counts = []
     for plain in (True, False):
-        report = netlist.write(Two(plain), tmp_path / str(plain), "two").report.read_text()
-        counts.append(int(next(line for line in report.splitlines() if "TRELLIS_FF" in line).split()[0]))
+        report = netlist.write(Two(plain), tmp_path / str(plain), "two", fabric=Fabric(of, 0)).report.read_text()
+        counts.append(int(next(line for line in report.splitlines() if re.search(rf" {cells}$", line)).split()[0]))
     assert counts == [3, 6]
 
 

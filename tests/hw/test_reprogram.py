@@ -13,7 +13,7 @@ from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
-from sparsegate_hw import patch, reprogram, synth
+from sparsegate_hw import netlist, patch, reprogram, synth
 from tests.hw import bitstream
 
 CONFIG = HardwareConfig(rows=1)
@@ -77,7 +77,7 @@ def test_the_form_does_not_depend_on_contents():
             ),
         ),
     )
-    for device, multipliers in (("LFE5U-25F", "dsp"), ("iCE40HX8K", "logic")):
+    for device, multipliers in (("LFE5U-25F", "dsp"), ("iCE40HX8K", "logic"), ("GW2A-18", "dsp")):
         chosen = synth.target(device=device, multipliers=multipliers)
         forms, contents = [], []
         for one in (program, tuned(program), zeros):
@@ -133,6 +133,31 @@ def test_patching_an_ecp5(tmp_path):
     ):
         reprogram.reprogram(built.bitstream.parent, other, tmp_path / "no.bit")
     assert not (tmp_path / "no.bit").exists()
+
+
+@pytest.mark.synth
+@pytest.mark.slow
+def test_another_program_in_a_gowins_routed_design(tmp_path):
+    """Block RAM for the weights of 16 units, distributed RAM for biases and identity. Nothing unpacks it, so nothing patches it."""
+    program, other = make_program(16), tuned(make_program(16))
+    built = synth.synthesize(program, CONFIG, device="GW2A-18", folder=tmp_path, attempts=1)
+    folder = built.bitstream.parent
+    run = synth.Routed.load(folder)
+    assert {place.kind for place in run.places.values()} == {"pROMX9", "RAM16SDP4"}
+    assert (built.dsp, built.bram) == (1, len([place for place in run.places.values() if place.kind == "pROMX9"]))
+    again = synth.synthesize(other, CONFIG, device="GW2A-18", folder=tmp_path, attempts=1)
+    assert set(again.stages) == {"gowin_pack"}
+    assert again.bitstream.read_bytes() != built.bitstream.read_bytes()
+    new = synth.Routed.load(again.bitstream.parent)
+    for one, runs in ((run, program), (new, other)):
+        design, _ = synth.elaborate(runs, CONFIG, synth.target(device="GW2A-18"), 54_000_000, 1_000_000)
+        assert patch.extract(one.text, one.places) == patch.split(design)[1]
+    with pytest.raises(
+        SparseGateError, match="GW2A-18 cannot be patched, as no tool unpacks its block RAMs to check it"
+    ):
+        reprogram.reprogram(folder, other, tmp_path / "other.fs")
+    with pytest.raises(SparseGateError, match="routed netlists are written for an iCE40, but .* is for GW2A-18"):
+        netlist.write_routed(folder, tmp_path, "chip")
 
 
 @bitstream.needed

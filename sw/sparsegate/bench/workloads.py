@@ -380,6 +380,15 @@ WORKLOADS: dict[str, Workload] = {
             mhz=130,
         ),
         Workload(
+            "keywords-gw2a",
+            "the same network on a Gowin",
+            "GW2A-18",
+            HardwareConfig(rows=8, deep=True),
+            keywords,
+            (EDGEDRNN,),
+            mhz=100,
+        ),
+        Workload(
             "encoder",
             "trained 3 × LSTM-256 speaker encoder at 2:32 with a head of 256",
             "LFE5U-85F",
@@ -433,7 +442,7 @@ WORKLOADS: dict[str, Workload] = {
 
 
 def chosen(names: list[str]) -> list[Workload]:
-    """Workloads by name, "peer" being both of its sizes; all where none is named."""
+    """Workloads by name, "peer" being both of its sizes and "keywords" both of its devices; all where none is named."""
     found: dict[str, Workload] = {}
     for name in names or list(WORKLOADS):
         mine = {key: each for key, each in WORKLOADS.items() if name in (key, key.partition("-")[0])}
