@@ -57,12 +57,13 @@ class Recipe:
     bucket: int = 1
 
     def __post_init__(self) -> None:
-        counts = self.epochs, self.batch, self.bucket
-        if not all(isinstance(count, int) and count >= 1 for count in counts):
-            raise SparseGateError(
-                f"training needs at least 1 epoch, a batch of 1 and a bucket of 1, not {self.epochs}, {self.batch} and"
-                f" {self.bucket}"
-            )
+        for what, count in (
+            ("epochs", self.epochs),
+            ("sequences a batch", self.batch),
+            ("batches a bucket", self.bucket),
+        ):
+            if not isinstance(count, int) or count < 1:
+                raise SparseGateError(f"training needs a whole number of {what}, 1 or more, not {count}")
         if not (self.rate > 0 and self.noise >= 0 and self.decay >= 0):
             raise SparseGateError(
                 f"rate {self.rate} must be positive, noise {self.noise} and decay {self.decay} not negative"

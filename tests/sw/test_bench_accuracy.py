@@ -505,10 +505,10 @@ def test_values_are_learned_from_the_mean_of_baselines_and_truth(mine, tmp_path,
     made.aim(Case("1:4"))
     np.testing.assert_array_equal(wanted[0], (true + (said[0] if teachers == 1 else (said[0] + said[1]) / 2)) / 2)
     words = plan.words(made.task)
-    assert ("those of 2 baselines (of this seed and the next ones), averaged, and the true values" in words) == (
+    assert ("the true values and the averaged outputs of 2 baselines (of this seed and the next ones)" in words) == (
         teachers == 2
     )
-    assert ("the mean of the baseline's outputs and the true values" in words) == (teachers == 1)
+    assert ("the mean of the true values and the baseline's outputs" in words) == (teachers == 1)
 
 
 def test_a_row_and_the_page_say_where_a_network_was_trained(bench):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -277,14 +278,27 @@ def test_thresholds_within_a_budget_of_accuracy(files):
     assert "Invalid value for '--threshold-budget'" in sparsegate(*words, "--threshold-budget", -1, status=2).stderr
 
 
-def test_zeros_of_another_pattern_are_held_on_request(files):
+def test_zeros_of_another_pattern_are_held(files):
+    """Of a network that `prune` wrote; of another one on request."""
     network, *data = options(files)
     pruned, program = files / "pruned.safetensors", files / "program.safetensors"
     sparsegate("prune", network, *data, "--pattern", "bbs:1:4", "--epochs", 1, "--out", pruned)
     zero = Network.load(pruned).layers[0].w_h == 0
-    for words, held in (((), False), (("--hold-zeros",), True)):
-        sparsegate("quantize", pruned, *data, *words, "--epochs", 60, "--out", program)
-        assert (Program.load(program).layers[0].w_h[zero] == 0).all() == held
+    written = Network.load(pruned)
+    assert written.meta["patterns"] == {"lstm0": ["bbs:1:4", "bbs:1:4"]}
+    replace(written, meta={}).save(files / "unknown.safetensors")
+    replace(written, meta={"patterns": {"lstm0": ["1:4", "dense"]}}).save(files / "nm.safetensors")
+    for name, words, held in (
+        ("pruned", (), True),
+        ("pruned", ("--no-hold-zeros",), False),
+        ("unknown", (), False),
+        ("unknown", ("--hold-zeros",), True),
+        ("nm", (), False),
+    ):
+        sparsegate("quantize", files / f"{name}.safetensors", *data, *words, "--epochs", 60, "--out", program)
+        assert (Program.load(program).layers[0].w_h[zero] == 0).all() == held, (name, words)
+    replace(written, meta={"patterns": 3}).save(files / "damaged.safetensors")
+    assert "has a damaged header" in failure("quantize", files / "damaged.safetensors", *data, "--out", program)
 
 
 def test_what_is_refused(files):
@@ -292,6 +306,9 @@ def test_what_is_refused(files):
     scan, allocation = files / "scan.json", files / "allocation.json"
     sparsegate("sensitivity", network, *data, "--pattern", "1:4", "--out", scan)
     allocate = ("allocate", network, "--sensitivity", scan, "--out", allocation)
+    absent = files / "absent.json"
+    told = failure("allocate", network, "--sensitivity", absent, "--budget-us", 3)
+    assert told == f"there is no {absent}; 'sparsegate sensitivity' writes one"
     said = "expected one of --budget-us, --budget-nonzeros and --budget-brams"
     assert failure(*allocate) == f"no budgets given, {said}"
     assert failure(*allocate, "--budget-us", 3, "--budget-brams", 4) == f"2 budgets given, {said}"
@@ -311,6 +328,9 @@ def test_what_is_refused(files):
     assert "a pattern is written like" in failure(*prune, "--pattern", "bbs:1")
     assert "bits of a matrix are written like 'lstm.wh=4', not 'wh:4'" in failure(
         "quantize", *options(files), "--matrix-bits", "wh:4"
+    )
+    assert "weights are given 4 bits and 5 levels, expected one of" in failure(
+        "quantize", *options(files), "--weight-bits", 4, "--weight-levels", 5
     )
     assert not (files / "pruned.safetensors").exists()
 

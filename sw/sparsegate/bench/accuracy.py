@@ -149,12 +149,12 @@ class Plan:
             teacher = f"the baseline's outputs ({self.distance}) and hidden states, without labels"
         else:
             baseline, teacher = recipe(self.baseline), "the labels"
+            own = "the baseline's outputs"
             if self.teach and task.kind == "value":
-                several = f"those of {self.teachers} baselines (of this seed and the next ones), averaged,"
-                own = several if self.teachers > 1 else "the baseline's outputs"
-                teacher = f"the mean of {own} and the true values"
+                several = f"the averaged outputs of {self.teachers} baselines (of this seed and the next ones)"
+                teacher = f"the mean of the true values and {several if self.teachers > 1 else own}"
             elif self.teach:
-                teacher = "the baseline's outputs"
+                teacher = own
                 if self.teachers > 1:
                     teacher = f"the mean of {self.teachers} baselines' outputs (of this seed and the next ones)"
                 teacher += " and the labels" * self.labels
@@ -252,7 +252,9 @@ PLANS: dict[str, Plan] = {
     ),
     "engines": Plan(
         Recipe(100, 5e-3, 10),
-        Recipe(100, 5e-3, 10, 0.3),  # who learns from three teachers needs less noise; baselines are worse with as little
+        Recipe(
+            100, 5e-3, 10, 0.3
+        ),  # who learns from three teachers needs less noise; baselines are worse with as little
         Recipe(10, 5e-4, 10),
         tuple(Case(name) for name in ("dense", *COLUMNS)),
         regrow=True,

@@ -62,6 +62,8 @@ def allocate(
             f"{len(budgets) or 'no'} budgets given, expected one of --budget-us, --budget-nonzeros and --budget-brams"
         )
     model = Network.load(network)
+    if not sensitivity.exists():
+        raise SparseGateError(f"there is no {sensitivity}; 'sparsegate sensitivity' writes one")
     scan = Scan.load(sensitivity)
     hardware = HardwareConfig(
         rows=allocating.default_rows(model) if rows is None else rows,

@@ -99,7 +99,15 @@ def prune(
             model, dataset, patterns, epochs, seed, epochs_of(task), schedule=schedule, checkpoint=kept, device=device
         )
     after = training.accuracy(pruned, dataset.x_test, dataset.length_test, dataset.y_test)
-    pruned = replace(pruned, meta={**model.meta, "data": dataset.name, "accuracy": {"float": before, "pruned": after}})
+    pruned = replace(
+        pruned,
+        meta={
+            **model.meta,
+            "data": dataset.name,
+            "accuracy": {"float": before, "pruned": after},
+            "patterns": {name: [str(one) for one in pair] for name, pair in patterns.items()},
+        },
+    )
     pruned.save(out)
     layers = [
         {

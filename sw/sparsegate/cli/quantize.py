@@ -28,6 +28,7 @@ from sparsegate.cli.options import (
 
 if TYPE_CHECKING:
     from sparsegate.datasets import Dataset
+    from sparsegate.network import Network
     from sparsegate.program import Program
 
 
@@ -44,7 +45,9 @@ def quantize(
         int | None,
         typer.Option("--input-bits", help="Bits of the inputs alone, 4 to 16. Default: those of hidden states."),
     ] = None,
-    weight_bits: Annotated[int, typer.Option("--weight-bits", help="Bits of weights, 2 to 16.")] = 8,
+    weight_bits: Annotated[
+        int | None, typer.Option("--weight-bits", help="Bits of weights, 2 to 16. Default: 8.", show_default=False)
+    ] = None,
     matrix_bits: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,9 +73,12 @@ def quantize(
         bool, typer.Option("--bias-correction", help="Take from the biases what rounding adds to the means.")
     ] = False,
     hold_zeros: Annotated[
-        bool,
-        typer.Option("--hold-zeros", help="Fine-tune only what is not 0, after pruning to a pattern other than N:M."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Fine-tune only what is not 0. Default: where sparsegate prune wrote NETWORK, by a pattern other than N:M.",
+            show_default=False,
+        ),
+    ] = None,
     threshold: Thresholds = None,
     threshold_budget: Annotated[
         float | None,
@@ -94,6 +100,7 @@ def quantize(
     """
     one_thread()
     from sparsegate import train as training
+    from sparsegate.errors import SparseGateError
     from sparsegate.network import Network
     from sparsegate.quantize import QuantizeConfig
     from sparsegate.report import formats as formats_of
@@ -106,10 +113,14 @@ def quantize(
     chosen = threshold or [0]
     # a single one is for every vector that drives columns; what a final layer gives drives none
     common = chosen[0] if len(chosen) == 1 else 0
+    if weight_bits is not None and weight_levels is not None:
+        raise SparseGateError(
+            f"weights are given {weight_bits} bits and {weight_levels} levels, expected one of --weight-bits and --weight-levels"
+        )
     config = QuantizeConfig(
         activation_bits=activation_bits,
         input_bits=input_bits,
-        weight_bits=weight_bits,
+        weight_bits=8 if weight_bits is None else weight_bits,
         threshold=common,
         matrix_bits=_bits(matrix_bits or []),
         weight_levels=weight_levels,
@@ -130,7 +141,7 @@ def quantize(
             seed,
             epochs_of(task),
             thresholds=chosen if len(chosen) > 1 else (),
-            hold_zeros=hold_zeros,
+            hold_zeros=_scattered(network, model) if hold_zeros is None else hold_zeros,
             checkpoint=kept,
         )
     raised: dict[str, Any] = {}
@@ -159,6 +170,15 @@ def quantize(
         ]
     rows.append(("test accuracy, golden model", percent(reached)))
     console.emit(result, as_json, "quantize", rows)
+
+
+def _scattered(path: Path, network: Network) -> bool:
+    """Whether it was pruned to patterns of which its zeros alone tell: formats know N:M."""
+    from sparsegate import artefact, pattern
+
+    with artefact.reading(path):
+        given = [text for pair in network.meta.get("patterns", {}).values() for text in pair]
+        return not all(isinstance(pattern.parse(text), pattern.NM) for text in given)
 
 
 def _raised(program: Program, dataset: Dataset, points: float, task: console.Task) -> tuple[Program, dict[str, Any]]:
