@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -135,6 +136,24 @@ def test_patching_an_ecp5(tmp_path):
     assert not (tmp_path / "no.bit").exists()
 
 
+def distributed_rams(bitstream, places):
+    """Distributed RAMs in a Gowin's bitstream: the first four look-up tables of their tiles, where a bit is set for a 0."""
+    from apycula import bslib, chipdb
+
+    chip = chipdb.load_chipdb(resources.files("apycula") / "GW2A-18C.msgpack.xz")
+    tiles = chipdb.tile_bitmap(chip, bslib.read_bitstream(str(bitstream))[0])
+    found = {}
+    for name, (x, y) in places.items():
+        tables = [chip[y, x].bels[f"LUT{bit}"].flags for bit in range(4)]
+        found[name] = {
+            f"INIT_{bit}": sum(
+                (not all(tiles[y, x][row][column] for row, column in table[word])) << word for word in range(16)
+            )
+            for bit, table in enumerate(tables)
+        }
+    return found
+
+
 @pytest.mark.synth
 @pytest.mark.slow
 def test_another_program_in_a_gowins_routed_design(tmp_path):
@@ -151,7 +170,10 @@ def test_another_program_in_a_gowins_routed_design(tmp_path):
     new = synth.Routed.load(again.bitstream.parent)
     for one, runs in ((run, program), (new, other)):
         design, _ = synth.elaborate(runs, CONFIG, synth.target(device="GW2A-18"), 54_000_000, 1_000_000)
-        assert patch.extract(one.text, one.places) == patch.split(design)[1]
+        contents = patch.extract(one.text, one.places)
+        assert contents == patch.split(design)[1]
+        at = {name: place.at for name, place in one.places.items() if place.kind == "RAM16SDP4"}
+        assert distributed_rams(one.folder / "top.fs", at) == {name: contents[name] for name in at}
     with pytest.raises(
         SparseGateError, match="GW2A-18 cannot be patched, as no tool unpacks its block RAMs to check it"
     ):

@@ -32,7 +32,8 @@ def synth(
         str | None, typer.Option("--board", help=f"Board of amaranth-boards. Default: {DEFAULT_BOARD}.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="A bare device such as LFE5U-25F or iCE40UP5K, instead of a board.")
+        str | None,
+        typer.Option("--device", help="A bare device such as LFE5U-25F, iCE40UP5K or GW2A-18, instead of a board."),
     ] = None,
     multipliers: Annotated[
         str | None,
