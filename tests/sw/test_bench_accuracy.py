@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -464,6 +464,25 @@ def test_the_pictures_are_those_of_the_record():
     # of networks, which are not kept here
     assert "](gates.svg)" in shown
     assert ElementTree.parse(KEPT / "gates.svg").getroot().tag.endswith("svg")
+
+
+def test_the_summary_quotes_the_means():
+    """Losses of plain patterns in the table of what was found, by task."""
+    means = artefact.read_json(KEPT / "accuracy.json")["means"]
+    shown = (KEPT / "README.md").read_text(encoding="utf-8")
+    checked = 0
+    for task, named in (
+        ("vowels", "vowels"), ("digits-64", "digits, LSTM-64"), ("digits-128", "digits, LSTM-128"), ("engines", "engines"),
+    ):  # fmt: skip
+        line = next(line for line in shown.splitlines() if line.startswith(f"| {named} |"))
+        found = re.findall(r"(-?\d+\.\d)(?: points| %)?(?: better| lost)? at (\d+:\d+)", line)
+        found += [(loss, name) for name, loss in re.findall(r"\((\d+:\d+): (\d+\.\d)\)", line)]
+        for loss, name in found:
+            mean = next(each["loss"] for each in means if each["task"] == task and each["case"] == asdict(Case(name)))
+            better = re.search(rf"{loss} %( better)? at {name}", line) is not None and mean < 0
+            assert float(loss) == round(-mean if better else mean, 1), (task, name)
+        checked += len(found)
+    assert checked > 12
 
 
 def test_what_a_plan_says(bench):
