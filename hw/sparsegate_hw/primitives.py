@@ -20,6 +20,7 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate import timing
 from sparsegate.devices import WIDEST
+from sparsegate.estimate import scratch_blocks
 from sparsegate.layout import SPRAM_SHAPE, rom_blocks
 from sparsegate_hw.contents import Contents
 
@@ -57,10 +58,10 @@ def fabric(platform: Any) -> Fabric | None:
     return platform if isinstance(platform, Fabric) else getattr(platform, "fabric", None)
 
 
-def accumulator_style(platform: Any) -> dict[str, Any]:
+def accumulator_style(platform: Any, width: int, depth: int) -> dict[str, Any]:
     """Attributes of a memory of few words that is read and written every cycle, with a registered read."""
     of = fabric(platform)
-    return {} if of is None else {"ram_style": "block" if of.family == "ice40" else "distributed"}
+    return {} if of is None else {"ram_style": "block" if scratch_blocks(width, depth, of.family) else "distributed"}
 
 
 def memory_style(
@@ -377,7 +378,9 @@ class ScratchMemory(wiring.Component):
             self._ecp5(m)
             return m
         width, depth = len(self.o), self._depth
-        m.submodules.memory = memory = Memory(shape=width, depth=depth, init=[], attrs=accumulator_style(platform))
+        m.submodules.memory = memory = Memory(
+            shape=width, depth=depth, init=[], attrs=accumulator_style(platform, width, depth)
+        )
         read, write = memory.read_port(), memory.write_port()
         m.d.comb += [
             read.addr.eq(self.address),

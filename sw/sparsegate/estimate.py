@@ -347,12 +347,14 @@ def _exact(layout: Layout, family: str, multipliers: str, sprams: int) -> dict[s
         found["dsp"] = pes * _pieces(layout.weight_width, layout.operand_width, widest) + lanes * sum(
             value.multipliers for value in values
         )
-    if family != "ice40":
-        return found | {"bram": sum(block_rams(layout).values())}
-    found["sprams"] = min(pes, sprams) if layout.config.loaded else 0
-    banks = [_fewest(layout.partial_width, depth) for depth in layout.acc_bank_depths]
     accumulators = pes + layout.clusters * layout.groups * len(layout.apart_rows)
-    found["bram"] = OTHER_BLOCKS + accumulators * sum(banks)
+    scratch = accumulators * sum(
+        scratch_blocks(layout.partial_width, depth, family) for depth in layout.acc_bank_depths
+    )
+    if family != "ice40":
+        return found | {"bram": sum(block_rams(layout).values()) + scratch}
+    found["sprams"] = min(pes, sprams) if layout.config.loaded else 0
+    found["bram"] = OTHER_BLOCKS + scratch
     for kind, width, depth, count in memories(layout):
         if kind == "weights":
             found["bram"] += (count - found["sprams"]) * blocks(width, depth, family)
@@ -369,6 +371,18 @@ def blocks(width: int, depth: int, family: str) -> int:
         return contents_blocks(width, depth)
     rows, columns = next((shape for shape in ICE40_SHAPES if shape[0] >= depth), ICE40_SHAPES[-1])
     return -(-width // columns) * -(-depth // rows)
+
+
+def scratch_blocks(width: int, depth: int, family: str) -> int:
+    """Block RAMs of a memory that is read and written every cycle, as accumulators are; 0 where it is distributed RAM.
+
+    A Gowin has few distributed RAMs, and nextpnr places no more than a part of them. What one block RAM of 512 words of 36 bits
+    holds and none of 18 bits, Yosys makes a simple dual port; of all else it makes true dual ports, for which the packer sets no
+    byte enables, so that stays distributed.
+    """
+    if family == "ice40":
+        return _fewest(width, depth)
+    return int(family == "gowin" and 18 < width <= 36 and depth <= 512)
 
 
 def _fewest(width: int, depth: int) -> int:

@@ -14,6 +14,7 @@ from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from sparsegate.estimate import scratch_blocks
 from sparsegate.layout import BLOCK_SHAPES, rom_blocks
 from sparsegate_hw import boards, netlist
 from sparsegate_hw.primitives import Fabric, LoadedMemory, Multiplier, ReadOnlyMemory, Register, ScratchMemory, fabric
@@ -208,6 +209,21 @@ def test_a_scratch_memory_is_what_was_written() -> None:
 def test_a_scratch_memory_of_an_ecp5_gives_what_the_plain_one_does(depth: int, tmp_path: Path) -> None:
     of_cells = {16: "", 17: "LUT4", 40: "PFUMX", 64: "PFUMX"}.get(depth, "L6MUX21")
     same(lambda: scratch(7, depth), Fabric("ecp5", 0), of_cells, tmp_path)
+
+
+@icarus
+@pytest.mark.parametrize(("width", "depth", "count"), [(19, 40, 1), (25, 101, 1), (36, 512, 1), (36, 600, 0), (37, 20, 0)])
+def test_wide_scratch_memories_of_a_gowin_are_block_ram(width: int, depth: int, count: int, tmp_path: Path) -> None:
+    """After synthesis: Yosys chooses the cell."""
+    dut, names, items = scratch(width, depth)
+    expected = wanted(dut, names, items)
+    made = netlist.write(scratch(width, depth)[0], tmp_path, "block", fabric=Fabric("gowin", 48))
+    verilog = made.design.read_text()
+    assert scratch_blocks(width, depth, "gowin") == verilog.count("SDPX9B ") == count
+    assert "DPX9B " not in verilog.replace("SDPX9B ", "")
+    got = simulated(verilog, made.cells.read_text(), dut, names, items, tmp_path)
+    assert [int(value, 16) for value in got[depth:]] == expected[depth:]
+    assert len(set(expected)) >= 20
 
 
 @icarus
