@@ -212,7 +212,9 @@ def test_a_scratch_memory_of_an_ecp5_gives_what_the_plain_one_does(depth: int, t
 
 
 @icarus
-@pytest.mark.parametrize(("width", "depth", "count"), [(19, 40, 1), (25, 101, 1), (36, 512, 1), (36, 600, 0), (37, 20, 0)])
+@pytest.mark.parametrize(
+    ("width", "depth", "count"), [(19, 40, 1), (25, 101, 1), (36, 512, 1), (36, 600, 0), (37, 20, 0)]
+)
 def test_wide_scratch_memories_of_a_gowin_are_block_ram(width: int, depth: int, count: int, tmp_path: Path) -> None:
     """After synthesis: Yosys chooses the cell."""
     dut, names, items = scratch(width, depth)
