@@ -60,7 +60,7 @@ class Family:
     are the endings of files for pins, configuration and bitstream, ``routed_option`` nextpnr's for the second: None where the
     netlist that it writes after routing is all there is. ``chip`` gives nextpnr's arguments for a device, its package and speed
     grade, and whether pins are free; ``bare`` the constraints of a design at a frequency for a device without a board.
-    ``figures`` are nextpnr's names of what is used, and how often each counts; ``cells`` patterns of Yosys' cells, for figures
+    ``untimed``: cells that nextpnr has no delays for. ``figures`` are nextpnr's names of what is used, and how often each counts; ``cells`` patterns of Yosys' cells, for figures
     that nextpnr does not report.
     """
 
@@ -84,6 +84,7 @@ class Family:
     cells: Mapping[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    untimed: str = ""
 
     def script(self, multipliers: str = "dsp") -> list[str]:
         """Lines of a Yosys run that maps the design ``top``; a line that begins with # is announced."""
@@ -216,6 +217,7 @@ GOWIN = Family(
     },
     without=("flatten",),
     others=("Apycula",),
+    untimed="block RAM and multipliers",
 )
 
 FAMILIES = {family.name: family for family in (ECP5, ICE40, GOWIN)}

@@ -425,7 +425,8 @@ def _build(
         seed=number,
         tried=tuple(tried),
         form=hashlib.sha256(form.encode()).hexdigest(),
-        how=f"{family.nextpnr.name.replace('_', '-')} after routing, engine clock, {chosen.device} {where}seed {number}",
+        how=f"{family.nextpnr.name.replace('_', '-')} after routing, engine clock, {chosen.device} {where}seed {number}"
+        + (f"; an upper bound: {family.untimed} have no delays in its model" if family.untimed else ""),
         critical_path=run.critical_path,
         sprams=run.figures.get("sprams", 0),
     )

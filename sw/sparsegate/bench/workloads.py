@@ -383,7 +383,7 @@ WORKLOADS: dict[str, Workload] = {
         ),
         Workload(
             "keywords-gw2a",
-            "the same network on a Gowin",
+            "trained 3 × LSTM-64 at 1:8 with a head of 35 classes",
             "GW2A-18",
             NARROW,
             keywords,
