@@ -60,8 +60,8 @@ class Family:
     are the endings of files for pins, configuration and bitstream, ``routed_option`` nextpnr's for the second: None where the
     netlist that it writes after routing is all there is. ``chip`` gives nextpnr's arguments for a device, its package and speed
     grade, and whether pins are free; ``bare`` the constraints of a design at a frequency for a device without a board.
-    ``untimed``: cells that nextpnr has no delays for. ``figures`` are nextpnr's names of what is used, and how often each counts; ``cells`` patterns of Yosys' cells, for figures
-    that nextpnr does not report.
+    ``figures`` are nextpnr's names of what is used, and how often each counts; ``cells`` patterns of Yosys' cells, for figures
+    that nextpnr does not report. ``untimed``: cells that it has no delays for.
     """
 
     name: str
