@@ -61,7 +61,8 @@ class Family:
     netlist that it writes after routing is all there is. ``chip`` gives nextpnr's arguments for a device, its package and speed
     grade, and whether pins are free; ``bare`` the constraints of a design at a frequency for a device without a board.
     ``figures`` are nextpnr's names of what is used, and how often each counts; ``cells`` patterns of Yosys' cells, for figures
-    that nextpnr does not report. ``untimed``: cells that it has no delays for.
+    that nextpnr does not report. ``untimed``: cells that it has no delays for; ``mispacked``: those of Yosys that the
+    packer is not trusted with, so that a design with one is refused.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Family:
     without: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     untimed: str = ""
+    mispacked: tuple[str, ...] = ()
 
     def script(self, multipliers: str = "dsp") -> list[str]:
         """Lines of a Yosys run that maps the design ``top``; a line that begins with # is announced."""
@@ -218,6 +220,7 @@ GOWIN = Family(
     without=("flatten",),
     others=("Apycula",),
     untimed="block RAM and multipliers",
+    mispacked=("DPX9B",),  # without the setting of its byte enables
 )
 
 FAMILIES = {family.name: family for family in (ECP5, ICE40, GOWIN)}

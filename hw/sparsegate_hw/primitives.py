@@ -348,7 +348,7 @@ class LoadedMemory(wiring.Component):
 
 
 class ScratchMemory(wiring.Component):
-    """A memory of few words that is read and written every cycle: distributed RAM where a family has it.
+    """A memory of few words that is read and written every cycle: block RAM where ``estimate.scratch_blocks`` gives some.
 
     Members: ``o``, the word at ``address`` a cycle before; ``data`` is written to ``write_address`` where ``write`` holds. A word
     that is read and written in the same cycle is read as it was.

@@ -457,6 +457,8 @@ def _route(
         begun = time.monotonic()
         run_yosys(work, build.script(), say)
         stages["yosys"] = round(time.monotonic() - begun, 1)
+    if family.mispacked:
+        refuse_mispacked(family, _cell_counts(artefact.read_json(work / "top.json")))
     begun = time.monotonic()
     report = _place(work, build, seed, say)
     stages["nextpnr"] = round(stages.get("nextpnr", 0.0) + time.monotonic() - begun, 1)
@@ -485,6 +487,16 @@ def _route(
         artefact.write_json(staging / RUN, values)
     for leftover in ("attempt.routed", "attempt.json", "attempt.cells"):
         (work / leftover).unlink(missing_ok=True)
+
+
+def refuse_mispacked(family: Family, cells: Mapping[str, int]) -> None:
+    """A SparseGateError where a netlist has cells whose bits the packer may get wrong."""
+    for kind in family.mispacked:
+        if cells.get(kind):
+            raise SparseGateError(
+                f"the design needs {cells[kind]} {kind}, which {family.packer.name} does not pack rightly; use smaller layers,"
+                " weights that are not loaded, or another device"
+            )
 
 
 def _cell_counts(netlist: Mapping[str, Any]) -> dict[str, int]:

@@ -427,3 +427,11 @@ def test_cells_of_an_engine_alone():
     assert (found["MULT18X18D"], found["DP16KD"]) == (counted.dsp, counted.bram)
     assert 100 < found["LUT4"] < 3000
     assert 100 < found["TRELLIS_FF"] < 3000
+
+
+def test_cells_that_a_packer_gets_wrong_are_refused():
+    gowin = synth.FAMILIES["gowin"]
+    synth.refuse_mispacked(gowin, {"SDPX9B": 8, "pROMX9": 3})
+    with pytest.raises(SparseGateError, match="the design needs 2 DPX9B, which gowin_pack does not pack rightly"):
+        synth.refuse_mispacked(gowin, {"DPX9B": 2})
+    synth.refuse_mispacked(synth.FAMILIES["ecp5"], {"DPX9B": 2})
