@@ -19,7 +19,7 @@ from sparsegate.errors import SparseGateError, ToolError
 from sparsegate_hw import boards, patch, synth
 from sparsegate_hw.families import FAMILIES
 from sparsegate_hw.primitives import Fabric
-from sparsegate_hw.verilog import quick_memories
+from sparsegate_hw.verilog import quick_conversion
 
 MODELS = {"ecp5": ("common_sim.vh", "ccu2c_sim.vh"), "ice40": ("cells_sim.v",), "gowin": ("cells_sim.v",)}
 """Files of Yosys that model cells: all of an iCE40's, and of an ECP5's or a Gowin's but block RAM and multiplier."""
@@ -66,7 +66,7 @@ def write(
     fabric = fabric or boards.target(boards.DEFAULT).fabric()
     synth.versions(fabric.family)
     multipliers = "dsp" if fabric.multipliers else "logic"
-    with quick_memories():
+    with quick_conversion():
         design = rtlil.convert(component, name="top", platform=fabric, emit_src=False)
     script = ["read_rtlil design", *FAMILIES[fabric.family].script(multipliers)]
     return _write(fabric.family, design, script, folder, name, progress)

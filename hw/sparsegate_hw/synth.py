@@ -36,7 +36,7 @@ from sparsegate_hw.boards import Target, target
 from sparsegate_hw.engine import Engine
 from sparsegate_hw.families import FAMILIES, Family, packages
 from sparsegate_hw.folders import making
-from sparsegate_hw.verilog import quick_memories
+from sparsegate_hw.verilog import quick_conversion
 
 ATTEMPTS = 3
 ROUTERS = ("router1", "router2")
@@ -46,6 +46,7 @@ router1 is driven by timing and gives a quarter more speed, but may find no end;
 """
 RESULT = "synth.json"
 PROGRAM = "program.safetensors"
+DESIGN = "top.il"
 GRACE_S = 3.0
 """Seconds that a tool has to end by itself."""
 
@@ -226,7 +227,7 @@ class Build:
     def script(self) -> list[str]:
         """Lines of the Yosys run; a line that begins with # is announced."""
         lines = self.family.script(self.target.multipliers)
-        return ["# reading the design", "read_rtlil top.il", *lines, "# writing the netlist", "write_json top.json"]
+        return ["# reading the design", f"read_rtlil {DESIGN}", *lines, "# writing the netlist", "write_json top.json"]
 
     def key(self, form: str, constraints: str) -> dict[str, Any]:
         """JSON value that decides a netlist and, with a seed, its routing."""
@@ -268,7 +269,7 @@ def elaborate(
     engine = Engine(program, config)
     board = Board(engine, program, frequency_hz, baud)
     family = FAMILIES[chosen.family]
-    with quick_memories():
+    with quick_conversion():
         if chosen.board is None:
             design = rtlil.convert(Bare(board), name="top", platform=chosen.fabric(engine.layout), emit_src=False)
             return design, family.bare(frequency_hz)
@@ -283,9 +284,9 @@ def engine_cells(program: Program, config: HardwareConfig, device: str, say: Pro
     engine = Engine(program, build.config)
     with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
         folder = Path(scratch)
-        with quick_memories():
+        with quick_conversion():
             design = rtlil.convert(engine, name="top", platform=chosen.fabric(engine.layout), emit_src=False)
-        (folder / "top.il").write_text(design, encoding="utf-8")
+        (folder / DESIGN).write_text(design, encoding="utf-8")
         run_yosys(folder, build.script(), say)
         return dict(sorted(_cell_counts(artefact.read_json(folder / "top.json")).items()))
 
@@ -375,7 +376,7 @@ def _build(
     started = time.monotonic()
     stages: dict[str, float] = {}
     family, chosen = build.family, build.target
-    (work / "top.il").write_text(design, encoding="utf-8")
+    (work / DESIGN).write_text(design, encoding="utf-8")
     (work / f"top.{family.constraints}").write_text(constraints, encoding="utf-8")
     best: tuple[Routed, int] | None = None
     tried: list[tuple[int, float]] = []

@@ -15,7 +15,7 @@ from sparsegate.layout import HardwareConfig
 from sparsegate.synthetic import Shape
 from sparsegate_hw import verilog
 from sparsegate_hw.engine import Engine
-from sparsegate_hw.verilog import quick_memories
+from sparsegate_hw.verilog import quick_conversion
 from tests.hw.blocks import small_program
 
 
@@ -81,7 +81,7 @@ def test_a_missing_yosys_says_how_to_get_it(monkeypatch) -> None:
 
 def test_memories_as_constants_are_what_amaranth_writes() -> None:
     plain = rtlil.convert(Engine(small_program(), HardwareConfig(8)), name="engine", emit_src=False)
-    with quick_memories():
+    with quick_conversion():
         quick = rtlil.convert(Engine(small_program(), HardwareConfig(8)), name="engine", emit_src=False)
     assert plain.count("$meminit_v2") > 10
     assert quick == plain
@@ -95,7 +95,7 @@ def test_no_object_is_made_of_a_bit_of_a_weight(monkeypatch: pytest.MonkeyPatch)
     calls = {"plain": 0, "quick": 0}
     from_const = _nir.Net.from_const
     program = small_program(Shape("rnn_tanh", 20))
-    for way, context in (("plain", nullcontext()), ("quick", quick_memories())):
+    for way, context in (("plain", nullcontext()), ("quick", quick_conversion())):
 
         def count(value: int, way: str = way) -> object:
             calls[way] += 1
