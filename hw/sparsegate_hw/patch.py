@@ -41,8 +41,7 @@ def split(design: str) -> tuple[str, Contents]:
     """Form and contents of a design in RTLIL, whose modules are named after their places in it, as Amaranth does."""
     form: list[str] = []
     contents: Contents = {}
-    path = ""
-    values: dict[str, int] | None = None
+    path = name = ""
     pattern: re.Pattern[str] | None = None
     for line in design.splitlines():
         words = line.split(None, 2)
@@ -52,13 +51,13 @@ def split(design: str) -> tuple[str, Contents]:
             kind = words[1].lstrip("\\")
             if kind in MEMORIES:
                 pattern = re.compile(rf"\\({MEMORIES[kind]})")
-                values = contents.setdefault(".".join(filter(None, (path, words[2].lstrip("\\")))), {})
+                name = ".".join(filter(None, (path, words[2].lstrip("\\"))))
         elif words == ["end"]:
-            values = pattern = None
-        elif values is not None and pattern is not None and len(words) == 3 and words[0] == "parameter":
+            pattern = None
+        elif pattern is not None and len(words) == 3 and words[0] == "parameter":
             found = pattern.fullmatch(words[1])
-            if found:
-                values[found[1]] = _constant(words[2])
+            if found:  # a block RAM of accumulators has none
+                contents.setdefault(name, {})[found[1]] = _constant(words[2])
                 continue
         form.append(line)
     return "\n".join(form) + "\n", contents

@@ -136,7 +136,8 @@ class ProcessingElement(wiring.Component):
             wanted = {"": valid & ~apart, "_apart": valid & apart}
         low = depth_bits(layout.acc_bank_depth)
         banks = range(layout.acc_banks)
-        values = {name: [_Accumulators(layout, depth) for depth in layout.acc_bank_depths] for name in wanted}
+        places = list(zip(layout.acc_bank_depths, layout.acc_in_blocks, strict=True))
+        values = {name: [_Accumulators(layout, *place) for place in places] for name in wanted}
         for bank in banks:
             chosen, reading = (
                 ((value[low:] == bank) if len(banks) > 1 else Const(1, 1)) for value in (address, read.address)
@@ -165,11 +166,12 @@ class _Accumulators(wiring.Component):
     ``value`` is what the memory held at ``address``, two cycles later.
 
     Timing: the sum of a hit is written ``MUL`` cycles after it. One accumulator is hit no sooner than ``layout.loop_distance``
-    cycles after it was: of the two sums on their way to the memory, those that may be asked for again are forwarded.
+    cycles after it was: of the two sums on their way to the memory, those that may be asked for again are forwarded. A ``block``
+    RAM is asked a cycle sooner, for its second register: there are three such sums, and a value that is read may be the first.
     """
 
-    def __init__(self, layout: Layout, depth: int) -> None:
-        self._layout, self._depth = layout, depth
+    def __init__(self, layout: Layout, depth: int, block: bool = False) -> None:
+        self._layout, self._depth, self._block = layout, depth, block
         super().__init__(
             {
                 "hit": In(1),
@@ -182,31 +184,24 @@ class _Accumulators(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        layout = self._layout
-        shape = signed(layout.partial_width)
-        m.submodules.memory = memory = ScratchMemory(layout.partial_width, self._depth)
-        address = [Signal.like(self.address, name=f"address_{stage}", reset_less=True) for stage in range(3)]
-        write = [Signal(name=f"write_{stage}") for stage in range(3)]
+        layout, block = self._layout, self._block
+        m.submodules.memory = memory = ScratchMemory(layout.partial_width, self._depth, block)
+        stages = 4 if block else 3
+        address = [Signal.like(self.address, name=f"address_{stage}", reset_less=True) for stage in range(stages)]
+        write = [Signal(name=f"write_{stage}") for stage in range(stages)]
         clear = [Signal(name=f"clear_{stage}") for stage in range(2)]
-        total, earlier = (Signal(shape, name=name, reset_less=True) for name in ("total", "earlier"))
+        total = Signal(signed(layout.partial_width), name="total", reset_less=True)
         m.d.sync += [
             *(after.eq(before) for before, after in zip([self.address, *address], address, strict=False)),
             *(after.eq(before) for before, after in zip([self.hit | self.clear, *write], write, strict=False)),
             *(after.eq(before) for before, after in zip([self.clear, *clear], clear, strict=False)),
         ]
+        again = [(address[0] == later) & wanted for later, wanted in zip(address[1:], write[1:], strict=True)]
         current = memory.o.as_signed()
-        held: Value = current
-        if layout.loop_distance <= 2:
-            again = Signal(name="again_2")
-            m.d.sync += [earlier.eq(total), again.eq((address[0] == address[2]) & write[2])]
-            held = Mux(again, earlier, held).as_signed()
-        if layout.loop_distance <= 1:
-            again = Signal(name="again_1")
-            m.d.sync += again.eq((address[0] == address[1]) & write[1])
-            held = Mux(again, total, held).as_signed()
+        held = self._of_three(m, current, total, again) if block else self._of_two(m, current, total, again)
         m.d.comb += [
-            memory.address.eq(address[0]),
-            self.value.eq(current),
+            memory.address.eq(self.address if block else address[0]),
+            self.value.eq(held if block else current),
             memory.write_address.eq(address[2]),
             memory.data.eq(total),
             memory.write.eq(write[2]),
@@ -215,3 +210,29 @@ class _Accumulators(wiring.Component):
         with m.If(clear[1]):
             m.d.sync += total.eq(0)
         return m
+
+    def _of_two(self, m: Module, current: Value, total: Signal, again: list[Value]) -> Value:
+        """What an accumulator holds: the last sum or the one before, where ``again`` of them is the same accumulator's."""
+        held = current
+        if self._layout.loop_distance <= 2:
+            earlier = Signal.like(total, name="earlier")
+            wanted = Signal(name="again_2")
+            m.d.sync += [earlier.eq(total), wanted.eq(again[1])]
+            held = Mux(wanted, earlier, held).as_signed()
+        if self._layout.loop_distance <= 1:
+            wanted = Signal(name="again_1")
+            m.d.sync += wanted.eq(again[0])
+            held = Mux(wanted, total, held).as_signed()
+        return held
+
+    def _of_three(self, m: Module, current: Value, total: Signal, again: list[Value]) -> Value:
+        """The same with one sum more: a choice of one of four, which is two look-up tables and a multiplexer of a slice."""
+        earlier, earliest = (Signal.like(total, name=name) for name in ("earlier", "earliest"))
+        near = [each if at >= self._layout.loop_distance else Const(0) for at, each in enumerate(again[:2], 1)]
+        chosen = Signal(2, name="chosen")
+        m.d.sync += [
+            earlier.eq(total),
+            earliest.eq(earlier),
+            chosen.eq(Mux(near[0], 3, Mux(near[1], 2, again[2]))),
+        ]
+        return Mux(chosen[1], Mux(chosen[0], total, earlier), Mux(chosen[0], earliest, current)).as_signed()

@@ -21,7 +21,7 @@ from amaranth.lib.wiring import In, Out
 from sparsegate import timing
 from sparsegate.devices import WIDEST
 from sparsegate.estimate import scratch_blocks
-from sparsegate.layout import SPRAM_SHAPE, rom_blocks
+from sparsegate.layout import BLOCK_SHAPES, SPRAM_SHAPE, rom_blocks
 from sparsegate_hw.contents import Contents
 
 
@@ -350,16 +350,16 @@ class LoadedMemory(wiring.Component):
 class ScratchMemory(wiring.Component):
     """A memory of few words that is read and written every cycle: block RAM where ``estimate.scratch_blocks`` gives some.
 
-    Members: ``o``, the word at ``address`` a cycle before; ``data`` is written to ``write_address`` where ``write`` holds. A word
-    that is read and written in the same cycle is read as it was.
+    Members: ``o``, the word at ``address`` a cycle before, or two with ``block``; ``data`` is written to ``write_address`` where
+    ``write`` holds. A word that is read and written in the same cycle is read as it was.
 
-    Timing: latency 1, a read and a write a cycle. Words start as 0.
+    Timing: latency 1, of a ``block`` 2, whose second register is the block RAM's own; a read and a write a cycle. Words start as 0.
+    Size: a ``block`` is one block RAM of an ECP5.
     """
 
-    latency = 1
-
-    def __init__(self, width: int, depth: int) -> None:
-        self._depth = depth
+    def __init__(self, width: int, depth: int, block: bool = False) -> None:
+        self._depth, self._block = depth, block
+        self.latency = 2 if block else 1
         address = max(1, (depth - 1).bit_length())
         super().__init__(
             {
@@ -374,7 +374,11 @@ class ScratchMemory(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         of = fabric(platform)
-        if of is not None and of.family == "ecp5" and RAM_WORDS < self._depth <= MOST_RAMS * RAM_WORDS:
+        ecp5 = of is not None and of.family == "ecp5"
+        if ecp5 and self._block:
+            m.submodules.cell = self._dp16kd()
+            return m
+        if ecp5 and RAM_WORDS < self._depth <= MOST_RAMS * RAM_WORDS:
             self._ecp5(m)
             return m
         width, depth = len(self.o), self._depth
@@ -382,14 +386,48 @@ class ScratchMemory(wiring.Component):
             shape=width, depth=depth, init=[], attrs=accumulator_style(platform, width, depth)
         )
         read, write = memory.read_port(), memory.write_port()
+        word: Value = read.data
+        if self._block:
+            word = _kept(self.o, "word")
+            m.d.sync += word.eq(read.data)
         m.d.comb += [
             read.addr.eq(self.address),
-            self.o.eq(read.data),
+            self.o.eq(word),
             write.addr.eq(self.write_address),
             write.data.eq(self.data),
             write.en.eq(self.write),
         ]
         return m
+
+    def _dp16kd(self) -> Instance:
+        """512 words of 36 bits: port A writes them, with an enable for each 9 bits, port B reads them, through the pins of both."""
+        rows, columns = BLOCK_SHAPES[0]
+        where = [Cat(address, Const(0, 9))[:9] for address in (self.write_address, self.address)]
+        data = Cat(self.data, Const(0, columns))[:columns]
+        ports: dict[str, Any] = {}
+        for number, side in enumerate("AB"):
+            low = self.write.replicate(4) if side == "A" else Const(0, 4)
+            pins = Cat(low, Const(0, 1), where[number])
+            ports |= {f"i_AD{side}{bit}": pins[bit] for bit in range(14)}
+            ports |= {f"i_DI{side}{bit}": data[18 * number + bit] for bit in range(18)}
+            ports |= {
+                f"o_DO{side}{bit}": self.o[18 * number + bit] for bit in range(18) if 18 * number + bit < len(self.o)
+            }
+            ports |= {f"i_CS{side}{bit}": Const(0) for bit in range(3)}
+            ports |= {
+                f"i_CLK{side}": ClockSignal(),
+                f"i_CE{side}": Const(1),
+                f"i_OCE{side}": Const(1),
+                f"i_WE{side}": Const(int(side == "A")),
+                f"i_RST{side}": Const(0),
+                f"p_DATA_WIDTH_{side}": columns,
+                f"p_REGMODE_{side}": "OUTREG",
+                f"p_WRITEMODE_{side}": "NORMAL",
+                f"p_CSDECODE_{side}": "0b000",
+                f"p_CLK{side}MUX": f"CLK{side}",
+            }
+        assert self._depth <= rows, "a memory is deeper than a block RAM"
+        return Instance("DP16KD", **ports, p_RESETMODE="SYNC", p_ASYNC_RESET_RELEASE="SYNC", p_GSR="DISABLED")
 
     def _ecp5(self, m: Module) -> None:
         """Distributed RAMs of 16 words, and a choice among them in the slices' own multiplexers.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib import resources
@@ -37,7 +37,7 @@ Where one was, as much as the laws say of that: they err by more than what is le
 """
 NEAR = 2.5
 """Designs are of a like size where their LUTs differ by no larger factor: the least that leaves no gap between the ECP5 points."""
-SEARCHED = ("rows", "groups", "lanes", "banks", "deep")
+SEARCHED = ("rows", "groups", "lanes", "banks", "block_banks", "deep")
 """Fields of a configuration that the search chooses, where they are not fixed."""
 GROUPS = (1, 2, 3, 4, 6, 8)
 """Column groups that it tries."""
@@ -47,6 +47,8 @@ OTHER_BLOCKS = 1
 """Block RAMs of an iCE40 for what is distributed RAM elsewhere: the identity."""
 FEWEST = 3
 """Different layouts among the points of a family from which laws are fitted."""
+MOST_BANKS = 3
+"""Of accumulators that a pass has."""
 STEPS = 4
 """Of the sequence on which cycles are counted."""
 
@@ -73,7 +75,7 @@ class Clock:
 class Estimate:
     """What a Program costs on an array. ``cycles`` of a step in which nothing is skipped; ``luts`` and ``ffs`` are None
     without laws, ``clock`` and ``us`` of a step where no point is of a like size; ``sprams`` are single-port memories that weights
-    are loaded into. ``banks`` are those that the array has, ``deep`` its configuration's.
+    are loaded into. ``banks`` are those that the array has, ``block_banks`` and ``deep`` its configuration's.
     """
 
     device: str
@@ -91,6 +93,7 @@ class Estimate:
     clock: Clock | None
     us: float | None
     sprams: int = 0
+    block_banks: int = 0
 
     def fits(self, chip: Device) -> bool:
         """Whether a device has all that; what is not known counts as nothing."""
@@ -130,6 +133,7 @@ def _estimated(layout: Layout, found: Mapping[str, float], chip: Device, multipl
         clock=clock,
         us=None if clock is None else round(counted / clock.mhz, 3),
         sprams=int(found.get("sprams", 0)),
+        block_banks=layout.config.block_banks,
     )
 
 
@@ -166,8 +170,9 @@ def fit(program: Program, on: str, config: HardwareConfig | None = None, fixed: 
     """Arrays that fit a device, the fastest first: the least time of a step, or where that is not known the fewest cycles
     (:func:`timed`), then the fewest PEs.
 
-    ``fixed``: fields among :data:`SEARCHED` that are as the configuration says.
-    Arrays that the Program cannot run on, or not with the rest of the configuration, are passed over.
+    ``fixed``: fields among :data:`SEARCHED` that are as the configuration says. Accumulators go into block RAM only where an array
+    is too large otherwise, as few banks as that takes. Arrays that the Program cannot run on, or not with
+    the rest of the configuration, are passed over.
 
     Raises
     ------
@@ -176,19 +181,16 @@ def fit(program: Program, on: str, config: HardwareConfig | None = None, fixed: 
     """
     chip, start = device(on), config or HardwareConfig()
     start = replace(start, multiplier=min(start.multiplier, WIDEST[chip.family]))
+    only = "block_banks" in fixed or chip.family != "ecp5"
     found: list[Estimate] = []
     ran, refused = False, None
     for tried in _arrays(program, start, chip, fixed):
         try:
-            layout = Layout(program, tried)
-            counts = _exact(layout, chip.family, "dsp", chip.sprams)
-            if counts["dsp"] <= chip.dsp and counts["bram"] <= chip.bram:
-                found.append(_estimated(layout, _linear(layout, chip.family) | counts, chip))
+            found += _fitting(program, tried, chip, (start.block_banks,) if only else range(MOST_BANKS + 1))
         except SparseGateError as error:
             refused = refused or error
             continue
         ran = True
-    found = [one for one in found if one.fits(chip)]
     if not found and refused and not ran:
         raise SparseGateError(f"no array runs this Program with these options: {refused}")
     if not found:
@@ -204,6 +206,24 @@ def fit(program: Program, on: str, config: HardwareConfig | None = None, fixed: 
         return (time if by_time else 0, one.cycles, one.pes, one.lanes, one.banks, one.deep)
 
     return sorted(found, key=rank)
+
+
+def _fitting(program: Program, tried: HardwareConfig, chip: Device, block_banks: Iterable[int]) -> list[Estimate]:
+    """The array with the first of these numbers of banks in block RAM, which grow, with which it fits; none if it does not."""
+    for turn, count in enumerate(block_banks):
+        layout = Layout(program, replace(tried, block_banks=count))
+        try:
+            counts = _exact(layout, chip.family, "dsp", chip.sprams)
+        except SparseGateError:
+            if turn == 0:
+                raise
+            break  # the accumulators are too many for a block RAM
+        if counts["dsp"] > chip.dsp or counts["bram"] > chip.bram or (turn and count > layout.acc_banks):
+            break
+        one = _estimated(layout, _linear(layout, chip.family) | counts, chip)
+        if one.fits(chip):
+            return [one]
+    return []
 
 
 def timed(found: Sequence[Estimate]) -> bool:
@@ -309,7 +329,12 @@ def _linear(layout: Layout, family: str) -> dict[str, float]:
         "pes": pes,
         "groups": layout.groups,
         "products": pes * (layout.weight_width + layout.operand_width),
-        "accumulators": pes * sum(_cells(depth, layout.partial_width) for depth in layout.acc_bank_depths),
+        "accumulators": pes
+        * sum(
+            _cells(depth, layout.partial_width)
+            for depth, block in zip(layout.acc_bank_depths, layout.acc_in_blocks, strict=True)
+            if not (block and family == "ecp5")
+        ),
         "adders": (pes + layout.clusters * layout.groups * len(layout.apart_rows))
         * layout.acc_banks
         * layout.partial_width,
@@ -349,7 +374,8 @@ def _exact(layout: Layout, family: str, multipliers: str, sprams: int) -> dict[s
         )
     accumulators = pes + layout.clusters * layout.groups * len(layout.apart_rows)
     scratch = accumulators * sum(
-        scratch_blocks(layout.partial_width, depth, family) for depth in layout.acc_bank_depths
+        scratch_blocks(layout.partial_width, depth, family, block)
+        for depth, block in zip(layout.acc_bank_depths, layout.acc_in_blocks, strict=True)
     )
     if family != "ice40":
         return found | {"bram": sum(block_rams(layout).values()) + scratch}
@@ -373,16 +399,19 @@ def blocks(width: int, depth: int, family: str) -> int:
     return -(-width // columns) * -(-depth // rows)
 
 
-def scratch_blocks(width: int, depth: int, family: str) -> int:
+def scratch_blocks(width: int, depth: int, family: str, block: bool = False) -> int:
     """Block RAMs of a memory that is read and written every cycle, as accumulators are; 0 where it is distributed RAM.
 
+    An ECP5's is one where it is asked for (``block``: ``HardwareConfig.block_banks``), as weights want block RAM more.
     A Gowin has few distributed RAMs, and nextpnr places no more than a part of them. What one block RAM of 512 words of 36 bits
     holds and none of 18 bits, Yosys makes a simple dual port; of all else it makes true dual ports, for which the packer sets no
     byte enables, so that stays distributed.
     """
     if family == "ice40":
         return _fewest(width, depth)
-    return int(family == "gowin" and 18 < width <= 36 and depth <= 512)
+    if family == "ecp5":
+        return int(block)
+    return int(18 < width <= 36 and depth <= 512)
 
 
 def _fewest(width: int, depth: int) -> int:

@@ -47,10 +47,11 @@ SIZES = (
     "steps",
     "outputs",
     "banks",
+    "block_banks",
     "bias_bits",
     "partial_bits",
 )
-"""Fields of a configuration that are integers of 1 or more, where they are given."""
+"""Fields of a configuration that are integers of 1 or more, ``block_banks`` of 0 or more, where they are given."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,13 @@ class HardwareConfig:
     16 on iCE40). ``states``: with ports for initial and final states. ``steps``: the longest sequence that a Program with layers in
     both directions of time may be given, as it must be buffered. ``outputs``: values of an output frame that the engine gives a
     cycle, a power of two. ``banks``: the most banks of accumulators; with one, a phase is dispatched only after the read-out of the
-    one before, but small memories are not split further. ``bias_bits``: of a bias in the lanes' memories (default: as many
-    as the Program's need, and up to four more where that costs no block RAM: for weights that come later). ``partial_bits``: of
-    a PE's sums, which are those of its own column group (default: ``Layout.partial_width``). ``loaded``: weights are no part of a
-    bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE has at most 16,384 of them: one SPRAM
-    of an iCE40 UP5K. ``deep``: more registers (``timing.DEEP``), for arrays that fill a large device: a higher clock for some
-    more cycles a step. At most 4096 PEs.
+    one before, but small memories are not split further. ``block_banks``: of these banks, the deepest first, so many lie in an
+    ECP5's block RAM, which saves look-up tables where block RAM is left; cycles stay the same. ``bias_bits``: of a bias in the
+    lanes' memories (default: as many as the Program's need, and up to four more where that costs no block RAM: for weights that
+    come later). ``partial_bits``: of a PE's sums, which are those of its own column group (default: ``Layout.partial_width``).
+    ``loaded``: weights are no part of a bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE
+    has at most 16,384 of them: one SPRAM of an iCE40 UP5K. ``deep``: more registers (``timing.DEEP``), for arrays that fill a large
+    device: a higher clock for some more cycles a step. At most 4096 PEs.
     """
 
     rows: int = 8
@@ -79,6 +81,7 @@ class HardwareConfig:
     steps: int = 128
     outputs: int = 1
     banks: int = 3
+    block_banks: int = 0
     bias_bits: int | None = None
     partial_bits: int | None = None
     loaded: bool = False
@@ -91,8 +94,9 @@ class HardwareConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise SparseGateError(f"{name} is {value!r}, expected an integer")
-            if value < 1:
-                raise SparseGateError(f"{name} is {value}, expected 1 or more")
+            least = 0 if name == "block_banks" else 1
+            if value < least:
+                raise SparseGateError(f"{name} is {value}, expected {least} or more")
         if self.pes > MAX_PES:
             raise SparseGateError(
                 f"{self.rows} rows x {self.groups} groups are {self.pes} processing elements, expected at most {MAX_PES}"
@@ -477,6 +481,25 @@ class Layout:
                 raise SparseGateError(f"partial sums need {need} bits, the hardware's have {self.config.partial_bits}")
             return self.config.partial_bits
         return max(need, self.acc_width - _bits(self.groups))
+
+    @cached_property
+    def acc_in_blocks(self) -> tuple[bool, ...]:
+        """Which banks of accumulators lie in block RAM, of an ECP5.
+
+        Raises
+        ------
+        SparseGateError
+            If one of them has more words or wider ones than a block RAM.
+        """
+        depths, (most, widest) = self.acc_bank_depths, BLOCK_SHAPES[0]
+        deepest = sorted(range(self.acc_banks), key=lambda bank: -depths[bank])[: self.config.block_banks]
+        for bank in deepest:
+            if depths[bank] > most or self.partial_width > widest:
+                raise SparseGateError(
+                    f"a bank of accumulators has {depths[bank]} words of {self.partial_width} bits, a block RAM {most} of {widest};"
+                    " expected block_banks 0"
+                )
+        return tuple(bank in deepest for bank in range(self.acc_banks))
 
     @cached_property
     def bias_bits(self) -> int:

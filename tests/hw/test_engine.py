@@ -173,25 +173,35 @@ STACKS = {
 
 
 @pytest.mark.parametrize(
-    ("shapes", "states", "banks", "deep"),
-    [pytest.param(shapes, True, 3, False, id=name) for name, shapes in STACKS.items()]
-    + [pytest.param(STACKS[name], False, 3, False, id=f"{name}, no states") for name in ("gru", "stacked", "both ways")]
+    ("shapes", "states", "banks", "deep", "blocks"),
+    [pytest.param(shapes, True, 3, False, 0, id=name) for name, shapes in STACKS.items()]
     + [
-        pytest.param(STACKS["stacked"], bool(banks % 2), banks, deep, id=f"stacked, banks {banks}, deep {deep}")
+        pytest.param(STACKS[name], False, 3, False, 0, id=f"{name}, no states")
+        for name in ("gru", "stacked", "both ways")
+    ]
+    + [
+        pytest.param(STACKS["stacked"], bool(banks % 2), banks, deep, 0, id=f"stacked, banks {banks}, deep {deep}")
         for banks in (1, 2)
         for deep in (False, True)
     ]
-    + [pytest.param(STACKS[name], name != "gru", 3, True, id=f"{name}, deep") for name in ("gru", "both ways")],
+    + [pytest.param(STACKS[name], name != "gru", 3, True, 0, id=f"{name}, deep") for name in ("gru", "both ways")]
+    + [
+        pytest.param(STACKS[name], blocks == 1, 3, blocks == 1, blocks, id=f"{name}, {blocks} banks in block RAM")
+        for name, blocks in (("gru", 1), ("stacked", 1), ("stacked", 3), ("both ways, projected", 3))
+    ],
 )
-def test_engine_equals_golden_and_cycle_model(shapes: tuple[Shape, ...], states: bool, banks: int, deep: bool) -> None:
+def test_engine_equals_golden_and_cycle_model(
+    shapes: tuple[Shape, ...], states: bool, banks: int, deep: bool, blocks: int
+) -> None:
     """Values of every phase, outputs, states, counters and cycles of each kind and structure."""
     program = small_program(*shapes, inputs=3, seed=len(shapes) + 2 * states)
     states = states and any(layer.carried for layer in program.layers)
     # thresholds of all vectors differ
     program = program.with_thresholds(*[(5 * k) % 4 for k in range(len(program.vectors))])
     config = HardwareConfig(12, 2, 1, cluster=6, states=states, steps=4) if states else HardwareConfig(12, 1, 3, 4)
-    engine = Engine(program, replace(config, banks=banks, deep=deep))
+    engine = Engine(program, replace(config, banks=banks, deep=deep, block_banks=blocks))
     layout = engine.layout
+    assert sum(layout.acc_in_blocks) == min(blocks, layout.acc_banks)
     assert layout.acc_banks <= banks
     lengths = np.array([1, 3])
     raw = stimulus(program.input_format, 2, 3, 3, seed=4)

@@ -133,20 +133,22 @@ def compare(tmp_path, program, config, fabric, raw, lengths, thresholds, expecte
 
 
 @pytest.mark.parametrize(
-    ("fabric", "primitives", "loaded"),
+    ("fabric", "primitives", "hardware"),
     [
-        (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D", "TRELLIS_DPR16X4"), False),
-        (Fabric("ice40", 8), ("SB_RAM40_4K", "SB_MAC16"), False),
-        (Fabric("ice40", 0), ("SB_RAM40_4K",), False),
-        (Fabric("ice40", 8, 4), ("SB_RAM40_4K", "SB_MAC16", "SB_SPRAM256KA"), True),
-        (Fabric("ice40", 0, 1), ("SB_RAM40_4K", "SB_SPRAM256KA"), True),
-        (Fabric("ecp5", 156), ("MULT18X18D",), True),
-        (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4", "pROM"), False),
-        (Fabric("gowin", 0), ("RAM16SDP4", "ALU"), False),
-        (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4"), True),
+        (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D", "TRELLIS_DPR16X4"), {}),
+        (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D"), {"block_banks": 2, "groups": 2, "deep": True}),
+        (Fabric("ice40", 8), ("SB_RAM40_4K", "SB_MAC16"), {}),
+        (Fabric("ice40", 0), ("SB_RAM40_4K",), {}),
+        (Fabric("ice40", 8, 4), ("SB_RAM40_4K", "SB_MAC16", "SB_SPRAM256KA"), {"loaded": True}),
+        (Fabric("ice40", 0, 1), ("SB_RAM40_4K", "SB_SPRAM256KA"), {"loaded": True}),
+        (Fabric("ecp5", 156), ("MULT18X18D",), {"loaded": True}),
+        (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4", "pROM"), {}),
+        (Fabric("gowin", 0), ("RAM16SDP4", "ALU"), {}),
+        (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4"), {"loaded": True}),
     ],
     ids=[
         "ecp5",
+        "ecp5-blocks",
         "ice40",
         "ice40-logic",
         "ice40-spram",
@@ -157,7 +159,7 @@ def compare(tmp_path, program, config, fabric, raw, lengths, thresholds, expecte
         "gowin-loaded",
     ],
 )
-def test_netlist_equals_golden(tmp_path, fabric, primitives, loaded):
+def test_netlist_equals_golden(tmp_path, fabric, primitives, hardware):
     bits = 7
     shapes = [synthetic.Shape("lstm", 4, NM(1, 2), NM(1, 2)), synthetic.Shape("linear", 2)]
     x = np.random.default_rng(0).normal(size=(4, 6, 3))
@@ -167,9 +169,8 @@ def test_netlist_equals_golden(tmp_path, fabric, primitives, loaded):
     thresholds = (2, 1, 0)
     expected = golden.run(program, raw, lengths, thresholds)
     fabric = replace(fabric)  # it counts down
-    counts = compare(
-        tmp_path, program, HardwareConfig(rows=4, loaded=loaded), fabric, raw, lengths, thresholds, expected
-    )
+    config = HardwareConfig(rows=4, **hardware)
+    counts = compare(tmp_path, program, config, fabric, raw, lengths, thresholds, expected)
     for primitive in primitives:  # none of them was mapped away
         assert primitive in counts
 

@@ -17,9 +17,10 @@ READ = timing.SHALLOW.readout - timing.SHALLOW.broadcast - 1
 """From a read to its value."""
 
 
-def shaped(apart: bool = False, **changes: Any) -> Layout:
-    """A small layout with some of its numbers replaced."""
-    layout = small_layout(6, shapes=GRU) if apart else small_layout()
+def shaped(apart: bool = False, block: bool = False, **changes: Any) -> Layout:
+    """A small layout with some of its numbers replaced; of a ``block``, with all its accumulators in block RAM."""
+    hardware = {"block_banks": 3 * block}
+    layout = small_layout(6, shapes=GRU, hardware=hardware) if apart else small_layout(hardware=hardware)
     vars(layout).update(changes)
     return layout
 
@@ -78,12 +79,14 @@ class Reference:
             await ctx.tick()
 
 
-@pytest.mark.parametrize("distance", [1, 2, 3])
+@pytest.mark.parametrize("block", [False, True])
+@pytest.mark.parametrize("distance", [1, 2, 3, 4])
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("words", [None, 2, 4])
-def test_accumulates_and_reads_out(distance: int, apart: bool, words: int | None) -> None:
+def test_accumulates_and_reads_out(distance: int, apart: bool, words: int | None, block: bool) -> None:
     changes = {"loop_distance": distance, **({"weight_words": words} if words else {})}
-    layout = shaped(apart, **changes)
+    layout = shaped(apart, block, **changes)
+    assert set(layout.acc_in_blocks) == {block}
     assert layout.weight_planes == (1 if words is None else -(-layout.weight_depth // words))
     model = Reference(layout, random.Random(distance), apart)
 
@@ -100,12 +103,19 @@ def test_accumulates_and_reads_out(distance: int, apart: bool, words: int | None
     simulate(model.dut, testbench)
 
 
+@pytest.mark.parametrize("blocks", [(False, False, False), (True, False, True)])
 @pytest.mark.parametrize("distance", [1, 3])
 @pytest.mark.parametrize("apart", [False, True])
-def test_one_bank_is_read_while_another_accumulates(apart: bool, distance: int) -> None:
+def test_one_bank_is_read_while_another_accumulates(apart: bool, distance: int, blocks: tuple[bool, ...]) -> None:
     depth, depths = 16, (16, 8, 16)
     layout = shaped(
-        apart, acc_banks=3, acc_bank_depth=depth, acc_bank_depths=depths, acc_depth=3 * depth, loop_distance=distance
+        apart,
+        acc_banks=3,
+        acc_bank_depth=depth,
+        acc_bank_depths=depths,
+        acc_in_blocks=blocks,
+        acc_depth=3 * depth,
+        loop_distance=distance,
     )
     model = Reference(layout, random.Random(distance), apart)
 

@@ -48,7 +48,7 @@ def memory(width: int, depth: int) -> tuple[Any, list[str], list[list[int]]]:
     )
 
 
-def scratch(width: int, depth: int) -> tuple[Any, list[str], list[list[int]]]:
+def scratch(width: int, depth: int, block: bool = False) -> tuple[Any, list[str], list[list[int]]]:
     """Every word is written first; then reads and writes anywhere, of the same word at once too."""
     rng = np.random.default_rng(width + depth)
     count = CYCLES + depth
@@ -58,7 +58,7 @@ def scratch(width: int, depth: int) -> tuple[Any, list[str], list[list[int]]]:
     written[:depth], write[:depth] = np.arange(depth), True
     data = rng.integers(0, 1 << width, count)
     names = ["address", "write_address", "data", "write"]
-    return ScratchMemory(width, depth), names, np.stack([address, written, data, write], axis=1).tolist()
+    return ScratchMemory(width, depth, block), names, np.stack([address, written, data, write], axis=1).tolist()
 
 
 def wanted(dut: Any, names: list[str], items: list[list[int]]) -> list[int]:
@@ -194,14 +194,15 @@ def test_small_multiplications_take_what_is_spared_for_them() -> None:
     assert not Fabric("ecp5", 4).take(1, small=True)
 
 
-def test_a_scratch_memory_is_what_was_written() -> None:
-    dut, names, items = scratch(7, 40)
-    found, words = [0], [0] * 40
+@pytest.mark.parametrize("block", [False, True])
+def test_a_scratch_memory_is_what_was_written(block: bool) -> None:
+    dut, names, items = scratch(7, 40, block)
+    found, words = [0] * dut.latency, [0] * 40
     for address, written, data, write in items:
         found.append(words[address])
         if write:
             words[written] = data
-    assert wanted(dut, names, items) == found[:-1]
+    assert wanted(dut, names, items) == found[: -dut.latency]
 
 
 @icarus
@@ -209,6 +210,17 @@ def test_a_scratch_memory_is_what_was_written() -> None:
 def test_a_scratch_memory_of_an_ecp5_gives_what_the_plain_one_does(depth: int, tmp_path: Path) -> None:
     of_cells = {16: "", 17: "LUT4", 40: "PFUMX", 64: "PFUMX"}.get(depth, "L6MUX21")
     same(lambda: scratch(7, depth), Fabric("ecp5", 0), of_cells, tmp_path)
+
+
+@icarus
+@pytest.mark.parametrize(("width", "depth"), [(7, 40), (18, 16), (20, 512), (36, 100)])
+def test_a_block_of_scratch_memory_gives_what_the_plain_one_does(width: int, depth: int, tmp_path: Path) -> None:
+    same(lambda: scratch(width, depth, True), Fabric("ecp5", 0), "DP16KD", tmp_path)
+    assert (tmp_path / "block.v").read_text().count("DP16KD ") == scratch_blocks(width, depth, "ecp5", True) == 1
+    assert scratch_blocks(width, depth, "ecp5") == 0
+    for family in ("gowin", "ice40"):
+        same(lambda: scratch(width, depth, True), Fabric(family, 0), "", tmp_path)
+        assert scratch_blocks(width, depth, family, True) == scratch_blocks(width, depth, family)
 
 
 @icarus

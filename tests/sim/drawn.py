@@ -156,6 +156,7 @@ def draw(seed: int, units: int = 24) -> Case:
         states=carried,
         steps=max(lengths) + int(pick(0, 0, 1, 5)),
         deep=bool(np.random.default_rng([seed, 1]).random() < 0.4),
+        block_banks=int(np.random.default_rng([seed, 2]).choice([0, 0, 1, 3])),
     )
     return Case(
         inputs=size(),

@@ -91,8 +91,40 @@ def test_multipliers_in_logic():
     assert estimate.sizes(layout, "ice40", "logic")["dsp"] == 0
 
 
+def test_accumulators_in_block_ram():
+    """A block RAM for each PE and bank, and its distributed RAM less; cycles are the same."""
+    program, array = make_program(), HardwareConfig(rows=8, groups=2, deep=True)
+    plain = estimate.estimate(program, array)
+    assert plain.banks == 2
+    for count in (1, 2, 3):
+        found = estimate.estimate(program, replace(array, block_banks=count))
+        assert found.bram == plain.bram + 16 * min(count, 2)
+        assert found.luts < plain.luts
+        assert (found.cycles, found.dsp, found.ffs) == (plain.cycles, plain.dsp, plain.ffs)
+    assert not estimate.sizes(Layout(program, replace(array, block_banks=2)))["accumulators"]
+    for family in ("ice40", "gowin"):  # whose size alone says where they lie
+        sizes = [estimate.sizes(Layout(program, replace(array, multiplier=16, block_banks=n)), family) for n in (0, 2)]
+        assert sizes[0] == sizes[1]
+
+
+def test_fit_puts_accumulators_into_block_ram_where_an_array_is_too_large_otherwise(monkeypatch):
+    program, array = make_program(), HardwareConfig(rows=8, groups=2, lanes=2, banks=2, deep=True)
+    fixed = [name for name in estimate.SEARCHED if name != "block_banks"]
+    for count in range(3):
+        luts = estimate.estimate(program, replace(array, block_banks=count), "LFE5U-85F").luts
+        monkeypatch.setattr(estimate, "share", lambda family, most=luts: (most + 1) / device("LFE5U-85F").luts)
+        found = estimate.fit(program, "LFE5U-85F", array, fixed)
+        assert [one.block_banks for one in found] == [count]
+    monkeypatch.setattr(estimate, "share", lambda family, most=luts: (most - 1) / device("LFE5U-85F").luts)
+    with pytest.raises(SparseGateError, match="no array for this Program fits LFE5U-85F"):
+        estimate.fit(program, "LFE5U-85F", array, fixed)
+    monkeypatch.undo()
+    with pytest.raises(SparseGateError, match="no array for this Program fits LFE5U-12F"):
+        estimate.fit(program, "LFE5U-12F", replace(array, block_banks=2), estimate.SEARCHED)  # no block RAM is left
+
+
 def config_of(one):
-    return HardwareConfig(one.rows, one.groups, one.lanes, banks=one.banks, deep=one.deep)
+    return HardwareConfig(one.rows, one.groups, one.lanes, banks=one.banks, block_banks=one.block_banks, deep=one.deep)
 
 
 def test_fit_takes_the_fastest_that_fits():
@@ -128,7 +160,7 @@ def test_fit_is_no_worse_than_any_array_that_fits():
 
 def test_what_is_fixed_is_not_searched():
     program = make_program()
-    given = HardwareConfig(rows=16, groups=2, lanes=2, banks=1, deep=True)
+    given = HardwareConfig(rows=16, groups=2, lanes=2, banks=1, block_banks=1, deep=True)
     assert [config_of(one) for one in estimate.fit(program, "LFE5U-85F", given, estimate.SEARCHED)] == [given]
     for name in estimate.SEARCHED:
         found = estimate.fit(program, "LFE5U-85F", given, [name])

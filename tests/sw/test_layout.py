@@ -348,6 +348,27 @@ def test_passes_share_accumulators_but_not_states() -> None:
     assert [phase.acc_base for phase in stacked.phases] == [0, 8]
 
 
+def test_the_deepest_banks_lie_in_block_ram() -> None:
+    stack = program(3, Shape("lstm", 6), Shape("lstm", 20), Shape("lstm", 6))
+    layout = Layout(stack, HardwareConfig(4))
+    assert sorted(layout.acc_bank_depths, reverse=True) != list(layout.acc_bank_depths)
+    assert layout.acc_in_blocks == (False,) * layout.acc_banks
+    for count in range(layout.acc_banks + 2):
+        chosen = Layout(stack, HardwareConfig(4, block_banks=count)).acc_in_blocks
+        held = [depth for depth, block in zip(layout.acc_bank_depths, chosen, strict=True) if block]
+        assert sorted(held) == sorted(layout.acc_bank_depths)[max(0, layout.acc_banks - count) :]
+
+
+def test_accumulators_that_no_block_ram_holds_stay_out_of_them() -> None:
+    large = program(3, Shape("lstm", 520), Shape("linear", 2))
+    layout = Layout(large, HardwareConfig(4, banks=1, block_banks=1))
+    with pytest.raises(
+        SparseGateError, match=r"has 521 words of \d+ bits, a block RAM 512 of 36; expected block_banks 0"
+    ):
+        _ = layout.acc_in_blocks
+    assert Layout(large, HardwareConfig(8, banks=1, block_banks=1)).acc_in_blocks == (True,)
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
@@ -356,6 +377,7 @@ def test_passes_share_accumulators_but_not_states() -> None:
         (dict(rows=8, lanes=3), "3 lanes do not divide 2 clusters evenly"),
         (dict(rows=8, multiplier=9), "is wider than the multiplier's 9 bits"),
         (dict(rows=0), "rows is 0, expected 1 or more"),
+        (dict(block_banks=-1), "block_banks is -1, expected 0 or more"),
         (dict(groups=-1), "groups is -1, expected 1 or more"),
         (dict(outputs=0), "outputs is 0, expected 1 or more"),
         (dict(outputs=3), "outputs is 3, expected a power of two of at most 64 values a cycle"),

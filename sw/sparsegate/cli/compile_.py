@@ -12,6 +12,7 @@ from sparsegate.cli.options import (
     MANIFEST,
     PROGRAM_FILE,
     Banks,
+    BlockBanks,
     Compiled,
     Deep,
     Groups,
@@ -39,6 +40,7 @@ def compile_(
     lanes: Lanes = None,
     outputs: Outputs = None,
     banks: Banks = None,
+    block_banks: BlockBanks = None,
     load_weights: LoadWeights = None,
     deep: Deep = None,
     steps: Steps = None,
@@ -55,7 +57,9 @@ def compile_(
 
     Example: [bold]sparsegate compile build/program.safetensors --rows 8 --groups 1 --data vowels[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks, load_weights, deep)
+    compiled = open_program(
+        program, rows, groups, lanes, steps, states, outputs, banks, load_weights, deep, block_banks
+    )
     dataset = None if data is None else open_data(data, compiled.program.inputs)
     with console.task("compile"):
         made, result = build(compiled, out)

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsegate import console
-from sparsegate.cli.options import Banks, Deep, Groups, Json, Lanes, LoadWeights, Outputs, Rows, open_program
+from sparsegate.cli.options import (
+    Banks,
+    BlockBanks,
+    Deep,
+    Groups,
+    Json,
+    Lanes,
+    LoadWeights,
+    Outputs,
+    Rows,
+    open_program,
+)
 
 if TYPE_CHECKING:
     from sparsegate.estimate import Estimate
@@ -24,6 +35,7 @@ def estimate(
     lanes: Lanes = None,
     outputs: Outputs = None,
     banks: Banks = None,
+    block_banks: BlockBanks = None,
     load_weights: LoadWeights = None,
     deep: Deep = None,
     device: Annotated[
@@ -75,11 +87,19 @@ def estimate(
             table.append((row["name"], _errors(row)))
     if program is not None:
         compiled = open_program(
-            program, rows, groups, lanes, outputs=outputs, banks=banks, loaded=load_weights, deep=deep
+            program,
+            rows,
+            groups,
+            lanes,
+            outputs=outputs,
+            banks=banks,
+            loaded=load_weights,
+            deep=deep,
+            block_banks=block_banks,
         )
         with console.task("estimate"):
             if fit is not None:
-                given = dict(zip(rules.SEARCHED, (rows, groups, lanes, banks, deep), strict=True))
+                given = dict(zip(rules.SEARCHED, (rows, groups, lanes, banks, block_banks, deep), strict=True))
                 fixed = [name for name, value in given.items() if value is not None]
                 found = rules.fit(compiled.program, fit, compiled.config, fixed)
                 best = found[0]
@@ -119,10 +139,12 @@ def _rows(one: Estimate) -> list[tuple[str, object]]:
     if one.clock is not None:
         near = one.clock
         clock = f"{near.mhz:.1f} MHz, of {near.points} synthesized of a like size ({near.low:.1f} to {near.high:.1f})"
-    depth, banks = "deep" if one.deep else "shallow", f"{one.banks} bank{'s' * (one.banks > 1)}"
+    depth, banks = "deep" if one.deep else "shallow", f"{one.banks} bank{'s' * (one.banks > 1)} of accumulators"
+    if one.block_banks and chip.family == "ecp5":
+        banks += f" ({min(one.block_banks, one.banks)} in block RAM)"
     return [
         ("device", one.device),
-        ("array", f"{one.rows} rows x {one.groups} groups, {one.lanes} lanes, {banks} of accumulators, {depth}"),
+        ("array", f"{one.rows} rows x {one.groups} groups, {one.lanes} lanes, {banks}, {depth}"),
         ("multipliers", f"{one.dsp} of {chip.dsp}"),
         ("block RAMs", f"{one.bram} of {chip.bram}"),
         ("LUTs", law(one.luts, chip.luts, "luts")),

@@ -86,6 +86,13 @@ Banks = Annotated[
         "--banks", help="Most banks of accumulators; 1 for devices with few block RAMs. Default: as overlap wants."
     ),
 ]
+BlockBanks = Annotated[
+    int | None,
+    typer.Option(
+        "--block-banks",
+        help="So many of these banks in block RAM of an ECP5, where some is left: fewer LUTs, the same cycles. Default: 0.",
+    ),
+]
 Deep = Annotated[
     bool | None,
     typer.Option(
@@ -143,6 +150,7 @@ def open_program(
     banks: int | None = None,
     loaded: bool | None = None,
     deep: bool | None = None,
+    block_banks: int | None = None,
 ) -> Compiled:
     """Read a Program file, or a compiled folder with its array. Another array than the folder's is a new compilation."""
     from dataclasses import replace
@@ -160,6 +168,7 @@ def open_program(
         "states": states,
         "outputs": outputs,
         "banks": banks,
+        "block_banks": block_banks,
         "loaded": loaded,
         "deep": deep,
     }

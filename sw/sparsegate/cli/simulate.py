@@ -11,6 +11,7 @@ import typer
 from sparsegate import console
 from sparsegate.cli.options import (
     Banks,
+    BlockBanks,
     Compiled,
     Data,
     Deep,
@@ -51,6 +52,7 @@ def simulate(
     lanes: Lanes = None,
     outputs: Outputs = None,
     banks: Banks = None,
+    block_banks: BlockBanks = None,
     load_weights: LoadWeights = None,
     deep: Deep = None,
     steps: Steps = None,
@@ -71,7 +73,9 @@ def simulate(
 
     Example: [bold]sparsegate simulate build/program.safetensors --simulator icarus --sequences 4[/]
     """
-    compiled = open_program(program, rows, groups, lanes, steps, states, outputs, banks, load_weights, deep)
+    compiled = open_program(
+        program, rows, groups, lanes, steps, states, outputs, banks, load_weights, deep, block_banks
+    )
     dataset = open_data(data, compiled.program.inputs)
     thresholds = chosen_thresholds(compiled.program, threshold)
     with console.task(f"simulate {min(sequences, len(dataset.length_test))} sequences with {simulator.value}"):

@@ -11,6 +11,7 @@ import typer
 from sparsegate import console
 from sparsegate.cli.options import (
     Banks,
+    BlockBanks,
     Compiled,
     Deep,
     Groups,
@@ -44,6 +45,7 @@ def synth(
     lanes: Lanes = None,
     outputs: Outputs = None,
     banks: Banks = None,
+    block_banks: BlockBanks = None,
     load_weights: LoadWeights = None,
     deep: Deep = None,
     mhz: Annotated[float | None, typer.Option("--mhz", help="Clock to build for. Default: the device's.")] = None,
@@ -72,7 +74,17 @@ def synth(
 
     Example: [bold]sparsegate synth build/program.safetensors --board ulx3s-85f[/]
     """
-    compiled = open_program(program, rows, groups, lanes, outputs=outputs, banks=banks, loaded=load_weights, deep=deep)
+    compiled = open_program(
+        program,
+        rows,
+        groups,
+        lanes,
+        outputs=outputs,
+        banks=banks,
+        loaded=load_weights,
+        deep=deep,
+        block_banks=block_banks,
+    )
     with console.task("synthesize") as task:
         frequency = None if mhz is None else round(mhz * 1e6)
         result = implement(
