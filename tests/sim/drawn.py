@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sparsegate import cycles, golden
 from sparsegate.cells import CELLS
 from sparsegate.fixed import narrow
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.layout import BLOCK_SHAPES, HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.program import Program, RawState
 from sparsegate.quantize import QuantizeConfig, quantize
@@ -156,9 +156,8 @@ def draw(seed: int, units: int = 24) -> Case:
         states=carried,
         steps=max(lengths) + int(pick(0, 0, 1, 5)),
         deep=bool(np.random.default_rng([seed, 1]).random() < 0.4),
-        block_banks=int(np.random.default_rng([seed, 2]).choice([0, 0, 1, 3])),
     )
-    return Case(
+    case = Case(
         inputs=size(),
         shapes=tuple(shapes),
         hardware=hardware,
@@ -170,3 +169,7 @@ def draw(seed: int, units: int = 24) -> Case:
         stalls=pick(None, None, int(rng.integers(1000))),
         seed=seed,
     )
+    if Layout(case.program(), hardware).partial_width > BLOCK_SHAPES[0][1]:  # too wide for a block RAM
+        return case
+    blocks = int(np.random.default_rng([seed, 2]).choice([0, 0, 1, 3]))
+    return replace(case, hardware=replace(hardware, block_banks=blocks))
