@@ -156,10 +156,12 @@ def test_a_file_that_may_not_grow(files):
     assert contents(files / "build") == []
 
 
-# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+# --- Ctrl-C and kill ----------------------------------------------------------------------------------------------------------
 
 
-def interrupt(files: Path, words: list[str], line: str, ready: Callable[[], bool]) -> None:
+def interrupt(
+    files: Path, words: list[str], line: str, ready: Callable[[], bool], by: signal.Signals = signal.SIGINT
+) -> None:
     """Start a command, wait for a line of its progress and for what it does then, press Ctrl-C; it must end cleanly."""
     process = subprocess.Popen(
         [*COMMAND, *words],
@@ -178,7 +180,7 @@ def interrupt(files: Path, words: list[str], line: str, ready: Callable[[], bool
         while not ready():
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         output, errors = process.communicate()
     finally:
         watch.cancel()
@@ -188,13 +190,14 @@ def interrupt(files: Path, words: list[str], line: str, ready: Callable[[], bool
     assert sentence(errors).startswith("interrupted")
 
 
-def test_ctrl_c_in_compile(files, monkeypatch):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_kill_in_compile(files, monkeypatch, by):
     scratch = files / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
     before = contents(files)
     words = ["compile", "program.safetensors", "--out", "build"]
-    interrupt(files, words, "compile", lambda: bool(commands_in(scratch)))  # Yosys, at work on the Verilog
+    interrupt(files, words, "compile", lambda: bool(commands_in(scratch)), by)  # Yosys, at work on the Verilog
     assert all_end_in(scratch)
     assert contents(files) == before
 

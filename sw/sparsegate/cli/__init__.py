@@ -7,6 +7,7 @@ is the only one of its room that may reach into ``sparsegate_hw`` and ``sparsega
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -21,7 +22,11 @@ PROGRAM = "sparsegate"
 
 
 def main() -> None:
-    """Entry point of ``sparsegate``."""
+    """Entry point of ``sparsegate``.
+
+    What ends it from outside (SIGTERM: ``timeout``, ``kill``) ends it as Ctrl-C does, with all its children.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(prog_name=PROGRAM)
     except KeyboardInterrupt:  # before a command has begun
