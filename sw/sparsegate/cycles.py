@@ -50,6 +50,7 @@ class Cycles:
     result, counted from the first cycle after reset; -1 where no step runs. A step may start before the one before has ended.
     ``matvec`` (N, S): cycles that a step's dispatches take where they wait for nothing, ``beats`` (N, S) those of them in which the
     longest group issues, ``mean_beats`` (N, S) the mean over groups: what would be left without imbalance.
+    ``group_beats`` (G,): beats that each column group issues in all, those of states' columns included.
     ``useful_macs``: entries of real blocks in issued columns. ``columns_seen`` and ``columns_sent``: columns a dense engine
     would process, and those processed.
     """
@@ -59,6 +60,7 @@ class Cycles:
     matvec: NDArray[np.int64]
     beats: NDArray[np.int64]
     mean_beats: NDArray[np.float64]
+    group_beats: NDArray[np.int64]
     useful_macs: int
     columns_seen: int
     columns_sent: int
@@ -131,7 +133,12 @@ class _Counts:
 
     macs = seen = sent = 0
 
-    def add(self, phase: PhaseLayout, matrix: MatrixLayout, runs: int, issued: int) -> None:
+    def __init__(self, groups: int) -> None:
+        self.beats = np.zeros(groups, np.int64)
+
+    def add(self, phase: PhaseLayout, matrix: MatrixLayout, runs: int, issued: int, beats: NDArray[np.int64]) -> None:
+        """``beats`` (..., G) of the ``issued`` columns."""
+        self.beats += beats.reshape(-1, len(self.beats)).sum(axis=0)
         self.seen += matrix.term.matrix.columns * runs
         self.sent += issued
         self.macs += issued * _macs_per_column(phase, matrix.term.matrix.entries)
@@ -186,7 +193,7 @@ def predict(trace: Trace, layout: Layout, final: bool = False, apart: bool = Fal
     Frames are streamed back to back, or with ``apart`` a frame's first value comes only when the step before has ended, so that
     ``busy`` is the latency of a step by itself (Programs that stream only).
     """
-    counts = _Counts()
+    counts = _Counts(layout.groups)
     passes = [_pass(run, number, layout, final and layout.states, counts) for number, run in enumerate(trace.passes)]
     ran = trace.ran
     start, end = np.full(ran.shape, -1, np.int64), np.full(ran.shape, -1, np.int64)
@@ -241,7 +248,9 @@ def predict(trace: Trace, layout: Layout, final: bool = False, apart: bool = Fal
         if not streams:
             length = 1 if layout.program.layers[-1].when != "step" else int(trace.lengths[n])
             buffered = taken + timing.BUFFER_FEED + length * layout.program.outputs - 1 + timing.BUFFER_RETURN
-    return Cycles(start, end, matvec, beats, mean, counts.macs, counts.seen, counts.sent, layout.config.pes)
+    return Cycles(
+        start, end, matvec, beats, mean, counts.beats, counts.macs, counts.seen, counts.sent, layout.config.pes
+    )
 
 
 def _pass(run: PassTrace, number: int, layout: Layout, final: bool, counts: _Counts) -> _PassCycles:
@@ -263,12 +272,13 @@ def _pass(run: PassTrace, number: int, layout: Layout, final: bool, counts: _Cou
             moved = _moved(stream, matrix, ends, run.lengths) & runs[:, :, None]
             in_group = np.eye(layout.groups)[matrix.group]
             beats.append((moved.astype(np.float64) @ in_group).astype(np.int64) * matrix.burst)
-            counts.add(phase, matrix, int(runs.sum()), int(moved.sum()))
+            counts.add(phase, matrix, int(runs.sum()), int(moved.sum()), beats[-1])
             if matrix.source == INPUT:
                 releases = at
             if run.loaded and matrix.carried:
-                primes += (stream.primed.astype(np.float64) @ in_group).astype(np.int64) * matrix.burst
-                counts.add(phase, matrix, count, int(stream.primed.sum()))
+                primed = (stream.primed.astype(np.float64) @ in_group).astype(np.int64) * matrix.burst
+                primes += primed
+                counts.add(phase, matrix, count, int(stream.primed.sum()), primed)
         latency = timing.result_latency(phase.phase.spec, phase.phase.step_bits, layout.groups, layout.depths)
         phases.append(_PhaseCycles(at, runs, tuple(beats), phase.positions, phase.positions + latency))
         words = layout.lanes * len(phase.loads)

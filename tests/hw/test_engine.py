@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
+from numpy.typing import NDArray
 
 from sparsegate import cycles, golden
 from sparsegate.cells import CELLS
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape, stimulus
+from sparsegate_hw import core
+from sparsegate_hw.dispatcher import Dispatcher
 from sparsegate_hw.engine import Engine, saturation_sites
 from tests.hw.blocks import simulate, small_program
 
@@ -85,10 +89,11 @@ def play(
     save: int,
     steps: int,
     apart: bool = False,
+    beside: Callable | None = None,
 ) -> Run:
     """Stream values, never stalling, until ``steps`` steps are done and nothing more leaves.
 
-    ``apart``: a frame comes only when the step before has ended.
+    ``apart``: a frame comes only when the step before has ended. ``beside``: a testbench that runs meanwhile.
     """
     seen = Run()
 
@@ -140,8 +145,26 @@ def play(
         seen.counters = {name: ctx.get(getattr(counters, name)) for name in names}
         seen.counters["saturations"] = [ctx.get(count) for count in counters.saturations]
 
-    simulate(engine, testbench)
+    simulate(engine, *([beside] if beside else []), testbench)
     return seen
+
+
+def frames_of(raw: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Values of the sequences one after another, each with whether it ends its sequence."""
+    frames = []
+    for n, length in enumerate(lengths):
+        rows = raw[n, :length].reshape(-1).tolist()
+        frames += [(value, int(at == len(rows) - 1)) for at, value in enumerate(rows)]
+    return frames
+
+
+def state_words(state: Any, layout: Layout, count: int) -> list[int]:
+    """States of so many sequences as words of the state ports."""
+    found = []
+    for n in range(count):
+        mine = {name: {key: value[n] for key, value in parts.items()} for name, parts in state.items()}
+        found += [word for run in range(len(layout.passes)) for word in layout.pack_state(run, mine)]
+    return found
 
 
 def expected_trace(trace: golden.Trace, layout: Layout) -> list[tuple[int, int, list[int | None]]]:
@@ -215,19 +238,8 @@ def test_engine_equals_golden_and_cycle_model(
     trace = golden.run(program, raw, lengths, state=start, saturations=True)
     predicted = cycles.predict(trace, layout, final=states)
 
-    frames = []
-    for n, length in enumerate(lengths):
-        rows = raw[n, :length].reshape(-1).tolist()
-        frames += [(value, int(at == len(rows) - 1)) for at, value in enumerate(rows)]
-
-    def words(state: Any) -> list[int]:
-        found = []
-        for n in range(len(lengths)):
-            mine = {name: {key: value[n] for key, value in parts.items()} for name, parts in state.items()}
-            found += [word for run in range(len(layout.passes)) for word in layout.pack_state(run, mine)]
-        return found
-
-    seen = play(engine, frames, words(start) if states else [], int(states), int(states), int(trace.ran.sum()))
+    words = state_words(start, layout, 2) if states else []
+    seen = play(engine, frames_of(raw, lengths), words, int(states), int(states), int(trace.ran.sum()))
     assert seen.start == predicted.start[trace.ran].tolist()
     assert seen.end == predicted.end[trace.ran].tolist()
     assert seen.trace == expected_trace(trace, layout)
@@ -237,7 +249,7 @@ def test_engine_equals_golden_and_cycle_model(
         rows = [value for t in steps for value in trace.outputs[n, t].tolist()]
         outputs += [(value, int(at == len(rows) - 1)) for at, value in enumerate(rows)]
     assert seen.outputs == outputs
-    assert seen.words == (words(trace.state) if states else [])
+    assert seen.words == (state_words(trace.state, layout, 2) if states else [])
     sites = [trace.saturations[layer.name][site] for layer in program.layers for site in layer.sites]
     assert seen.counters == {
         # a cycle with two frames in work counts once
@@ -265,17 +277,50 @@ def test_a_step_ends_without_the_next_frame(shapes: tuple[Shape, ...]) -> None:
     raw = stimulus(program.input_format, 3, 3, 2, seed=1)
     trace = golden.run(program, raw, lengths)
     predicted = cycles.predict(trace, engine.layout, apart=True)
-    frames = []
-    for n, length in enumerate(lengths):
-        rows = raw[n, :length].reshape(-1).tolist()
-        frames += [(value, int(at == len(rows) - 1)) for at, value in enumerate(rows)]
-    seen = play(engine, frames, [], 0, 0, int(lengths.sum()), apart=True)
+    seen = play(engine, frames_of(raw, lengths), [], 0, 0, int(lengths.sum()), apart=True)
     assert seen.trace == expected_trace(trace, engine.layout)
     assert seen.start == predicted.start[trace.ran].tolist()
     assert seen.end == predicted.end[trace.ran].tolist()
     # in work one after the other, so every cycle counts
     assert seen.counters["cycles"] == int((predicted.end - predicted.start)[trace.ran].sum())
     assert (np.array(seen.start[1:]) > seen.end[:-1]).all()
+
+
+@pytest.mark.parametrize(("name", "states"), [("lstm", True), ("stacked", True), ("both ways, projected", False)])
+def test_every_group_issues_the_predicted_beats(monkeypatch: pytest.MonkeyPatch, name: str, states: bool) -> None:
+    """Counted at the dispatchers, of which each serves the columns of its own group that moved."""
+    dispatchers: list[Dispatcher] = []
+
+    class Counted(Dispatcher):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            dispatchers.append(self)
+
+    monkeypatch.setattr(core, "Dispatcher", Counted)
+    program = small_program(*STACKS[name], inputs=7, seed=2).with_thresholds(3)
+    engine = Engine(program, HardwareConfig(12, 3, 1, cluster=6, states=states, steps=4))
+    lengths = np.array([4, 2])
+    raw = stimulus(program.input_format, 2, 4, 7, seed=6)
+    start = None
+    if states:
+        rng = np.random.default_rng(1)
+        start = program.quantize_state(
+            {one.name: {"h": rng.uniform(-0.9, 0.9, (2, one.outputs))} for one in program.layers if one.carried}, 2
+        )
+    trace = golden.run(program, raw, lengths, state=start)
+    predicted = cycles.predict(trace, engine.layout)
+    found: list[list[int]] = []
+
+    async def count(ctx: Any) -> None:
+        found.extend([0] for _ in dispatchers)
+        async for _, _, *valid in ctx.tick().sample(*(one.beat.valid for one in dispatchers)):
+            for total, one in zip(found, valid, strict=True):
+                total[0] += one
+
+    words = state_words(start, engine.layout, 2) if start is not None else []
+    play(engine, frames_of(raw, lengths), words, int(states), 0, int(trace.ran.sum()), beside=count)
+    assert [total for (total,) in found] == predicted.group_beats.tolist()
+    assert len(set(predicted.group_beats.tolist())) > 1  # what is statistics differs between the groups
 
 
 def test_counters_are_named_in_the_order_of_their_ports() -> None:
