@@ -5,7 +5,8 @@
 
 // 16 kbit + parity, two ports. The array is 2048 bytes of 9 bits; INITVAL_hh holds 16 words of 18 bits, each in 20 bits.
 // A 36-bit word (DATA_WIDTH 36, written through port A, read through port B) spreads over both ports' data pins.
-// Outputs start at 0. A read of what the other port writes in the same cycle gives the old contents.
+// Outputs start at 0. A read of what the other port writes in the same cycle gives the old contents, and X of 36-bit words, for which
+// nothing is promised.
 module DP16KD(
     input DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9, DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2, DIA1, DIA0,
     input ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5, ADA4, ADA3, ADA2, ADA1, ADA0,
@@ -211,6 +212,7 @@ module DP16KD(
 
     wire select_a = CEA & {CSA2, CSA1, CSA0} == 0, select_b = CEB & {CSB2, CSB1, CSB0} == 0;
     wire clock_a = CLKAMUX == "INV" ? ~CLKA : CLKA, clock_b = CLKBMUX == "INV" ? ~CLKB : CLKB;
+    wire collision = DATA_WIDTH_A == 36 && select_a && WEA && ada[3:0] != 0 && ada[13:5] == adb[13:5];
     // reads sample the contents before any write of the same edge: writes happen in the second half of the time step
     always @(posedge clock_a) begin
         if (OCEA) out_a <= latch_a;
@@ -223,7 +225,7 @@ module DP16KD(
     always @(posedge clock_b) begin
         if (OCEB) out_b <= latch_b;
         if (select_b) begin
-            if (!WEB || WRITEMODE_B == "READBEFOREWRITE") latch_b <= fetch(DATA_WIDTH_B, adb);
+            if (!WEB || WRITEMODE_B == "READBEFOREWRITE") latch_b <= collision ? 36'bx : fetch(DATA_WIDTH_B, adb);
             else if (WRITEMODE_B == "WRITETHROUGH") latch_b <= dib;
         end
         if (RSTB) begin latch_b <= 0; out_b <= 0; end

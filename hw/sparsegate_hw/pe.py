@@ -73,7 +73,7 @@ class ProcessingElement(wiring.Component):
     Timing: an entry's sum is written ``layout.depths.mac`` cycles after its beat (6, deep 7); the accumulator read by ``read`` is
     at ``value`` 3 cycles later. One accumulator is hit no sooner than ``layout.loop_distance`` cycles after it was. A read must
     come no sooner than ``mac`` cycles after the last beat for its bank (``layout.acc_banks`` of them, the high bits of an
-    accumulator's address), and no product may be at that bank while it is read; other banks are free.
+    accumulator's address), and no product may be at that bank while it is read, nor within four cycles after; other banks are free.
     Arithmetic: exact; the Program proves that ``partial_width`` bits suffice.
     """
 
@@ -163,7 +163,7 @@ class _Accumulators(wiring.Component):
     """A bank of ``depth`` accumulators: memory[address] += product.
 
     Members: ``hit`` with ``address``, and two cycles later ``product``; ``clear`` with ``address`` in place of a hit writes zero;
-    ``value`` is what the memory held at ``address``, two cycles later.
+    ``value`` is what the accumulator at ``address`` held, two cycles later.
 
     Timing: the sum of a hit is written ``MUL`` cycles after it. One accumulator is hit no sooner than ``layout.loop_distance``
     cycles after it was: of the two sums on their way to the memory, those that may be asked for again are forwarded. A ``block``
@@ -226,7 +226,7 @@ class _Accumulators(wiring.Component):
         return held
 
     def _of_three(self, m: Module, current: Value, total: Signal, again: list[Value]) -> Value:
-        """The same with one sum more: a choice of one of four, which is two look-up tables and a multiplexer of a slice."""
+        """The same with one sum more: a choice of one of four, by two bits that are known a cycle before."""
         earlier, earliest = (Signal.like(total, name=name) for name in ("earlier", "earliest"))
         near = [each if at >= self._layout.loop_distance else Const(0) for at, each in enumerate(again[:2], 1)]
         chosen = Signal(2, name="chosen")

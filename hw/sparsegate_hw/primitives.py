@@ -351,7 +351,7 @@ class ScratchMemory(wiring.Component):
     """A memory of few words that is read and written every cycle: block RAM where ``estimate.scratch_blocks`` gives some.
 
     Members: ``o``, the word at ``address`` a cycle before, or two with ``block``; ``data`` is written to ``write_address`` where
-    ``write`` holds. A word that is read and written in the same cycle is read as it was.
+    ``write`` holds. A word that is read and written in the same cycle is read as it was, of a ``block`` as anything.
 
     Timing: latency 1, of a ``block`` 2, whose second register is the block RAM's own; a read and a write a cycle. Words start as 0.
     Size: a ``block`` is one block RAM of an ECP5.
@@ -402,6 +402,8 @@ class ScratchMemory(wiring.Component):
     def _dp16kd(self) -> Instance:
         """512 words of 36 bits: port A writes them, with an enable for each 9 bits, port B reads them, through the pins of both."""
         rows, columns = BLOCK_SHAPES[0]
+        assert self._depth <= rows, "a memory is deeper than a block RAM"
+        assert len(self.o) <= columns, "a word is wider than a block RAM's"
         where = [Cat(address, Const(0, 9))[:9] for address in (self.write_address, self.address)]
         data = Cat(self.data, Const(0, columns))[:columns]
         ports: dict[str, Any] = {}
@@ -426,7 +428,6 @@ class ScratchMemory(wiring.Component):
                 f"p_CSDECODE_{side}": "0b000",
                 f"p_CLK{side}MUX": f"CLK{side}",
             }
-        assert self._depth <= rows, "a memory is deeper than a block RAM"
         return Instance("DP16KD", **ports, p_RESETMODE="SYNC", p_ASYNC_RESET_RELEASE="SYNC", p_GSR="DISABLED")
 
     def _ecp5(self, m: Module) -> None:

@@ -28,6 +28,7 @@ from amaranth.back import rtlil
 from sparsegate import artefact
 from sparsegate.devices import WIDEST
 from sparsegate.errors import SparseGateError, ToolError
+from sparsegate.estimate import check_family
 from sparsegate.layout import HardwareConfig
 from sparsegate.program import Program
 from sparsegate_hw import patch
@@ -218,6 +219,7 @@ class Build:
         config = config or HardwareConfig()
         if chosen.multipliers == "dsp":
             config = replace(config, multiplier=min(config.multiplier, WIDEST[chosen.family]))
+        check_family(config, chosen.family)
         return cls(chosen, config, frequency_hz or chosen.chip.clock_hz, baud, versions(chosen.family))
 
     @property

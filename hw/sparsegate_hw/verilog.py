@@ -69,8 +69,8 @@ def quick_conversion() -> Iterator[None]:
     """While it is open, Amaranth makes the same text of a design in less time.
 
     It writes the contents of a memory as the one constant that they are; otherwise it makes an object of every bit first, which
-    takes a minute and half a gigabyte for a million weights. And garbage is not collected, which is a third of the time, as the
-    objects of a design are many, and live to its end.
+    takes a minute and half a gigabyte for a million weights. And garbage is not collected, as the objects of a design are many and
+    live to its end: a fifth of the time and more.
     """
     original = rtlil.ModuleEmitter.emit_memory
 

@@ -107,9 +107,25 @@ class Estimate:
 
 
 def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", multipliers: str = "dsp") -> Estimate:
-    """Area and cycles of one configuration."""
+    """Area and cycles of one configuration.
+
+    Raises
+    ------
+    SparseGateError
+        If the Program does not run on it, or it asks a device for what only others have.
+    """
     layout, chip = Layout(program, config), device(on)
+    check_family(config, chip.family)
     return _estimated(layout, sizes(layout, chip.family, multipliers, chip.sprams), chip, multipliers)
+
+
+def check_family(config: HardwareConfig, family: str) -> None:
+    """Refuse a configuration that another family of FPGAs is meant by, in a sentence."""
+    if config.block_banks and family != "ecp5":
+        raise SparseGateError(
+            f"block_banks is {config.block_banks}, expected 0: it is for an ECP5, where accumulators of other devices lie follows"
+            " from their size"
+        )
 
 
 def _estimated(layout: Layout, found: Mapping[str, float], chip: Device, multipliers: str = "dsp") -> Estimate:
@@ -181,6 +197,7 @@ def fit(program: Program, on: str, config: HardwareConfig | None = None, fixed: 
     """
     chip, start = device(on), config or HardwareConfig()
     start = replace(start, multiplier=min(start.multiplier, WIDEST[chip.family]))
+    check_family(start, chip.family)
     only = "block_banks" in fixed or chip.family != "ecp5"
     found: list[Estimate] = []
     ran, refused = False, None
@@ -227,8 +244,9 @@ def _fitting(program: Program, tried: HardwareConfig, chip: Device, block_banks:
 
 
 def timed(found: Sequence[Estimate]) -> bool:
-    """Whether arrays can be ranked by time, those without a clock last: each of these differs in pipeline depth alone from one
-    that has a clock, or would be slower than the fastest of those even at the highest clock of any point of the family.
+    """Whether arrays can be ranked by time, those without a clock last: each of these differs in nothing but pipeline depth and the
+    memory of accumulators from one that has a clock, or would be slower than the fastest of those even at the highest clock of
+    any point of the family.
 
     Of two that differ in depth the one with a clock goes first: no point says how much slower a large shallow array is.
     """
@@ -520,7 +538,8 @@ def point(program: Program, config: HardwareConfig, measured: Mapping[str, Any],
     )
     return {
         "name": f"{program.name} {layout.rows} x {layout.groups} on {measured['board'] or chip.name}, "
-        f"multipliers: {measured['multipliers']}",
+        f"multipliers: {measured['multipliers']}"
+        + (f", {config.block_banks} banks in block RAM" if config.block_banks else ""),
         "command": command,
         **{key: measured[key] for key in keys},
         "hardware": asdict(config),

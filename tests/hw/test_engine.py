@@ -209,8 +209,16 @@ STACKS = {
     ]
     + [pytest.param(STACKS[name], name != "gru", 3, True, 0, id=f"{name}, deep") for name in ("gru", "both ways")]
     + [
-        pytest.param(STACKS[name], blocks == 1, 3, blocks == 1, blocks, id=f"{name}, {blocks} banks in block RAM")
-        for name, blocks in (("gru", 1), ("stacked", 1), ("stacked", 3), ("both ways, projected", 3))
+        pytest.param(
+            STACKS[name], blocks == 1, banks, blocks == 1, blocks, id=f"{name}, {blocks} of {banks} in block RAM"
+        )
+        for name, banks, blocks in (
+            ("gru", 3, 1),
+            ("stacked", 3, 1),
+            ("stacked", 1, 1),
+            ("stacked", 3, 3),
+            ("both ways, projected", 3, 3),
+        )
     ],
 )
 def test_engine_equals_golden_and_cycle_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -14,7 +15,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Out
 from amaranth.sim import Simulator
 
-from sparsegate import golden, synthetic
+from sparsegate import estimate, golden, synthetic
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig, quantize
@@ -173,6 +174,10 @@ def test_netlist_equals_golden(tmp_path, fabric, primitives, hardware):
     counts = compare(tmp_path, program, config, fabric, raw, lengths, thresholds, expected)
     for primitive in primitives:  # none of them was mapped away
         assert primitive in counts
+    if config.block_banks:
+        cells = re.search(r"(\d+) +DP16KD$", counts, re.MULTILINE)
+        assert cells is not None
+        assert int(cells[1]) == estimate.sizes(Layout(program, config))["bram"]
 
 
 class Exerciser(wiring.Component):

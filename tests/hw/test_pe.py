@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from amaranth.hdl import Module, Signal
 
 from sparsegate import timing
 from sparsegate.layout import Layout
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape
+from sparsegate_hw import pe
 from sparsegate_hw.pe import ProcessingElement
+from sparsegate_hw.primitives import ScratchMemory
 from tests.hw.blocks import simulate, small_layout
 
 GRU = [Shape("gru", 10, NM(1, 4), NM(2, 4))]
@@ -80,11 +83,34 @@ class Reference:
             await ctx.tick()
 
 
+class Undefined(ScratchMemory):
+    """A block RAM that gives something else where a word is written and read in one cycle, as the device may."""
+
+    def elaborate(self, platform: Any) -> Module:
+        if not self._block:
+            return super().elaborate(platform)
+        m = Module()
+        m.submodules.memory = memory = ScratchMemory(len(self.o), self._depth, block=True)
+        collision = [Signal(name=f"collision_{stage}") for stage in range(memory.latency)]
+        m.d.sync += [
+            collision[0].eq(self.write & (self.write_address == self.address)),
+            *(after.eq(before) for before, after in zip(collision, collision[1:], strict=False)),
+        ]
+        m.d.comb += [
+            *(getattr(memory, name).eq(getattr(self, name)) for name in ("address", "write_address", "data", "write")),
+            self.o.eq(memory.o ^ collision[-1].replicate(len(self.o))),
+        ]
+        return m
+
+
 @pytest.mark.parametrize("block", [False, True])
 @pytest.mark.parametrize("distance", [1, 2, 3, 4])
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("words", [None, 2, 4])
-def test_accumulates_and_reads_out(distance: int, apart: bool, words: int | None, block: bool) -> None:
+def test_accumulates_and_reads_out(
+    monkeypatch: pytest.MonkeyPatch, distance: int, apart: bool, words: int | None, block: bool
+) -> None:
+    monkeypatch.setattr(pe, "ScratchMemory", Undefined)
     changes = {"loop_distance": distance, **({"weight_words": words} if words else {})}
     layout = shaped(apart, block, **changes)
     assert set(layout.acc_in_blocks) == {block}

@@ -78,13 +78,20 @@ def test_the_form_does_not_depend_on_contents():
             ),
         ),
     )
-    for device, multipliers in (("LFE5U-25F", "dsp"), ("iCE40HX8K", "logic"), ("GW2A-18", "dsp")):
+    for device, multipliers, blocks in (
+        ("LFE5U-25F", "dsp", 0),
+        ("LFE5U-25F", "dsp", 1),  # block RAMs of accumulators are no contents
+        ("iCE40HX8K", "logic", 0),
+        ("GW2A-18", "dsp", 0),
+    ):
+        config = replace(CONFIG, block_banks=blocks)
         chosen = synth.target(device=device, multipliers=multipliers)
         forms, contents = [], []
         for one in (program, tuned(program), zeros):
-            form, content = patch.split(synth.elaborate(one, CONFIG, chosen, CLOCK, BAUD)[0])
+            form, content = patch.split(synth.elaborate(one, config, chosen, CLOCK, BAUD)[0])
             forms.append(form)
             contents.append(content)
+        assert all(contents[0].values())
         assert forms[0] == forms[1] == forms[2]
         assert contents[0] != contents[1]
         assert contents[0].keys() == contents[1].keys()
@@ -111,13 +118,14 @@ def test_biases_may_grow_as_far_as_the_memories_are_wide():
 def test_patching_an_ecp5(tmp_path):
     """Block RAM for the weights of 16 units, distributed RAM for biases and identity."""
     program, other = make_program(16), tuned(make_program(16))
-    built = synth.synthesize(program, CONFIG, device="LFE5U-25F", folder=tmp_path, attempts=1)
+    config = replace(CONFIG, block_banks=1)
+    built = synth.synthesize(program, config, device="LFE5U-25F", folder=tmp_path, attempts=1)
     run = synth.Routed.load(built.bitstream.parent)
     assert {place.kind for place in run.places.values()} == {"DP16KD", "TRELLIS_DPR16X4"}
     done = reprogram.reprogram(built.bitstream.parent, other, tmp_path / "other.bit")
     assert done.changed > 2
     # synthesis of the other Program takes the same routed design, and gives the same bitstream
-    again = synth.synthesize(other, CONFIG, device="LFE5U-25F", folder=tmp_path, attempts=1)
+    again = synth.synthesize(other, config, device="LFE5U-25F", folder=tmp_path, attempts=1)
     assert set(again.stages) == {"ecppack"}
     assert again.bitstream.read_bytes() == done.bitstream.read_bytes() != built.bitstream.read_bytes()
     # and back

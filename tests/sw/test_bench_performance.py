@@ -133,6 +133,10 @@ def test_clock_and_area():
     assert row(before=placed) == placed
     for other in ({"device": "LFE5U-85F"}, {"hardware": {}}, {"digests": {"shape": ""}}):
         assert row(before=placed | other)["fmax_mhz"] is None
+    # a row from before a field of the array was there has its default
+    older = {key: value for key, value in placed["hardware"].items() if key != "block_banks"}
+    assert row(before=placed | {"hardware": older}) == placed
+    assert row(before=placed | {"hardware": older | {"block_banks": 1}})["fmax_mhz"] is None
     assert placed["report"] == {key: AREA[key] for key in performance.REPORT}
     assert row(synthesize=place, tools={"verilator": "5"})["tools"] == {"yosys": "1", "verilator": "5"}
 

@@ -102,9 +102,10 @@ def test_accumulators_in_block_ram():
         assert found.luts < plain.luts
         assert (found.cycles, found.dsp, found.ffs) == (plain.cycles, plain.dsp, plain.ffs)
     assert not estimate.sizes(Layout(program, replace(array, block_banks=2)))["accumulators"]
-    for family in ("ice40", "gowin"):  # whose size alone says where they lie
-        sizes = [estimate.sizes(Layout(program, replace(array, multiplier=16, block_banks=n)), family) for n in (0, 2)]
-        assert sizes[0] == sizes[1]
+    for name in ("iCE40UP5K", "GW2A-18"):  # whose size alone says where they lie
+        for ask in (estimate.estimate, lambda program, config, name: estimate.fit(program, name, config)):
+            with pytest.raises(SparseGateError, match="block_banks is 1, expected 0: it is for an ECP5"):
+                ask(program, replace(array, multiplier=16, block_banks=1), name)
 
 
 def test_fit_puts_accumulators_into_block_ram_where_an_array_is_too_large_otherwise(monkeypatch):
@@ -336,6 +337,9 @@ def run(*words):
 def test_the_command(tmp_path):
     program, path = make_program(), tmp_path / "program.safetensors"
     program.save(path)
+    blocks = json.loads(run(path, "--rows", 8, "--block-banks", 1, "--json"))
+    assert blocks["bram"] == json.loads(run(path, "--rows", 8, "--json"))["bram"] + 8
+    assert "2 banks of accumulators (1 in block RAM)" in " ".join(run(path, "--rows", 8, "--block-banks", 1).split())
     found = json.loads(run(path, "--fit", "LFE5U-25F", "--deep", "--groups", 2, "--json"))
     fixed = estimate.fit(program, "LFE5U-25F", HardwareConfig(groups=2, deep=True), ["groups", "deep"])
     assert found["fit"] == [asdict(one) for one in fixed[:5]]

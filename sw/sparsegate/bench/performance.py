@@ -344,8 +344,11 @@ def measure(
 
 def _same(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether an earlier row is of the same shape on the same array and device."""
-    return all(before.get(key) == row[key] for key in ("device", "hardware")) and (
-        before.get("digests", {}).get("shape") == row["digests"]["shape"]
+    arrays = [HardwareConfig(**one["hardware"]) for one in (before, row)]  # a field that came later has its default
+    return (
+        before["device"] == row["device"]
+        and arrays[0] == arrays[1]
+        and before.get("digests", {}).get("shape") == row["digests"]["shape"]
     )
 
 

@@ -24,7 +24,7 @@ PROGRAM = "sparsegate"
 def main() -> None:
     """Entry point of ``sparsegate``.
 
-    What ends it from outside (SIGTERM: ``timeout``, ``kill``) ends it as Ctrl-C does, with all its children.
+    What ends it from outside (SIGTERM: ``timeout``, ``kill``) ends it as Ctrl-C does, with the tools and simulators that it runs.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

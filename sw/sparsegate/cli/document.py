@@ -16,7 +16,7 @@ HEAD = """\
 Made by `make docs` from the commands' own `--help`; a test says that it is current.
 
 Results go to stdout (with `--json`, nothing but JSON), progress and errors to stderr. The exit status is 0 for success, 1 for an
-error or a difference that was found, 2 for a wrong option, 130 after Ctrl-C. Files appear whole or not at all.
+error or a difference that was found, 2 for a wrong option, 130 after Ctrl-C or SIGTERM. Files appear whole or not at all.
 
 A *Network* holds float weights, a *Program* integers and formats; both are described in [file-formats.md](file-formats.md).
 Wherever a command takes a Program it also takes the folder that `compile` made of one, and then leaves its result there for
