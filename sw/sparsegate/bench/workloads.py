@@ -395,7 +395,7 @@ WORKLOADS: dict[str, Workload] = {
             "encoder",
             "trained 3 × LSTM-256 speaker encoder at 2:32 with a head of 256",
             "LFE5U-85F",
-            replace(WIDE, groups=2, deep=True),
+            HardwareConfig(rows=32, banks=1, block_banks=1, deep=True),
             encoder,
             (EDGEDRNN, SPARTUS),
             mhz=100,
