@@ -47,8 +47,6 @@ OTHER_BLOCKS = 1
 """Block RAMs of an iCE40 for what is distributed RAM elsewhere: the identity."""
 FEWEST = 3
 """Different layouts among the points of a family from which laws are fitted."""
-MOST_BANKS = 3
-"""Of accumulators that a pass has."""
 STEPS = 4
 """Of the sequence on which cycles are counted."""
 
@@ -120,11 +118,11 @@ def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", mu
 
 
 def check_family(config: HardwareConfig, family: str) -> None:
-    """Refuse a configuration that another family of FPGAs is meant by, in a sentence."""
+    """Refuse what a configuration asks of one family of FPGAs, where it is for another, in a sentence."""
     if config.block_banks and family != "ecp5":
         raise SparseGateError(
-            f"block_banks is {config.block_banks}, expected 0: it is for an ECP5, where accumulators of other devices lie follows"
-            " from their size"
+            f"block_banks is {config.block_banks}, expected 0: it is for an ECP5; on other devices the size of accumulators"
+            " says where they lie"
         )
 
 
@@ -203,7 +201,7 @@ def fit(program: Program, on: str, config: HardwareConfig | None = None, fixed: 
     ran, refused = False, None
     for tried in _arrays(program, start, chip, fixed):
         try:
-            found += _fitting(program, tried, chip, (start.block_banks,) if only else range(MOST_BANKS + 1))
+            found += _fitting(program, tried, chip, (start.block_banks,) if only else range(tried.banks + 1))
         except SparseGateError as error:
             refused = refused or error
             continue

@@ -328,7 +328,7 @@ def test_every_group_issues_the_predicted_beats(monkeypatch: pytest.MonkeyPatch,
     words = state_words(start, engine.layout, 2) if start is not None else []
     play(engine, frames_of(raw, lengths), words, int(states), 0, int(trace.ran.sum()), beside=count)
     assert [total for (total,) in found] == predicted.group_beats.tolist()
-    assert len(set(predicted.group_beats.tolist())) > 1  # what is statistics differs between the groups
+    assert len(set(predicted.group_beats.tolist())) > 1  # so that groups mixed up would be noticed
 
 
 def test_counters_are_named_in_the_order_of_their_ports() -> None:

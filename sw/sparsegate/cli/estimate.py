@@ -46,7 +46,8 @@ def estimate(
         typer.Option(
             "--fit",
             metavar="DEVICE",
-            help="Search the fastest array that fits this device: rows, groups, lanes, banks and depth, where not given.",
+            help="Search the fastest array that fits this device: rows, groups, lanes, banks, how many of them in block RAM,"
+            " and depth, where not given.",
         ),
     ] = None,
     points: Annotated[
