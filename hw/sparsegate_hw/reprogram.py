@@ -19,7 +19,7 @@ from sparsegate.program import Layer, Program
 from sparsegate_hw import patch
 from sparsegate_hw.boards import target
 from sparsegate_hw.families import FAMILIES
-from sparsegate_hw.synth import DESIGN, PROGRAM, Build, Routed, SynthResult, run_tool
+from sparsegate_hw.synth import PROGRAM, Build, Routed, SynthResult, run_tool
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def reprogram(
     """Write a bitstream that is the one in ``folder``, made by ``synthesize``, with the contents of ``program``.
 
     The Program may differ from that of the build in weights, indices, biases, parameters, thresholds and names. Its design
-    is elaborated and must be the build's but for the contents of memories; what the build's configuration holds must be
-    exactly the contents of the build's design; and the new bitstream, unpacked, must hold exactly the new ones.
+    is elaborated anew and must be the build's but for the contents of memories; what the build's configuration holds must be
+    exactly its Program's contents; and the new bitstream, unpacked, must hold exactly the new ones.
 
     Raises
     ------
@@ -72,16 +72,12 @@ def reprogram(
     config = replace(config, bias_bits=layout.bias_bits, partial_bits=layout.partial_width)
     build = Build.of(built, config, chosen, round(result.frequency_mhz * 1e6), result.baud)
     routed = Routed.load(folder)
-    try:
-        form, old = patch.split((folder / DESIGN).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SparseGateError(f"cannot read the design that was built, {folder / DESIGN}: {error}") from error
-    if _digest(form) != result.form or patch.extract(routed.text, routed.places) != old:
-        raise SparseGateError(
-            f"{folder} is damaged: its configuration does not hold the contents of its design, {DESIGN}"
-        )
+    say("elaborating the Program of the build")
+    if patch.extract(routed.text, routed.places) != _contents(build, built, result):
+        raise SparseGateError(f"{folder} is damaged: its configuration does not hold the contents of its Program")
     say("elaborating the new Program")
     contents = _contents(build, program, result)
+    old = patch.extract(routed.text, routed.places)
     text = patch.replace(routed.text, routed.places, contents)
     with tempfile.TemporaryDirectory(prefix="sparsegate-") as temporary:
         work = Path(temporary)
@@ -114,16 +110,12 @@ def unpacked(build: Build, bitstream: Path, work: Path, routed: Routed, say: Cal
 
 def _contents(build: Build, program: Program, result: SynthResult) -> patch.Contents:
     form, contents = patch.split(build.elaborate(program)[0])
-    if _digest(form) != result.form:
+    if hashlib.sha256(form.encode()).hexdigest() != result.form:
         raise SparseGateError(
             "the design that this SparseGate makes of the Program is another than the build's, though the shapes are the same;"
             " it was built by another version, synthesize again"
         )
     return contents
-
-
-def _digest(form: str) -> str:
-    return hashlib.sha256(form.encode()).hexdigest()
 
 
 def fitted(program: Program, built: Program) -> Program:

@@ -47,7 +47,6 @@ router1 is driven by timing and gives a quarter more speed, but may find no end;
 """
 RESULT = "synth.json"
 PROGRAM = "program.safetensors"
-DESIGN = "top.il"
 GRACE_S = 3.0
 """Seconds that a tool has to end by itself."""
 
@@ -229,7 +228,7 @@ class Build:
     def script(self) -> list[str]:
         """Lines of the Yosys run; a line that begins with # is announced."""
         lines = self.family.script(self.target.multipliers)
-        return ["# reading the design", f"read_rtlil {DESIGN}", *lines, "# writing the netlist", "write_json top.json"]
+        return ["# reading the design", "read_rtlil top.il", *lines, "# writing the netlist", "write_json top.json"]
 
     def key(self, form: str, constraints: str) -> dict[str, Any]:
         """JSON value that decides a netlist and, with a seed, its routing."""
@@ -288,7 +287,7 @@ def engine_cells(program: Program, config: HardwareConfig, device: str, say: Pro
         folder = Path(scratch)
         with quick_conversion():
             design = rtlil.convert(engine, name="top", platform=chosen.fabric(engine.layout), emit_src=False)
-        (folder / DESIGN).write_text(design, encoding="utf-8")
+        (folder / "top.il").write_text(design, encoding="utf-8")
         run_yosys(folder, build.script(), say)
         return dict(sorted(_cell_counts(artefact.read_json(folder / "top.json")).items()))
 
@@ -378,7 +377,7 @@ def _build(
     started = time.monotonic()
     stages: dict[str, float] = {}
     family, chosen = build.family, build.target
-    (work / DESIGN).write_text(design, encoding="utf-8")
+    (work / "top.il").write_text(design, encoding="utf-8")
     (work / f"top.{family.constraints}").write_text(constraints, encoding="utf-8")
     best: tuple[Routed, int] | None = None
     tried: list[tuple[int, float]] = []

@@ -131,25 +131,15 @@ def test_patching_an_ecp5(tmp_path):
     # and back
     back = reprogram.reprogram(again.bitstream.parent, program, tmp_path / "back.bit")
     assert back.bitstream.read_bytes() == built.bitstream.read_bytes()
-    # a build whose design or configuration is not what it should be is refused
-    design = built.bitstream.parent / "top.il"
-    kept = design.read_text()
-    wrong = "is damaged: its configuration does not hold the contents of its design, top.il"
-    for spoiled in (kept.replace("wire width 8 ", "wire width 9 ", 1), again.bitstream.with_name("top.il").read_text()):
-        assert spoiled != kept
-        design.write_text(spoiled)
-        with pytest.raises(SparseGateError, match=wrong):
-            reprogram.reprogram(design.parent, other, tmp_path / "no.bit")
-    design.unlink()
-    with pytest.raises(SparseGateError, match="cannot read the design that was built, .*top.il: "):
-        reprogram.reprogram(design.parent, other, tmp_path / "no.bit")
-    design.write_text(kept)
+    # a build whose configuration is not what it should be is refused
     place = next(place for place in run.places.values() if place.kind == "DP16KD")
     key = f".bram_init {place.at[0]}\n"
     assert key in run.text
     text = run.text.replace(key, key + "1ff ", 1)
     (built.bitstream.parent / "routed.z").write_bytes(zlib.compress(text.encode()))
-    with pytest.raises(SparseGateError, match=wrong):
+    with pytest.raises(
+        SparseGateError, match="is damaged: its configuration does not hold the contents of its Program"
+    ):
         reprogram.reprogram(built.bitstream.parent, other, tmp_path / "no.bit")
     assert not (tmp_path / "no.bit").exists()
 
