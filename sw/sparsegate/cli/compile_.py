@@ -9,22 +9,16 @@ import typer
 
 from sparsegate import console
 from sparsegate.cli.options import (
+    ARRAY,
     MANIFEST,
+    PORTS,
     PROGRAM_FILE,
-    Banks,
-    BlockBanks,
+    Array,
     Compiled,
-    Deep,
-    Groups,
     Json,
-    Lanes,
-    LoadWeights,
     OptionalData,
-    Outputs,
     ProgramPath,
-    Rows,
-    States,
-    Steps,
+    array_options,
     open_data,
     open_program,
 )
@@ -33,18 +27,11 @@ if TYPE_CHECKING:
     from sparsegate.datasets import Dataset
 
 
+@array_options(ARRAY | PORTS)
 def compile_(
+    *,
     program: ProgramPath,
-    rows: Rows = None,
-    groups: Groups = None,
-    lanes: Lanes = None,
-    outputs: Outputs = None,
-    banks: Banks = None,
-    block_banks: BlockBanks = None,
-    load_weights: LoadWeights = None,
-    deep: Deep = None,
-    steps: Steps = None,
-    states: States = None,
+    array: Array,
     data: OptionalData = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder in which <name>-<digest>/ is made.")] = Path("build"),
     as_json: Json = False,
@@ -57,9 +44,7 @@ def compile_(
 
     Example: [bold]sparsegate compile build/program.safetensors --rows 8 --groups 1 --data vowels[/]
     """
-    compiled = open_program(
-        program, rows, groups, lanes, steps, states, outputs, banks, load_weights, deep, block_banks
-    )
+    compiled = open_program(program, array)
     dataset = None if data is None else open_data(data, compiled.program.inputs)
     with console.task("compile"):
         made, result = build(compiled, out)

@@ -10,15 +10,10 @@ import typer
 
 from sparsegate import console
 from sparsegate.cli.options import (
-    Banks,
-    BlockBanks,
-    Deep,
-    Groups,
+    ARRAY,
+    Array,
     Json,
-    Lanes,
-    LoadWeights,
-    Outputs,
-    Rows,
+    array_options,
     open_program,
 )
 
@@ -26,18 +21,13 @@ if TYPE_CHECKING:
     from sparsegate.estimate import Estimate
 
 
+@array_options(ARRAY)
 def estimate(
+    *,
     program: Annotated[
         Path | None, typer.Argument(metavar="PROGRAM", help="A Program file, or a folder made by compile.")
     ] = None,
-    rows: Rows = None,
-    groups: Groups = None,
-    lanes: Lanes = None,
-    outputs: Outputs = None,
-    banks: Banks = None,
-    block_banks: BlockBanks = None,
-    load_weights: LoadWeights = None,
-    deep: Deep = None,
+    array: Array,
     device: Annotated[
         str, typer.Option("--device", help="Device whose block RAMs and multipliers are counted.")
     ] = "LFE5U-85F",
@@ -87,21 +77,10 @@ def estimate(
         for row in result["errors"]:
             table.append((row["name"], _errors(row)))
     if program is not None:
-        compiled = open_program(
-            program,
-            rows,
-            groups,
-            lanes,
-            outputs=outputs,
-            banks=banks,
-            loaded=load_weights,
-            deep=deep,
-            block_banks=block_banks,
-        )
+        compiled = open_program(program, array)
         with console.task("estimate"):
             if fit is not None:
-                given = dict(zip(rules.SEARCHED, (rows, groups, lanes, banks, block_banks, deep), strict=True))
-                fixed = [name for name, value in given.items() if value is not None]
+                fixed = [name for name in rules.SEARCHED if array[name] is not None]
                 found = rules.fit(compiled.program, fit, compiled.config, fixed)
                 best = found[0]
                 result["fit"] = [asdict(one) for one in found[:5]]

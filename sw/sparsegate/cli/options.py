@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -115,6 +117,19 @@ States = Annotated[
     bool | None,
     typer.Option("--states/--no-states", help="Ports through which initial states come in and final ones go out."),
 ]
+ARRAY: dict[str, Any] = {
+    "rows": Rows,
+    "groups": Groups,
+    "lanes": Lanes,
+    "outputs": Outputs,
+    "banks": Banks,
+    "block_banks": BlockBanks,
+    "loaded": LoadWeights,
+    "deep": Deep,
+}
+"""Options of a command that takes a Program to an array, by the fields of HardwareConfig that they set where they are given."""
+PORTS: dict[str, Any] = {"steps": Steps, "states": States}
+"""Those that a board's wrapper leaves no choice of."""
 Thresholds = Annotated[
     list[int] | None,
     typer.Option(
@@ -139,19 +154,36 @@ class Compiled:
             artefact.write_json(self.folder / f"{stage}.json", result)
 
 
-def open_program(
-    path: Path,
-    rows: int | None = None,
-    groups: int | None = None,
-    lanes: int | None = None,
-    steps: int | None = None,
-    states: bool | None = None,
-    outputs: int | None = None,
-    banks: int | None = None,
-    loaded: bool | None = None,
-    deep: bool | None = None,
-    block_banks: int | None = None,
-) -> Compiled:
+Array = Mapping[str, Any]
+"""Fields of HardwareConfig by name; None: not given."""
+
+
+def array_options(options: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command, in the place of its parameter ``array``, these options; ``array`` is then what each of them was given."""
+
+    def of(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for name, own in inspect.signature(command).parameters.items():
+            if name == "array":
+                parameters += [
+                    own.replace(name=option, annotation=kind, default=None) for option, kind in options.items()
+                ]
+            else:
+                parameters.append(own.replace(annotation=hints[name]))
+
+        @functools.wraps(command)
+        def expanded(**values: Any) -> None:
+            command(array={option: values.pop(option) for option in options}, **values)
+
+        expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        expanded.__annotations__ = {each.name: each.annotation for each in parameters}
+        return expanded
+
+    return of
+
+
+def open_program(path: Path, array: Array | None = None) -> Compiled:
     """Read a Program file, or a compiled folder with its array. Another array than the folder's is a new compilation."""
     from dataclasses import replace
 
@@ -160,19 +192,7 @@ def open_program(
     from sparsegate.layout import HardwareConfig
     from sparsegate.program import Program
 
-    given = {
-        "rows": rows,
-        "groups": groups,
-        "lanes": lanes,
-        "steps": steps,
-        "states": states,
-        "outputs": outputs,
-        "banks": banks,
-        "block_banks": block_banks,
-        "loaded": loaded,
-        "deep": deep,
-    }
-    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    asked: dict[str, Any] = {key: value for key, value in (array or {}).items() if value is not None}
     if not path.is_dir():
         program = Program.load(path)
         # a Program that starts from a state of its own needs the ports for it

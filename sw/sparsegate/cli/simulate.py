@@ -10,21 +10,15 @@ import typer
 
 from sparsegate import console
 from sparsegate.cli.options import (
-    Banks,
-    BlockBanks,
+    ARRAY,
+    PORTS,
+    Array,
     Compiled,
     Data,
-    Deep,
-    Groups,
     Json,
-    Lanes,
-    LoadWeights,
-    Outputs,
     ProgramPath,
-    Rows,
-    States,
-    Steps,
     Thresholds,
+    array_options,
     chosen_thresholds,
     open_data,
     open_program,
@@ -42,21 +36,14 @@ class Simulator(StrEnum):
     amaranth = "amaranth"
 
 
+@array_options(ARRAY | PORTS)
 def simulate(
+    *,
     program: ProgramPath,
     data: Data = "vowels",
     simulator: Annotated[Simulator, typer.Option("--simulator", help="What runs the RTL.")] = Simulator.verilator,
     sequences: Annotated[int, typer.Option("--sequences", "-n", min=1, help="Test sequences to stream.")] = 8,
-    rows: Rows = None,
-    groups: Groups = None,
-    lanes: Lanes = None,
-    outputs: Outputs = None,
-    banks: Banks = None,
-    block_banks: BlockBanks = None,
-    load_weights: LoadWeights = None,
-    deep: Deep = None,
-    steps: Steps = None,
-    states: States = None,
+    array: Array,
     threshold: Thresholds = None,
     stalls: Annotated[
         int | None,
@@ -73,9 +60,7 @@ def simulate(
 
     Example: [bold]sparsegate simulate build/program.safetensors --simulator icarus --sequences 4[/]
     """
-    compiled = open_program(
-        program, rows, groups, lanes, steps, states, outputs, banks, load_weights, deep, block_banks
-    )
+    compiled = open_program(program, array)
     dataset = open_data(data, compiled.program.inputs)
     thresholds = chosen_thresholds(compiled.program, threshold)
     with console.task(f"simulate {min(sequences, len(dataset.length_test))} sequences with {simulator.value}"):

@@ -10,24 +10,21 @@ import typer
 
 from sparsegate import console
 from sparsegate.cli.options import (
-    Banks,
-    BlockBanks,
+    ARRAY,
+    Array,
     Compiled,
-    Deep,
-    Groups,
     Json,
-    Lanes,
-    LoadWeights,
-    Outputs,
     ProgramPath,
-    Rows,
+    array_options,
     open_program,
 )
 
 DEFAULT_BOARD = "ulx3s-85f"
 
 
+@array_options(ARRAY)
 def synth(
+    *,
     program: ProgramPath,
     board: Annotated[
         str | None, typer.Option("--board", help=f"Board of amaranth-boards. Default: {DEFAULT_BOARD}.")
@@ -40,14 +37,7 @@ def synth(
         str | None,
         typer.Option("--multipliers", help="'dsp' or 'logic'. Default: the device's own, where it has some."),
     ] = None,
-    rows: Rows = None,
-    groups: Groups = None,
-    lanes: Lanes = None,
-    outputs: Outputs = None,
-    banks: Banks = None,
-    block_banks: BlockBanks = None,
-    load_weights: LoadWeights = None,
-    deep: Deep = None,
+    array: Array,
     mhz: Annotated[float | None, typer.Option("--mhz", help="Clock to build for. Default: the device's.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the placement.")] = 1,
     seeds: Annotated[
@@ -74,17 +64,7 @@ def synth(
 
     Example: [bold]sparsegate synth build/program.safetensors --board ulx3s-85f[/]
     """
-    compiled = open_program(
-        program,
-        rows,
-        groups,
-        lanes,
-        outputs=outputs,
-        banks=banks,
-        loaded=load_weights,
-        deep=deep,
-        block_banks=block_banks,
-    )
+    compiled = open_program(program, array)
     with console.task("synthesize") as task:
         frequency = None if mhz is None else round(mhz * 1e6)
         result = implement(
