@@ -444,12 +444,13 @@ def _simulate(program: Program, config: HardwareConfig, raw: NDArray[np.int64]) 
 METER = """\
 import json, resource, subprocess, sys, time
 start = time.perf_counter()
-status = subprocess.call([sys.executable, "-m", "sparsegate.cli", *sys.argv[1:]], stdout=sys.stderr)
+status = subprocess.call([sys.executable, "-m", "sparsegate.cli", *sys.argv[1:]])
+if status:
+    sys.exit(status)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 largest = used.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 print(json.dumps({"seconds": round(time.perf_counter() - start, 1), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
     "megabytes": round(largest)}))
-sys.exit(status)
 """
 """Runs a command from a small process: from a large one its memory would count as the command's, on Linux."""
 
@@ -479,19 +480,19 @@ def _compile_cost(checkpoint: Path, layers: Sequence[str], program: Program) -> 
 def _metered(words: Sequence[str], folder: str) -> dict[str, Any]:
     """Seconds and megabytes of a command that runs in a folder."""
     import json
-    import subprocess
     import sys
 
     from sparsegate.errors import SparseGateError
+    from sparsegate_sim import tools
 
     # the modules of this very process, wherever the command runs
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in sys.path if part)}
-    command = [sys.executable, "-c", METER, *words]
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if run.returncode:
-        lines = run.stderr.strip().splitlines()
-        raise SparseGateError(f"'sparsegate {words[0]}' failed: {lines[-1] if lines else 'no message'}")
-    return json.loads(run.stdout)
+    log = Path(folder) / f"{words[0]}.log"
+    status = tools.execute([sys.executable, "-c", METER, *words], log, Path(folder), environment)
+    last = tools.tail(log, 1)
+    if status:
+        raise SparseGateError(f"'sparsegate {words[0]}' failed: {last or 'no message'}")
+    return json.loads(last)
 
 
 def _show(result: dict[str, Any], as_json: bool, title: str, columns: tuple, cells: Sequence[tuple], out: Path) -> None:
