@@ -96,7 +96,9 @@ class Board(wiring.Component):
             wiring.connect(m, engine.y, narrow.i)
             wiring.connect(m, narrow.o, packet.y)
         else:
-            wiring.connect(m, engine.y, packet.y)
+            m.submodules.y = y = Relay(engine.y.payload.shape())
+            wiring.connect(m, engine.y, y.i)
+            wiring.connect(m, y.o, packet.y)
         wiring.connect(m, engine.counters, packet.counters)
         if packet.loaded is not None:
             wiring.connect(m, packet.weights, engine.weights)

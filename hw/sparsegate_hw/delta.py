@@ -160,7 +160,6 @@ class InputEncoder(wiring.Component):
         m.d.comb += [
             self.i.ready.eq(~taken_banks.bit_select(filling, 1)),
             take.eq(self.i.valid & self.i.ready),
-            final.eq(column == constant(m, run, [count - 1 for count in inputs], "final_column")),
             following.eq(Mux(take, Mux(final, 0, column + 1), column)),
             read.addr.eq(following),
             reference.eq(read.data),
@@ -172,6 +171,12 @@ class InputEncoder(wiring.Component):
             self.open.bank.eq(self.bank),
             self.open.valid.eq(self.release),
         ]
+        if min(inputs) == 1:
+            m.d.comb += final.eq(column == constant(m, run, [count - 1 for count in inputs], "final_column"))
+        else:
+            before = constant(m, run, [count - 2 for count in inputs], "before_final")
+            with m.If(take):
+                m.d.sync += final.eq(~final & (column == before))
         update = [write.addr.eq(written), write.data.eq(compare.update), write.en.eq(taken)]
         if layout.config.deep and min(inputs) > 3:
             # a cycle after the comparison, still before the column is read again

@@ -224,14 +224,14 @@ class Packet(wiring.Component):
         word = Signal(32)
         # what a reply is made of; chosen in two cycles where they are many
         words = [*counters, *thresholds]
-        some_words = [words[at : at + 16] for at in range(0, len(words), 16)]
-        parts = [Signal(32, name=f"words_{16 * at}") for at in range(len(some_words))]
+        some_words = [words[at : at + 8] for at in range(0, len(words), 8)]
+        parts = [Signal(32, name=f"words_{8 * at}") for at in range(len(some_words))]
         brief = Signal()  # words of 16 bits
-        m.d.sync += [part.eq(Array(each)[count[:4]]) for part, each in zip(parts, some_words, strict=True)]
+        m.d.sync += [part.eq(Array(each)[count[:3]]) for part, each in zip(parts, some_words, strict=True)]
         chosen = parts[0]
         if len(parts) > 1:
             chosen = Signal(32, name="chosen")
-            m.d.sync += chosen.eq(Array(parts)[count[4 : len(words).bit_length()]])
+            m.d.sync += chosen.eq(Array(parts)[count[3 : len(words).bit_length()]])
 
         if loaded:
             # words before this place are written; a request that is sent again goes back to where it began
@@ -278,11 +278,12 @@ class Packet(wiring.Component):
             header.eq(Cat(Const(int.from_bytes(SYNC, "little"), 16), command | REPLY, sequence, sent_length)),
         ]
         # a byte is chosen in two cycles; ``settled``: it is that of this position
-        byte_out, header_byte, crc_byte = Signal(8), Signal(8), Signal(8)
+        byte_out, header_byte, reply_byte, crc_byte = Signal(8), Signal(8), Signal(8), Signal(8)
         sending, settling, settled, sent = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [self.o.valid.eq(sending & settled), sent.eq(settled & self.o.ready)]
         m.d.sync += [
             header_byte.eq(header.word_select(position[:3], 8)),
+            reply_byte.eq(Mux(nak, reason, reply_read.data)),
             crc_byte.eq(crc_out.crc.word_select(~position[0], 8)),
             self.o.payload.eq(byte_out),
             settling.eq(sending & ~sent),
@@ -585,9 +586,7 @@ class Packet(wiring.Component):
                     m.d.sync += position.eq(0)
                     m.next = "SEND CRC"
             with m.State("SEND PAYLOAD"):
-                m.d.comb += [sending.eq(1), byte_out.eq(reply_read.data), crc_valid.eq(sent)]
-                with m.If(nak):
-                    m.d.comb += byte_out.eq(reason)
+                m.d.comb += [sending.eq(1), byte_out.eq(reply_byte), crc_valid.eq(sent)]
                 with m.If(sent):
                     m.d.sync += position.eq(position + 1)
                     m.next = "FETCH"

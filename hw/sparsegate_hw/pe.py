@@ -70,10 +70,11 @@ class ProcessingElement(wiring.Component):
     at the same time. Of a layout whose weights are loaded: in a cycle with ``write``, which has no valid beat, ``data`` becomes
     the entry at the beat's address.
 
-    Timing: an entry's sum is written ``layout.depths.mac`` cycles after its beat (6, deep 7); the accumulator read by ``read`` is
-    at ``value`` 3 cycles later. One accumulator is hit no sooner than ``layout.loop_distance`` cycles after it was. A read must
-    come no sooner than ``mac`` cycles after the last beat for its bank (``layout.acc_banks`` of them, the high bits of an
-    accumulator's address), and no product may be at that bank while it is read, nor within four cycles after; other banks are free.
+    Timing: an entry's sum is written ``layout.depths.mac`` cycles after its beat (6, deep 7, with accumulators in block RAM one
+    more); the accumulator read by ``read`` is at ``value`` 3 cycles later. One accumulator is hit no sooner than
+    ``layout.loop_distance`` cycles after it was. A read must come no sooner than ``mac`` cycles after the last beat for its bank
+    (``layout.acc_banks`` of them, the high bits of an accumulator's address), and no product may be at that bank while it is read,
+    nor within four cycles after; other banks are free.
     Arithmetic: exact; the Program proves that ``partial_width`` bits suffice.
     """
 
@@ -128,6 +129,8 @@ class ProcessingElement(wiring.Component):
         m.d.comb += [multiplier.a.eq(weight), multiplier.b.eq(later(beat.delta, fetch, "delta"))]
         m.d.sync += address.eq(slot + index)
 
+        product = later(multiplier.o, layout.depths.hold, "product").as_signed()
+
         # -- accumulate ------------------------------------------------------------------------------------------------
         valid = delay(m, beat.valid, fetch + 1, "valid")
         wanted = {"": valid}
@@ -150,7 +153,7 @@ class ProcessingElement(wiring.Component):
                     # a smaller bank's accumulators lie at its low addresses
                     unit.address.eq(Mux(read.valid & reading, read.address[:low], address[:low])),
                     unit.clear.eq(read.valid & reading & read.clear),
-                    unit.product.eq(multiplier.o),
+                    unit.product.eq(product),
                 ]
         asked = later(read.address[low:], 2, "asked") if len(banks) > 1 else Const(0)
         for name, units in values.items():
@@ -162,12 +165,14 @@ class ProcessingElement(wiring.Component):
 class _Accumulators(wiring.Component):
     """A bank of ``depth`` accumulators: memory[address] += product.
 
-    Members: ``hit`` with ``address``, and two cycles later ``product``; ``clear`` with ``address`` in place of a hit writes zero;
-    ``value`` is what the accumulator at ``address`` held, two cycles later.
+    Members: ``hit`` with ``address``, and two cycles later, or ``depths.hold`` more, ``product``; ``clear`` with ``address`` in
+    place of a hit writes zero; ``value`` is what the accumulator at ``address`` held, two cycles later.
 
-    Timing: the sum of a hit is written ``MUL`` cycles after it. One accumulator is hit no sooner than ``layout.loop_distance``
-    cycles after it was: of the two sums on their way to the memory, those that may be asked for again are forwarded. A ``block``
-    RAM is asked a cycle sooner, for its second register: there are three such sums, and a value that is read may be the first.
+    Timing: the sum of a hit is written ``MUL + depths.hold`` cycles after it. One accumulator is hit no sooner than
+    ``layout.loop_distance`` cycles after it was: of the two sums on their way to the memory, those that may be asked for again are
+    forwarded. A ``block`` RAM is asked a cycle sooner, for its second register: there are three such sums, and a value that is
+    read may be the first. With ``hold`` what they are chosen from goes into a register, and there is one sum more, the last: it
+    is forwarded behind that register.
     """
 
     def __init__(self, layout: Layout, depth: int, block: bool = False) -> None:
@@ -186,10 +191,11 @@ class _Accumulators(wiring.Component):
         m = Module()
         layout, block = self._layout, self._block
         m.submodules.memory = memory = ScratchMemory(layout.partial_width, self._depth, block)
-        stages = 4 if block else 3
+        hold = layout.depths.hold
+        stages = 3 + block + hold
         address = [Signal.like(self.address, name=f"address_{stage}", reset_less=True) for stage in range(stages)]
         write = [Signal(name=f"write_{stage}") for stage in range(stages)]
-        clear = [Signal(name=f"clear_{stage}") for stage in range(2)]
+        clear = [Signal(name=f"clear_{stage}") for stage in range(2 + hold)]
         total = Signal(signed(layout.partial_width), name="total", reset_less=True)
         m.d.sync += [
             *(after.eq(before) for before, after in zip([self.address, *address], address, strict=False)),
@@ -197,42 +203,55 @@ class _Accumulators(wiring.Component):
             *(after.eq(before) for before, after in zip([self.clear, *clear], clear, strict=False)),
         ]
         again = [(address[0] == later) & wanted for later, wanted in zip(address[1:], write[1:], strict=True)]
+        last, *others = [each if at >= layout.loop_distance else None for at, each in enumerate(again, 1)]
         current = memory.o.as_signed()
-        held = self._of_three(m, current, total, again) if block else self._of_two(m, current, total, again)
+        near = others if hold else [last, *others]
+        # of a block RAM the first sum counts whatever the distance: a value that is read may be it
+        held = (
+            self._of_three(m, current, total, [*near[:2], again[-1]])
+            if block
+            else self._of_two(m, current, total, near)
+        )
         m.d.comb += [
             memory.address.eq(self.address if block else address[0]),
             self.value.eq(held if block else current),
-            memory.write_address.eq(address[2]),
+            memory.write_address.eq(address[2 + hold]),
             memory.data.eq(total),
-            memory.write.eq(write[2]),
+            memory.write.eq(write[2 + hold]),
         ]
+        if hold:
+            register = Signal.like(total, name="held", reset_less=True)
+            m.d.sync += register.eq(held)
+            held = register
+            if last is not None:
+                held = Mux(delay(m, last, 2, "again_last"), total, register).as_signed()
         m.d.sync += total.eq(held + self.product)
-        with m.If(clear[1]):
+        with m.If(clear[-1]):
             m.d.sync += total.eq(0)
         return m
 
-    def _of_two(self, m: Module, current: Value, total: Signal, again: list[Value]) -> Value:
-        """What an accumulator holds: the last sum or the one before, where ``again`` of them is the same accumulator's."""
+    def _of_two(self, m: Module, current: Value, total: Signal, near: Sequence[Value | None]) -> Value:
+        """What an accumulator holds: the last sum or the one before, where ``near`` of them is the same accumulator's."""
         held = current
-        if self._layout.loop_distance <= 2:
+        if near[1] is not None:
             earlier = Signal.like(total, name="earlier")
             wanted = Signal(name="again_2")
-            m.d.sync += [earlier.eq(total), wanted.eq(again[1])]
+            m.d.sync += [earlier.eq(total), wanted.eq(near[1])]
             held = Mux(wanted, earlier, held).as_signed()
-        if self._layout.loop_distance <= 1:
+        if near[0] is not None:
             wanted = Signal(name="again_1")
-            m.d.sync += wanted.eq(again[0])
+            m.d.sync += wanted.eq(near[0])
             held = Mux(wanted, total, held).as_signed()
         return held
 
-    def _of_three(self, m: Module, current: Value, total: Signal, again: list[Value]) -> Value:
+    def _of_three(self, m: Module, current: Value, total: Signal, near: Sequence[Value | None]) -> Value:
         """The same with one sum more: a choice of one of four, by two bits that are known a cycle before."""
         earlier, earliest = (Signal.like(total, name=name) for name in ("earlier", "earliest"))
-        near = [each if at >= self._layout.loop_distance else Const(0) for at, each in enumerate(again[:2], 1)]
+        last, before, first = (Const(0) if each is None else each for each in near)
         chosen = Signal(2, name="chosen")
         m.d.sync += [
             earlier.eq(total),
             earliest.eq(earlier),
-            chosen.eq(Mux(near[0], 3, Mux(near[1], 2, again[2]))),
+            chosen.eq(Mux(last, 3, Mux(before, 2, first))),
         ]
         return Mux(chosen[1], Mux(chosen[0], total, earlier), Mux(chosen[0], earliest, current)).as_signed()

@@ -180,7 +180,7 @@ def synthesize(
     form, contents = patch.split(design)
     numbers = range(seed, seed + max(1, attempts if seeds is None else seeds))
     key = build.key(form, constraints) | {
-        "contents": hashlib.sha256(artefact.canonical(contents).encode()).hexdigest(),
+        "contents": _digest(contents),
         "seeds": [numbers.start, len(numbers), seeds is None],
     }
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{program.name}-{build.target.name}").strip(".-")
@@ -233,7 +233,7 @@ class Build:
     def key(self, form: str, constraints: str) -> dict[str, Any]:
         """JSON value that decides a netlist and, with a seed, its routing."""
         return {
-            "design": hashlib.sha256(form.encode()).hexdigest(),
+            "design": _sha256(form),
             "constraints": constraints,
             "target": asdict(self.target),
             "frequency_hz": self.frequency_hz,
@@ -241,13 +241,34 @@ class Build:
             "tools": dict(self.tools),
         }
 
+    def nextpnr(self) -> list[str]:
+        """Arguments of every run of nextpnr, whose report is then ``attempt.json``."""
+        chosen = self.target
+        return [
+            *self.family.chip(chosen.chip, chosen.package, chosen.speed, chosen.board is None),
+            *("--json", "top.json"),
+            *("--report", "attempt.json"),
+            *("--freq", f"{self.frequency_hz / 1e6:g}"),
+        ]
+
     def elaborate(self, program: Program) -> tuple[str, str]:
         """RTLIL and constraints of the whole design."""
         return elaborate(program, self.config, self.target, self.frequency_hz, self.baud)
 
 
+def form_digest(program: Program, config: HardwareConfig, *, device: str, frequency_hz: int | None = None) -> str:
+    """``SynthResult.form`` of the design that :func:`synthesize` would build for a bare device."""
+    build = Build.of(program, config, target(device=device), frequency_hz, BAUD)
+    form, _ = patch.split(build.elaborate(program)[0])
+    return _sha256(form)
+
+
 def _digest(key: Any) -> str:
-    return hashlib.sha256(artefact.canonical(key).encode()).hexdigest()
+    return _sha256(artefact.canonical(key))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _complete(folder: Path) -> bool:
@@ -290,6 +311,40 @@ def engine_cells(program: Program, config: HardwareConfig, device: str, say: Pro
         (folder / "top.il").write_text(design, encoding="utf-8")
         run_yosys(folder, build.script(), say)
         return dict(sorted(_cell_counts(artefact.read_json(folder / "top.json")).items()))
+
+
+def pack(
+    program: Program, config: HardwareConfig, *, device: str, frequency_hz: int | None, progress: Progress
+) -> dict[str, Any]:
+    """What a design takes of a bare device, packed and not placed: the figures of :func:`synthesize` without a clock, in minutes
+    where that takes an hour, and of designs too that are larger than the device.
+
+    JSON values: those of ``SynthResult`` that it has; ``fmax_mhz`` and ``seed`` are None.
+    """
+    build = Build.of(program, config, target(device=device), frequency_hz, BAUD)
+    family, chosen = build.family, build.target
+    with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
+        folder = Path(scratch)
+        design, constraints = build.elaborate(program)
+        (folder / "top.il").write_text(design, encoding="utf-8")
+        (folder / f"top.{family.constraints}").write_text(constraints, encoding="utf-8")
+        run_yosys(folder, build.script(), progress)
+        command = [sys.executable, "-c", family.nextpnr.code, *build.nextpnr(), "--pack-only"]
+        run_tool("nextpnr", command, folder, "nextpnr.log", progress)
+        used = artefact.read_json(folder / "attempt.json")["utilization"]
+        cells = _cell_counts(artefact.read_json(folder / "top.json")) if family.cells else {}
+    return {
+        "device": chosen.device,
+        "board": None,
+        "speed": chosen.speed,
+        "multipliers": chosen.multipliers,
+        "frequency_mhz": build.frequency_hz / 1e6,
+        "fmax_mhz": None,
+        **family.measured(used, cells),
+        "seed": None,
+        "tried": [],
+        "tools": dict(build.tools),
+    }
 
 
 def versions(family: str = "ecp5") -> dict[str, str]:
@@ -426,7 +481,7 @@ def _build(
         stages=stages,
         seed=number,
         tried=tuple(tried),
-        form=hashlib.sha256(form.encode()).hexdigest(),
+        form=_sha256(form),
         how=f"{family.nextpnr.name.replace('_', '-')} after routing, engine clock, {chosen.device} {where}seed {number}"
         + (f"; an upper bound: {family.untimed} have no delays in its model" if family.untimed else ""),
         critical_path=run.critical_path,
@@ -516,12 +571,9 @@ def _place(work: Path, build: Build, seed: int, say: Progress) -> dict[str, Any]
     """Run nextpnr; its report. The configuration is left in ``attempt.routed``, the routed netlist in ``attempt.cells``."""
     chosen, family = build.target, build.family
     arguments = [
-        *family.chip(chosen.chip, chosen.package, chosen.speed, chosen.board is None),
-        *("--json", "top.json"),
+        *build.nextpnr(),
         *((family.routed_option, "attempt.routed") if family.routed_option else ()),
         *("--write", "attempt.cells"),
-        *("--report", "attempt.json"),
-        *("--freq", f"{build.frequency_hz / 1e6:g}"),
         *("--seed", str(seed)),
         "--timing-allow-fail",  # the caller judges, and has a result to look at
     ]

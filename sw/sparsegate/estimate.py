@@ -2,8 +2,9 @@
 
 Multipliers and block RAMs are counted from the layout, cycles come from the exact cycle model. LUTs and flip-flops follow laws that
 are linear in a few sizes of the layout, with coefficients of 0 or more, fitted on synthesized points; a clock is what points
-of a like size reached. A *point* is what one synthesis measured, beside the sizes of its layout at that time;
-``sparsegate synth --points FILE`` adds one, and ``sparsegate estimate --refit FILE`` writes what this module reads of them.
+of a like size reached. A *point* is what one synthesis measured, beside the sizes of its layout at that time; a design that was
+packed and not placed is one without a clock. ``sparsegate synth --points FILE`` adds one, ``sparsegate bench area`` several,
+and ``sparsegate estimate --refit FILE`` writes what this module reads of them.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ STEPS = 4
 """Of the sequence on which cycles are counted."""
 
 SIZES = {
-    "luts": ("one", "products", "accumulators", "adders", "lane_bits", "lists", "memories"),
-    "ffs": ("one", "products", "pes", "lane_bits", "groups", "deep"),
+    "luts": ("one", "products", "accumulators", "adders", "forwarded", "lane_bits", "lists", "memories"),
+    "ffs": ("one", "products", "pes", "forwarded", "lane_bits", "groups", "deep"),
 }
 """Sizes of a layout in which each law is linear."""
 
@@ -320,10 +321,11 @@ def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams
     ``sprams``, loaded weights take one a PE.
 
     ``products``: bits of the PEs' products; ``accumulators``: cells of 16 words and 4 bits in their memories, ``adders``: bits of
-    the adders before these, one for each bank; ``lane_bits``: bits of all values in the lanes' pipelines; ``lists`` and
-    ``memories``: such cells in the column lists, and of weights and biases.
+    the adders before these, one for each bank, and ``forwarded`` of the sums that are forwarded to them; ``lane_bits``: bits of
+    all values in the lanes' pipelines; ``lists`` and ``memories``: such cells in the column lists, and of weights and biases.
     ``interpolations``: multiplications that are made of logic where a device has no multipliers to spare. ``deep``: bits of the
-    registers that a deep engine has more, in PEs, clusters, dispatchers and, of what is narrowed, lanes.
+    registers that a deep engine has more, in PEs, clusters, dispatchers and, of what is narrowed, lanes, and of those before the
+    additions where accumulators are in block RAM.
     """
     return _linear(layout, family) | _exact(layout, family, multipliers, sprams)
 
@@ -340,6 +342,13 @@ def _linear(layout: Layout, family: str) -> dict[str, float]:
         for lane in range(lanes)
     )
     word = layout.bias_word()
+    accumulators = pes + layout.clusters * layout.groups * len(layout.apart_rows)
+    hold = layout.depths.hold
+    in_blocks = [block and family == "ecp5" for block in layout.acc_in_blocks]
+    forwarded = sum(
+        3 + hold * (layout.loop_distance <= 1) if block else max(0, 3 + hold - layout.loop_distance)
+        for block in in_blocks
+    )
     found: dict[str, float] = {
         "one": 1,
         "pes": pes,
@@ -348,12 +357,11 @@ def _linear(layout: Layout, family: str) -> dict[str, float]:
         "accumulators": pes
         * sum(
             _cells(depth, layout.partial_width)
-            for depth, block in zip(layout.acc_bank_depths, layout.acc_in_blocks, strict=True)
-            if not (block and family == "ecp5")
+            for depth, block in zip(layout.acc_bank_depths, in_blocks, strict=True)
+            if not block
         ),
-        "adders": (pes + layout.clusters * layout.groups * len(layout.apart_rows))
-        * layout.acc_banks
-        * layout.partial_width,
+        "adders": accumulators * layout.acc_banks * layout.partial_width,
+        "forwarded": accumulators * forwarded * layout.partial_width,
         "lane_bits": lanes * (sum(value.bits for value in values) + layout.sums * layout.acc_width),
         "lists": lists,
         "memories": sum(
@@ -371,7 +379,7 @@ def _linear(layout: Layout, family: str) -> dict[str, float]:
         + layout.clusters * layout.groups * (2 * beat + layout.weight_depth.bit_length())
         + layout.groups * (lanes + 1) * 2 * layout.delta_width
         + lanes * sum(value.narrowed for value in values)
-    )
+    ) + hold * (found["products"] + found["adders"])
     return found
 
 
@@ -517,7 +525,10 @@ class _Values:
 
 
 def point(program: Program, config: HardwareConfig, measured: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """JSON value of one synthesis: what it measured, and the sizes of its layout."""
+    """JSON value of one synthesis: what it measured, and the sizes of its layout.
+
+    Without a clock the design was packed and not placed; its name then says all of its array, as a Program may have several.
+    """
     layout = Layout(program, config)
     chip = device(str(measured["device"]))
     keys = (
@@ -534,9 +545,11 @@ def point(program: Program, config: HardwareConfig, measured: Mapping[str, Any],
         "seed",
         "tried",
     )
+    array = f"{program.name} {layout.rows} x {layout.groups}"
+    if measured["fmax_mhz"] is None:
+        array += f", lanes: {layout.lanes}, banks: {layout.acc_banks}, {'deep' if config.deep else 'shallow'}, packed"
     return {
-        "name": f"{program.name} {layout.rows} x {layout.groups} on {measured['board'] or chip.name}, "
-        f"multipliers: {measured['multipliers']}"
+        "name": f"{array} on {measured['board'] or chip.name}, multipliers: {measured['multipliers']}"
         + (f", {config.block_banks} banks in block RAM" if config.block_banks else ""),
         "command": command,
         **{key: measured[key] for key in keys},
@@ -623,11 +636,12 @@ def routed(points: Sequence[Mapping[str, Any]], laws: Mapping[str, Any]) -> dict
         full = [
             math.ceil(1e4 * (_law(laws[family], "luts", one["sizes"]) or 0) / device(str(one["device"])).luts) / 1e4
             for one in mine
-            if family in laws
+            if family in laws and one["fmax_mhz"] is not None
         ]
         clocks = [
             {"speed": one["speed"], "deep": one["hardware"]["deep"], "luts": one["luts"], "fmax_mhz": one["fmax_mhz"]}
             for one in mine
+            if one["fmax_mhz"] is not None
         ]
         found[family] = {
             "layouts": _layouts(mine),

@@ -272,7 +272,7 @@ class Layout:
                 f"such as {self.cluster} or {2 * self.cluster}"
             )
         self.clusters = self.rows // self.cluster
-        self.depths = timing.DEEP if config.deep else timing.SHALLOW
+        self.depths = timing.depths(config.deep, config.block_banks)
         self.lanes = config.lanes or self.clusters
         if self.clusters % self.lanes:
             raise SparseGateError(f"{self.lanes} lanes do not divide {self.clusters} clusters evenly")

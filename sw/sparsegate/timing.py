@@ -7,7 +7,7 @@ every engine; those that ``HardwareConfig.deep`` chooses are fields of :class:`D
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparsegate.cells import Phase
 
@@ -40,7 +40,9 @@ class Depths:
     cluster's own.
     ``fetch``: from an entry's address to the multiplier, the memory's ``MEMORY`` and one behind the choice of the entry in its
     word. ``bias``: to a lane's memory of biases, and from there to the addition. ``narrow``: rounding and saturation. ``rise``:
-    adding what a table's interpolation gives. ``compare``: an output with what was sent of it.
+    adding what a table's interpolation gives. ``compare``: an output with what was sent of it. ``hold``: from what an accumulator
+    holds, and its product, to their addition; 0 is in the same cycle. ``store``: registers before a lane's memories of states,
+    which nothing waits for.
     """
 
     known: int
@@ -52,6 +54,8 @@ class Depths:
     narrow: int
     rise: int
     compare: int
+    hold: int = 0
+    store: int = 0
 
     @property
     def encode(self) -> int:
@@ -73,7 +77,7 @@ class Depths:
     @property
     def mac(self) -> int:
         """From an entry at the weight memories to its sum, which is written to the accumulator in that cycle."""
-        return self.fetch + MUL + 1
+        return self.fetch + MUL + self.hold + 1
 
     @property
     def drain(self) -> int:
@@ -103,6 +107,12 @@ class Depths:
 
 SHALLOW = Depths(known=0, lists=1, hand=0, broadcast=1, fetch=MEMORY, bias=1, narrow=1, rise=1, compare=1)
 DEEP = Depths(known=1, lists=4, hand=1, broadcast=3, fetch=MEMORY + 1, bias=2, narrow=2, rise=2, compare=2)
+
+
+def depths(deep: bool, block_banks: int) -> Depths:
+    """Of an engine. Accumulators in block RAM lie where the device has its block RAMs, far from multipliers and lanes."""
+    chosen = DEEP if deep else SHALLOW
+    return replace(chosen, hold=1, store=1) if block_banks else chosen
 
 
 def group_sum(groups: int) -> int:

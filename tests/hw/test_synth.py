@@ -189,7 +189,9 @@ class Tools:
         say(f"{name}: starting")
         if name == "Yosys":
             (folder / "top.json").write_text("{}")
-        if name == "nextpnr":
+        if name == "nextpnr" and "--pack-only" in command:
+            (folder / "attempt.json").write_text(json.dumps(report(0.0)))
+        elif name == "nextpnr":
             seed = int(command[command.index("--seed") + 1])
             (folder / "attempt.json").write_text(json.dumps(report(self.speeds[seed])))
             (folder / "attempt.routed").write_text(str(seed))
@@ -221,6 +223,25 @@ def test_results_are_kept_by_content(tmp_path, monkeypatch):
     assert not synth.synthesize(program, CONFIG, folder=tmp_path, device="LFE5U-25F").cached
     assert not synth.synthesize(make_program(5), CONFIG, folder=tmp_path).cached
     assert len(folders(tmp_path)) == 4
+
+
+def test_packing_gives_area_without_a_clock(tmp_path, monkeypatch):
+    tools = Tools(monkeypatch, {1: 90.0})
+    program = make_program()
+    found = synth.pack(program, CONFIG, device="LFE5U-25F", frequency_hz=None, progress=lambda line: None)
+    assert [name for name, _ in tools.calls] == ["Yosys", "nextpnr"]
+    assert (found["luts"], found["ffs"], found["bram"], found["dsp"]) == (1, 2, 3, 4)
+    assert (found["fmax_mhz"], found["seed"], found["tried"]) == (None, None, [])
+    routed = synth.synthesize(program, CONFIG, device="LFE5U-25F", folder=tmp_path)
+    placed = tools.calls[3][1]
+    packed = [word for word in tools.calls[1][1] if word != "--pack-only"]
+    assert [word for word in placed if word in packed] == packed
+    same = ("device", "board", "speed", "multipliers", "frequency_mhz", "luts", "ffs", "bram", "dsp", "sprams")
+    assert {key: found[key] for key in same} == {key: getattr(routed, key) for key in same}
+    # both are points
+    points = [estimate.point(program, CONFIG, each, "") for each in (found, routed.as_json())]
+    assert [", packed on LFE5U-25F" in one["name"] for one in points] == [True, False]
+    assert synth.form_digest(program, CONFIG, device="LFE5U-25F") == routed.form
 
 
 def folders(root):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sparsegate import artefact, cycles, estimate, golden, quantize, synthetic
+from sparsegate import artefact, cycles, estimate, golden, protocol, quantize, synthetic
 from sparsegate.bench import area, performance, performance_table, real, roofline, workloads
 from sparsegate.bench.workloads import Work, Workload
 from sparsegate.cli import app
@@ -86,6 +86,23 @@ def test_nothing_skipped_is_a_run_in_which_every_column_moves():
     assert found["columns_skipped"] == 0
 
 
+def test_a_step_by_itself_is_what_a_board_runs():
+    """Frames apart, and the bytes of a request and its reply: what the host's end sends and takes."""
+    made = program()
+    layout = Layout(made, CONFIG)
+    found = row()["cases"]["real"]
+    trace = golden.run(made, small(Path(), Path()).raw, np.array([6, 4]))
+    busy = cycles.predict(trace, layout, apart=True).busy
+    assert found["alone"] == round(float(np.concatenate([busy[0, :6], busy[1, :4]]).mean()), 3)
+    assert found["alone"] < found["latency"]
+    inside = 5 * protocol.value_bytes(made.input_format.width)
+    frame = 2 + 4 + 2  # sync, header, CRC
+    assert performance.uart_bytes(made, False) == (frame + 1 + inside) + (frame + 5)
+    assert performance.uart_bytes(made, True) - performance.uart_bytes(made, False) == 3 * protocol.value_bytes(
+        made.output_format.width
+    )
+
+
 def test_imbalance_of_groups():
     made = program()
     layout = Layout(made, CONFIG)
@@ -114,6 +131,7 @@ AREA |= {
     "tried": [[1, 100.0]],
     "frequency_mhz": 90.0,
     "stages": {},
+    "form": "abc",
 }
 
 
@@ -139,6 +157,22 @@ def test_clock_and_area():
     assert row(before=placed | {"hardware": older | {"block_banks": 1}})["fmax_mhz"] is None
     assert placed["report"] == {key: AREA[key] for key in performance.REPORT}
     assert row(synthesize=place, tools={"verilator": "5"})["tools"] == {"yosys": "1", "verilator": "5"}
+
+
+def test_a_clock_of_other_hardware_says_so():
+    placed = row(synthesize=lambda *given: AREA)
+    assert not performance.outdated(placed)
+    assert row(before=placed, form=lambda *given: "abc") == placed
+    later = row(before=placed, form=lambda *given: "abd")
+    assert performance.outdated(later)
+    assert later["fmax_mhz"] == placed["fmax_mhz"]
+    said = f"{placed['us_how']}; the hardware has changed since, and was not placed and routed again"
+    assert later["us_how"] == said
+    assert f"- Clock: {said}.\n" in performance_table.page(performance.merged(None, [later], ["small"]))
+    # where nothing is known of what was placed, it is not taken for the same
+    assert performance.outdated(row(before=placed | {"report": None}, form=lambda *given: "abc"))
+    # and what is placed anew is new
+    assert row(before=later, synthesize=lambda *given: AREA, form=lambda *given: "abc") == placed
 
 
 PLACED = AREA | {"device": "LFE5U-25F", "board": None, "speed": "6", "multipliers": "dsp"}
@@ -264,7 +298,11 @@ def test_estimates_stand_beside_what_was_measured():
     shown = area.estimates(points, ["spartus", "ese"])
     designs = re.findall(r"^\| `(.*?)`, ", shown, re.M)
     assert designs[:2] == ["spartus", "ese"]
-    assert sorted(designs) == sorted(one["command"].removeprefix("sparsegate bench ") for one in points)
+    placed = [one for one in points if one["fmax_mhz"] is not None]
+    assert sorted(designs[: len(placed)]) == sorted(one["command"].removeprefix("sparsegate bench ") for one in placed)
+    assert len(set(designs)) == len(points)
+    arrays = sorted(f"{one['hardware']['rows']} × {one['hardware']['groups']}" for one in points if one not in placed)
+    assert sorted(re.search(r"\d+ × \d+", design)[0] for design in designs[len(placed) :]) == arrays
     (ese,) = [one for one in points if one["command"] == "sparsegate bench ese"]
     law = estimate.load_laws()["ecp5"]["luts"]
     luts = round(sum(ese["sizes"][name] * value for name, value in law.items()))
@@ -404,3 +442,18 @@ def test_the_committed_pages_are_those_of_the_record():
     assert recipe
     for words in ("--json docs/benchmarks/performance.json", "--roofline docs/roofline.md"):
         assert f" {words} " in recipe[0]
+
+
+def test_others_stand_beside():
+    """In a table of their own, with what the CPU needed in the same run."""
+    found = row(synthesize=lambda *given: AREA) | {
+        "published": [{"system": "ESE", "figures": "82.7 µs", "source": "the paper"}],
+        "alternative": {"what": "onnxruntime", "us_per_step": {"1 thread": 120.5}},
+    }
+    page = performance_table.page(performance.merged(None, [found], ["small"]))
+    ours = f"{found['cycles_per_step']:,.1f} cycles, {found['us_per_step']:.2f} µs,"
+    assert (
+        f"| small | {ours} {found['gops_dense_equivalent']:,.1f} GOPS dense-equivalent | ESE | 82.7 µs | the paper |"
+        in page
+    )
+    assert " | the CPU | 120.5 µs (1 thread): onnxruntime | run by us |" in page

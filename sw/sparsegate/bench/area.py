@@ -10,6 +10,7 @@ from typing import Any
 
 from sparsegate import estimate
 from sparsegate.devices import device
+from sparsegate.errors import SparseGateError
 
 FAMILY = "ecp5"
 WORDS = {"luts": "LUTs", "ffs": "flip-flops", "bram": "block RAMs", "dsp": "multipliers"}
@@ -21,6 +22,7 @@ SIZES = {
     "pes": "PEs",
     "accumulators": "cells of 16 words and 4 bits in all PEs' accumulators",
     "adders": "bits of the adders before them, one for each PE and bank",
+    "forwarded": "bits of the sums forwarded to these adders, where an accumulator may be hit again soon",
     "lane_bits": "bits of all values in the cell lanes' pipelines",
     "lists": "such cells in the column lists of all lanes and groups",
     "memories": "such cells of weights and biases, where they are too small for block RAM",
@@ -35,11 +37,12 @@ ESTIMATES = """\
 What `sparsegate estimate` says of a design / what synthesis measured (the error). Block RAMs and multipliers are counted. LUTs and
 flip-flops follow laws that are fitted to these very points ([synthesis.json](synthesis.json)), so that their error says how well a
 few sizes explain them. **left out**: the error of a law fitted to the other points, which is what to expect of a new design.
+*Packed*: other arrays, synthesized and packed but not placed (`sparsegate bench area`), larger ones than the device among them.
 """
 GROWTH = """\
 So accumulators grow with units × column groups, adders with PEs, lists with units and with lanes × groups. Density changes what is
-in block RAM, and hardly any of these. Points are few, and a law that is fitted without one of them misses it by more: see
-[benchmarks/performance.md](benchmarks/performance.md). An iCE40 has too few points for a law.
+in block RAM; of these sizes only the width of an entry knows it. A law that is fitted without one of the points misses it by more:
+see [benchmarks/performance.md](benchmarks/performance.md). An iCE40 has too few points for a law.
 """
 BEYOND = """\
 ## Larger than the device
@@ -51,20 +54,33 @@ Arrays that were not built. Cycles are by the cycle model, multipliers and block
 
 def estimates(points: Sequence[Mapping[str, Any]], order: Sequence[str]) -> str:
     """The table of every point's estimate; those of workloads first, in their ``order``."""
-    rows = [(_design(one), one, row) for one, row in zip(points, estimate.errors(points), strict=True)]
+    rows = [(_workload(one), one, row) for one, row in zip(points, estimate.errors(points), strict=True)]
     lines = [ESTIMATES, *_header(("design", *WORDS.values(), "left out: LUTs, flip-flops"))]
-    for name, one, row in sorted(
-        rows, key=lambda row: (order.index(row[0]) if row[0] in order else len(order), row[0])
-    ):
+
+    def place(row: tuple[str, Mapping[str, Any], Mapping[str, Any]]) -> tuple[Any, ...]:
+        name, one, _ = row
+        return one["fmax_mhz"] is None, order.index(name) if name in order else len(order), name, one["name"]
+
+    for _, one, row in sorted(rows, key=place):
         cells = [_beside(row["estimate"][figure], int(one[figure])) for figure in WORDS]
         left_out = ", ".join(_percent(row["left_out"][figure]) for figure in estimate.SIZES)
-        lines.append(f"| `{name}`, {one['device']} | {' | '.join(cells)} | {left_out} |")
+        lines.append(f"| `{_design(one)}`, {one['device']} | {' | '.join(cells)} | {left_out} |")
     return "\n".join(lines) + "\n"
 
 
 def _design(point: Mapping[str, Any]) -> str:
-    """A point by its workload, or by the command that made it."""
+    """A point by its workload, or by the command that made it; one that was not placed by its array."""
+    if point["fmax_mhz"] is None:
+        return str(point["name"]).split(f" on {point['device']}")[0].replace(" x ", " × ") + _blocks(point)
     return str(point["command"]).removeprefix(MADE_BY)
+
+
+def _blocks(point: Mapping[str, Any]) -> str:
+    return ", in block RAM" if point["hardware"]["block_banks"] else ""
+
+
+def _workload(point: Mapping[str, Any]) -> str:
+    return str(point["command"]).removeprefix(f"{MADE_BY}area ").removeprefix(MADE_BY)
 
 
 def _header(columns: Sequence[str]) -> tuple[str, str]:
@@ -95,7 +111,8 @@ def laws(points: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"    {WORDS[figure]} = {' + '.join(terms)}")
     lines += ["", *(f"- **{name}**: {SIZES[name]}." for name in used), "", GROWTH]
     lines += _header(("design", *used, *(f"{WORDS[figure]}: measured, law, error" for figure in known)))
-    for one, row in zip(mine, estimate.errors(mine), strict=True):
+    fits_of = zip(mine, estimate.errors(mine), strict=True)
+    for one, row in sorted(fits_of, key=lambda both: (both[0]["fmax_mhz"] is None, both[0]["luts"])):
         sizes = (f"{one['sizes'][name]:,g}" for name in used)
         fits = (f"{one[figure]:,}, {row['estimate'][figure]:,}, {_percent(row[figure])}" for figure in known)
         lines.append(f"| {' | '.join((_design(one), *sizes, *fits))} |")
@@ -105,6 +122,10 @@ def laws(points: Sequence[Mapping[str, Any]]) -> str:
 def by_the_laws(sizes: Mapping[str, float]) -> dict[str, int]:
     """LUTs and flip-flops of an ECP5 design of these sizes."""
     laws = estimate.load_laws()[FAMILY]
+    if lacking := {name for law in laws.values() for name in law} - set(sizes):
+        raise SparseGateError(
+            f"the record has an array without the size {min(lacking)!r}; measure it again with --no-pnr"
+        )
     return {figure: round(sum(sizes[name] * value for name, value in law.items())) for figure, law in laws.items()}
 
 

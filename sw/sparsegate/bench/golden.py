@@ -27,6 +27,7 @@ torch.nn.LSTM and torch.nn.Linear of the same weights on the same batch, called 
 on) and under torch.inference_mode. One thread each (set OMP_NUM_THREADS=1 for numpy's BLAS); best of the repeats, taken in turns.
 Ratio: golden throughput / torch throughput. Goal: 0.5 or more."""
 
+PATTERN = NM(2, 16)
 CASES = ((12, 64, 370, 29), (64, 256, 128, 32), (123, 1024, 64, 16))
 """Inputs, units, sequences, steps: the shape of JapaneseVowels' test set, a larger layer, one of the published engines' size."""
 
@@ -52,10 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(inputs: int, units: int, sequences: int, steps: int, repeats: int = 20) -> dict[str, Any]:
-    """Steps a second of golden model and torch on one batch."""
-    pattern = NM(2, 16)
-    network = synthetic.network(inputs, [Shape("lstm", units, pattern, pattern), Shape("linear", 9)], seed=1)
+def measure(
+    inputs: int, units: int, sequences: int, steps: int, repeats: int = 20, pattern: NM = PATTERN, head: int = 9
+) -> dict[str, Any]:
+    """Steps a second of golden model and torch on one batch; ``head``: outputs of the linear layer, 0 for none."""
+    shapes = [Shape("lstm", units, pattern, pattern), *([Shape("linear", head)] if head else [])]
+    network = synthetic.network(inputs, shapes, seed=1)
     x = np.random.default_rng(0).normal(size=(sequences, steps, inputs))
     program = quantize(network, x)
     raw = program.quantize(x)

@@ -21,13 +21,15 @@ from sparsegate.errors import SparseGateError
 from sparsegate.golden import Stream, Trace
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.program import Phase, Program
+from sparsegate.protocol import Command, Frame, StepReply, value_bytes
 
 DEFINITION = """\
 cycles_per_step: cycles from the end of a step to the end of the next, by the cycle model, which RTL is held against
 (rtl_mismatches: values, step times and counters that differ). Case nothing_skipped: every column of every matrix is sent at
 every step, in the middle of a sequence. real: the inputs named beside it at threshold 0, whole sequences back to back, first
 and last steps included. nine_tenths_unchanged: each column moves with probability 1/10, drawn from a seed. latency: cycles from
-taking a frame to its last result. nnz, dense_macs: of the layers that run at every step; nnz are the N entries of every real
+taking a frame to its last result while the next one is on its way; alone: the same where a frame comes when the one before is
+done, as a board's wrapper runs them. nnz, dense_macs: of the layers that run at every step; nnz are the N entries of every real
 block and column. occupancy: useful MACs / (PEs x cycles), of the matrix-vector phases and of all cycles; padding and idle rows
 are not useful. gops_sparse = 2 nnz / t, gops_dense_equivalent = 2 dense_macs / t, t = us_per_step = cycles_per_step / fmax_mhz,
 which is nextpnr's estimate after routing; nothing is measured on a board. group_imbalance: the longest column group's beats
@@ -49,13 +51,15 @@ MIDDLE = 2
 """Steps at either end of a sequence that are left out where it is to be in full swing."""
 
 AREA = ("fmax_mhz", "luts", "ffs", "bram", "dsp")
-REPORT = ("critical_path", "seed", "tried", "frequency_mhz", "stages")
+REPORT = ("critical_path", "seed", "tried", "frequency_mhz", "stages", "form")
 """What place-and-route said beside clock and area: ns and nets of the longest path, placements and their MHz, the clock asked for,
-seconds."""
+seconds, and the digest of the design without its memories' contents."""
 
 Say = Callable[[str], None]
 Synthesize = Callable[[Program, Workload], Mapping[str, Any]]
 """Places and routes a Program for a workload's device and clock: the keys of ``AREA`` and ``REPORT``, ``how`` and ``tools``."""
+Form = Callable[[Program, Workload], str]
+"""Digest of the design that would be placed, without its memories' contents."""
 Count = Callable[[Program, Workload], Mapping[str, int]]
 """Synthesizes a Program's engine alone: cells by type."""
 Simulate = Callable[[Program, HardwareConfig, NDArray[np.int64]], Any]
@@ -119,6 +123,7 @@ def full(program: Program, layout: Layout) -> dict[str, Any]:
     return {
         "cycles_per_step": round(taken, 3),
         "latency": round(float(found.busy[0, middle].mean()), 3),
+        "alone": round(float(cycles.predict(trace, layout, apart=True).busy[0, middle].mean()), 3),
         "columns_skipped": 0.0,
         "occupancy_matvec": round(macs / (layout.config.pes * float(found.matvec[0, middle].mean())), 5),
         "occupancy_total": round(macs / (layout.config.pes * taken), 5),
@@ -133,6 +138,7 @@ def counted(trace: Trace, layout: Layout) -> dict[str, Any]:
     return {
         "cycles_per_step": round(found.total / int(trace.lengths.sum()), 3),
         "latency": round(float(found.busy[found.end >= 0].mean()), 3),
+        "alone": round(float(cycles.predict(trace, layout, apart=True).busy[found.end >= 0].mean()), 3),
         "columns_skipped": round(1 - found.columns_sent / found.columns_seen, 5),
         "occupancy_matvec": round(found.occupancy_matvec, 5),
         "occupancy_total": round(found.occupancy_total, 5),
@@ -146,7 +152,7 @@ def limits(layout: Layout) -> dict[str, Any]:
 
     ``multipliers``: an entry a PE and cycle. ``array``: the same with idle rows, padding and groups of unequal length.
     ``read_out``: an accumulator of every PE row a cycle. ``cell_lanes``: a unit a lane and cycle. ``input``: a value a
-    cycle. ``output``: ``config.outputs`` values a cycle.
+    cycle. ``output``: ``config.outputs`` values a cycle. ``uart_bytes``: on a board's UART, both ways.
     """
     program = layout.program
     numbers = [number for number in range(len(layout.phases)) if layout.every_step(number)]
@@ -175,7 +181,16 @@ def limits(layout: Layout) -> dict[str, Any]:
         "weight_bits": stored,
         "weight_memory_bits": layout.config.pes * layout.weight_depth * layout.entry_width,
         "entry_bits": layout.entry_width,
+        "uart_bytes": uart_bytes(program, streams_out),
     }
+
+
+def uart_bytes(program: Program, streams_out: bool) -> int:
+    """Bytes of a step's request and reply on a board's UART, with or without outputs."""
+    request = bytes(1 + program.inputs * value_bytes(program.input_format.width))
+    outputs = np.zeros(program.outputs, np.int64) if streams_out else None
+    reply = StepReply(0, outputs).encode(program.output_format.width)
+    return sum(len(Frame(Command.FRAME, 0, payload).encode()) for payload in (request, reply))
 
 
 def quieted(work: Work, config: HardwareConfig, seed: int = SEED) -> tuple[Program, NDArray[np.int64]]:
@@ -274,8 +289,10 @@ def measure(
     before: Mapping[str, Any] | None = None,
     count: Count | None = None,
     tools: Mapping[str, str] | None = None,
+    form: Form | None = None,
 ) -> dict[str, Any]:
-    """One row. ``before``: the row of an earlier run, whose clock and area stand where the shape and the array are the same.
+    """One row. ``before``: the row of an earlier run, whose clock and area stand where the shape and the array are the same;
+    with ``form`` it is said where the hardware has changed since.
     ``count`` goes with ``synthesize``. ``tools``: versions of what else is used here.
 
     Raises
@@ -327,17 +344,21 @@ def measure(
         say(f"{workload.name}: the same layer on the CPU")
         row["alternative"] = alternative(*workload.alternative)
     area: Mapping[str, Any] = dict.fromkeys(AREA) | {"how": "not placed and routed", "tools": {}}
-    row |= {"report": None, "engine_cells": None}
+    row |= {"report": None, "engine_cells": None, "form": None}
     if synthesize is not None:
         say(f"{workload.name}: place and route")
         area = synthesize(program, workload)
         row["report"] = {key: area[key] for key in REPORT}
+        row["form"] = area["form"]
         if workload.cell and count is not None:
             say(f"{workload.name}: the engine alone")
             row["engine_cells"] = dict(count(program, workload))
     elif before is not None and _same(before, row):
         area = {key: before[key] for key in AREA} | {"how": before["pnr"], "tools": before["tools"]}
-        row |= {key: before.get(key) for key in ("report", "engine_cells")}
+        row |= {key: before.get(key) for key in ("report", "engine_cells", "form")}
+        if form is not None and before["fmax_mhz"] is not None:
+            say(f"{workload.name}: whether it is what was placed and routed")
+            row["form"] = form(program, workload)
     row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": {**area["tools"], **(tools or {})}}
     return timed(row)
 
@@ -366,7 +387,14 @@ def timed(row: dict[str, Any]) -> dict[str, Any]:
     row["us_how"] = (
         "no clock: not placed and routed" if clock is None else f"cycles by the cycle model / Fmax: {row['pnr']}"
     )
+    if clock is not None and outdated(row):
+        row["us_how"] += "; the hardware has changed since, and was not placed and routed again"
     return row
+
+
+def outdated(row: Mapping[str, Any]) -> bool:
+    """Whether the design that was placed and routed is another one than would be placed now, as far as that is known."""
+    return row.get("form") is not None and (row["report"] or {}).get("form") != row["form"]
 
 
 def merged(before: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> dict[str, Any]:

@@ -34,11 +34,13 @@ CASES = {
 """Names of the cases in words."""
 CELLS = ("LUT4", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4", "MULT18X18D", "DP16KD")
 """Cells of an ECP5 that others count."""
+OTHERS = ("workload", "ours, a step with nothing skipped", "beside", "what it reports", "where that stands")
 CASE_COLUMNS = (
     "workload",
     "case",
     "cycles a step",
     "latency",
+    "alone",
     "skipped",
     "occupancy, matvec / all",
     "longest group / mean",
@@ -52,12 +54,14 @@ CASE_COLUMNS = (
 HEAD = """# Performance
 
 Made by `make bench-performance` (`sparsegate bench --json docs/benchmarks/performance.json`), which writes `performance.json`
-and this page. The cycle part alone takes minutes: `sparsegate bench --no-pnr --json FILE` gives the same cycles.
+and this page. The cycle part alone takes minutes: `sparsegate bench --no-pnr --json FILE` gives the same cycles (of *real inputs*
+with the networks that `bench accuracy` fine-tuned, which are not in the repository; without them those are pruned at once).
 
 - **cycles a step**: from the end of a step to the end of the next, by the cycle model. **RTL differs**: of a short run of the same
   Program in Verilated RTL, values, step times and counters that are not what golden and cycle model say.
 - **occupancy**: useful MACs / (PEs × cycles), of the matrix-vector phases and of all cycles.
-- **latency**, **frame to result**: from taking a frame to its last result; steps overlap, so that it is longer than a step.
+- **latency**, **frame to result**: from taking a frame to its last result; frames stream in and steps overlap, so that it is longer
+  than a step. **alone**: cycles of a step that overlaps no other, as where a board's wrapper carries out one request at a time.
 - **µs a step**: these cycles ÷ nextpnr's Fmax after routing; nothing is measured on a board. A dash: not placed and routed.
 - **GOPS, sparse**: 2 × nonzeros ÷ time of a step; **dense-equivalent**: 2 × dense MACs ÷ the same time.
 - Cases. *nothing skipped*, the first table's: every column of every matrix is sent at every step; depends on shapes alone. *real
@@ -70,11 +74,12 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
     """The whole page of a record, with the estimates of synthesized points."""
     rows = record["workloads"]
     parts = [HEAD, _table(COLUMNS, [cells(row) for row in rows])]
+    parts += ["## Beside what others report\n", _table(OTHERS, [line for row in rows for line in others(row)])]
     parts.append("## Every case\n")
     parts.append(_table(CASE_COLUMNS, [line for row in rows for line in case_cells(row)]))
     if points:
         parts.append(area.estimates(points, [row["name"] for row in rows]))
-    parts.append("## What was run, and what others report\n")
+    parts.append("## What was run\n")
     for row in rows:
         lines = [
             f"### {row['name']}\n",
@@ -98,10 +103,6 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
                 f" has {quiet['group_imbalance']:.3f} of the mean, {quiet['imbalance_cycles']:,.0f} beats of them."
                 f" {_compared(quiet)}."
             )
-        if row["alternative"]:
-            times = ", ".join(f"{value:g} µs ({key})" for key, value in row["alternative"]["us_per_step"].items())
-            lines.append(f"- On the CPU: {row['alternative']['what']}: {times}.")
-        lines += [f"- {each['system']}: {each['figures']} ({each['source']})." for each in row["published"]]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -131,6 +132,19 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def others(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What others report beside a workload, and the CPU where it ran the same layer, as texts."""
+    ours = (
+        f"{row['cycles_per_step']:,.1f} cycles, {_number(row['us_per_step'], '.2f')} µs,"
+        f" {_number(row['gops_dense_equivalent'], ',.1f')} GOPS dense-equivalent"
+    )
+    found = [(each["system"], each["figures"], each["source"]) for each in row["published"]]
+    if row["alternative"]:
+        times = ", ".join(f"{value:g} µs ({key})" for key, value in row["alternative"]["us_per_step"].items())
+        found.append(("the CPU", f"{times}: {row['alternative']['what']}", "run by us"))
+    return [(row["name"], ours, *each) for each in found]
+
+
 def case_cells(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Every case of a workload as texts."""
     lines: list[tuple[str, ...]] = []
@@ -142,6 +156,7 @@ def case_cells(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 CASES[key],
                 f"{case['cycles_per_step']:,.1f}",
                 f"{case['latency']:,.1f}",
+                _number(case.get("alone"), ",.1f"),
                 _share(case["columns_skipped"]),
                 f"{_share(case['occupancy_matvec'])} / {_share(case['occupancy_total'])}",
                 f"{case['group_imbalance']:.3f}",

@@ -10,13 +10,11 @@ import numpy as np
 from sparsegate import estimate, synthetic
 from sparsegate.bench import area, performance
 from sparsegate.devices import device
+from sparsegate.host import BAUD
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
 from sparsegate.synthetic import Shape
-
-BLOCK_BITS = {"ecp5": 18432, "ice40": 4096, "gowin": 18432}
-"""Bits of a family's block RAM."""
 
 BOUNDS = {
     "array": "multipliers",
@@ -46,7 +44,7 @@ it the engine is; then throughput, memory, and how cycles and area grow. Made fr
 - **input**: one value a cycle. **output**: `outputs` of the array's configuration, 1 unless it says otherwise.
 - **bound**: the largest of these; nothing that shares an array of this size can be faster. **distance**: cycles ÷ bound.
 - **chip**: nonzeros ÷ all multipliers of the device, were every one of them a PE.
-- **memory**: bits of the nonzeros with their indices, of the memories that hold them, and of all block RAM of the device.
+- **memory**: bits of the nonzeros with their indices, and of the memories that hold them; blocks that the whole design takes.
 """
 
 ESE_GOPS, ESE_PES, ESE_MHZ = 2520, 1024, 200
@@ -73,6 +71,14 @@ OVERLAP = """\
 A phase's columns that are already known, such as the next layer's h, are dispatched while the phase before is read out, if the
 two have banks of accumulators of their own. With one bank every phase waits. Cycles of a step with nothing skipped and their
 occupancy, by the cycle model; networks whose step is one phase have nothing to fill.
+"""
+
+INTERFACE = f"""\
+## Interface
+
+The figures above are of the engine, whose streams take and give a value a cycle. A board's wrapper reaches it through a UART of
+{BAUD / 1e6:g} Mbaud, ten bits a byte, and carries out one request at a time: no step overlaps another, and the bytes of a step take
+most of the time. **alone**: cycles of a step by itself, nothing skipped, by the cycle model.
 """
 
 CASES = {"nothing_skipped": "Nothing skipped", "nine_tenths_unchanged": "Nine tenths of the columns unchanged"}
@@ -147,7 +153,7 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
             ]
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
-    parts += [_throughput(rows), _overlap(rows), _memory(rows)]
+    parts += [_throughput(rows), _overlap(rows), _memory(rows), _interface(rows)]
     if record.get("laws"):
         parts.append(_laws(record["laws"]))
     if points:
@@ -200,15 +206,36 @@ def _overlap(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _memory(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = ("workload", "device", "nonzeros and indices", "weight memories", "filled", "all block RAM", "taken")
+    columns = (
+        "workload",
+        "device",
+        "nonzeros and indices",
+        "weight memories",
+        "filled",
+        "where they are",
+        "block RAMs",
+    )
     lines = ["## Memory\n", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for row in rows:
         chip, limits = device(row["device"]), row["limits"]
-        held, made, all_bits = limits["weight_bits"], limits["weight_memory_bits"], chip.bram * BLOCK_BITS[chip.family]
+        held, made = limits["weight_bits"], limits["weight_memory_bits"]
+        where = f"{chip.sprams} SPRAMs" if row["hardware"]["loaded"] and chip.sprams else "block RAM"
+        taken = "-" if row["bram"] is None else f"{row['bram']} of {chip.bram} ({100 * row['bram'] / chip.bram:.1f} %)"
         lines.append(
-            f"| {row['name']} | {row['device']} | {held:,} | {made:,} | {100 * held / made:.1f} % | {all_bits:,} |"
-            f" {100 * made / all_bits:.1f} % |"
+            f"| {row['name']} | {row['device']} | {held:,} | {made:,} | {100 * held / made:.1f} % | {where} | {taken} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def _interface(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = ("workload", "bytes a step, both ways", "µs on the wire", "alone, cycles", "alone, µs")
+    lines = [INTERFACE, f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for row in rows:
+        if "uart_bytes" not in row["limits"]:  # an earlier version measured it
+            continue
+        sent, alone, clock = row["limits"]["uart_bytes"], row["cases"]["nothing_skipped"]["alone"], row["fmax_mhz"]
+        time = "-" if clock is None else f"{alone / clock:,.2f}"
+        lines.append(f"| {row['name']} | {sent:,} | {1e7 * sent / BAUD:,.0f} | {alone:,.1f} | {time} |")
     return "\n".join(lines) + "\n"
 
 

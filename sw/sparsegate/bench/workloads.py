@@ -84,7 +84,8 @@ class Workload:
     ``make`` takes the folder of the data and one to keep networks in. ``alternative``: LSTM inputs and units that the CPU runs for
     comparison. ``mhz``: the clock that is asked of place-and-route; the device's usual one where it says nothing. ``cell``: others
     report their cell without its surroundings, so the engine is synthesized alone, too. ``stretch``: larger arrays, of which
-    cycles are counted and area is estimated.
+    cycles are counted and area is estimated. ``packed``: arrays that are synthesized and packed, but not placed: more points for
+    the laws of area than there are hours to route.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Workload:
     mhz: int | None = None
     cell: bool = False
     stretch: tuple[HardwareConfig, ...] = ()
+    packed: tuple[HardwareConfig, ...] = ()
 
 
 def _kept(folder: Path, name: str, key: str, make: Callable[[], Work]) -> Work:
@@ -381,6 +383,11 @@ WORKLOADS: dict[str, Workload] = {
             keywords,
             (EDGEDRNN,),
             mhz=130,
+            packed=(
+                HardwareConfig(rows=8),
+                HardwareConfig(rows=16, groups=2, lanes=2, deep=True),
+                HardwareConfig(rows=32, banks=1, lanes=8),
+            ),
         ),
         Workload(
             "keywords-gw2a",
@@ -398,7 +405,14 @@ WORKLOADS: dict[str, Workload] = {
             HardwareConfig(rows=32, banks=1, block_banks=1, deep=True),
             encoder,
             (EDGEDRNN, SPARTUS),
-            mhz=100,
+            mhz=130,
+            packed=(
+                HardwareConfig(rows=16, banks=1, deep=True),
+                HardwareConfig(rows=32, banks=1, deep=True),
+                HardwareConfig(rows=32, groups=2, banks=1, deep=True),
+                HardwareConfig(rows=32, groups=2, deep=True),
+                HardwareConfig(rows=32, groups=3, banks=1, block_banks=1, deep=True),
+            ),
         ),
         Workload(
             "ese",
@@ -419,6 +433,11 @@ WORKLOADS: dict[str, Workload] = {
             (SPARTUS, EDGEDRNN),
             mhz=100,
             stretch=STRETCH,
+            packed=(
+                HardwareConfig(rows=16, deep=True),
+                replace(VECTORS, lanes=4),
+                replace(VECTORS, rows=64, lanes=1, outputs=1),
+            ),
         ),
         Workload(
             "peer-4",

@@ -119,6 +119,11 @@ def performance(
 
             return engine_cells(program, workload.config, workload.device, task.say)
 
+        def form(program: Program, workload: Workload) -> str:
+            from sparsegate_hw.synth import form_digest
+
+            return form_digest(program, workload.config, device=workload.device, frequency_hz=_hertz(workload))
+
         for workload in chosen:
             try:
                 row = bench.measure(
@@ -133,6 +138,7 @@ def performance(
                     earlier.get(workload.name),
                     count,
                     {} if skip_rtl else _simulator(),
+                    form,
                 )
             except SparseGateError as error:
                 skipped[workload.name] = str(error)
@@ -172,7 +178,7 @@ def _place(program: Program, workload: Workload, work: Path, seeds: int, say: Ca
         workload.config,
         device=workload.device,
         folder=work,
-        frequency_hz=workload.mhz and workload.mhz * 1_000_000,
+        frequency_hz=_hertz(workload),
         attempts=1,
         seeds=seeds,
         progress=say,
@@ -180,11 +186,68 @@ def _place(program: Program, workload: Workload, work: Path, seeds: int, say: Ca
     return result.as_json()
 
 
+def _hertz(workload: Workload) -> int | None:
+    """The clock that is asked for; None: the device's."""
+    return workload.mhz and workload.mhz * 1_000_000
+
+
 def _simulator() -> dict[str, str]:
     """Version of what simulates the RTL."""
     from sparsegate_sim.tools import verilator
 
     return {"verilator": verilator().release}
+
+
+@app.command()
+def area(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="keywords, encoder, spartus. Default: all that have other arrays."),
+    ] = None,
+    points: Annotated[
+        Path,
+        typer.Option("--points", metavar="FILE", help="File of synthesized points to which they are added."),
+    ] = Path("build/bench/synthesis.json"),
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Folder of the data. Default: SPARSEGATE_DATA, or ../shared/data."),
+    ] = None,
+    work: Annotated[Path, typer.Option("--work", help="Folder that keeps networks.")] = Path("build/bench/performance"),
+    as_json: Json = False,
+) -> None:
+    """LUTs, flip-flops, block RAMs and multipliers of workloads on other arrays, packed and not placed: minutes each.
+
+    More points for the laws of [bold]estimate[/] than there are hours to route; they have no clock.
+
+    Example: [bold]sparsegate bench area keywords --points points.json[/]
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from dataclasses import replace
+
+    from sparsegate import estimate
+    from sparsegate.bench import real, workloads
+    from sparsegate.errors import SparseGateError
+    from sparsegate_hw.synth import pack
+
+    folder = real.data_folder(data_dir)
+    rows: list[dict[str, Any]] = []
+    with console.task("area") as task:
+        for workload in workloads.chosen(names or []):
+            for config in workload.packed:
+                program = replace(workload.make(folder, work).program, name=workload.name)
+                task.say(f"{workload.name}: {config.rows} x {config.groups} PEs")
+                measured = pack(
+                    program, config, device=workload.device, frequency_hz=_hertz(workload), progress=task.say
+                )
+                rows.append(estimate.point(program, config, measured, f"sparsegate bench area {workload.name}"))
+                estimate.add_point(points, rows[-1])
+    if not rows:
+        having = ", ".join(each.name for each in workloads.WORKLOADS.values() if each.packed)
+        raise SparseGateError(f"no other arrays are measured of {', '.join(names or [])}, only of {having}")
+    figures = ("luts", "ffs", "bram", "dsp")
+    cells = [(row["name"], *(f"{row[figure]:,}" for figure in figures)) for row in rows]
+    columns = ("design", "LUTs", "flip-flops", "block RAMs", "multipliers")
+    _show({"points": rows}, as_json, "packed, not placed", columns, cells, points)
 
 
 @app.command()
@@ -332,11 +395,12 @@ def scale(
     from sparsegate.bench import golden as speed
     from sparsegate.bench import real, workloads
     from sparsegate.errors import SparseGateError
+    from sparsegate.pattern import NM
 
     workload = workloads.WORKLOADS["spartus"]
     with console.task("speed of the tools") as task:
         task.say("golden model and torch")
-        rate = speed.measure(*speed.CASES[-1], repeats=3)
+        rate = speed.measure(*speed.CASES[-1], repeats=3, pattern=NM(1, 16), head=0)
         task.say("network")
         program, config = workload.make(real.data_folder(data_dir), work).program, workload.config
         task.say("compile")
