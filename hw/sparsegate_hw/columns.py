@@ -45,13 +45,14 @@ class ColumnList(wiring.Component):
     Members: ``push`` (valid, section, entry) appends; ``clear`` (valid, section) empties a section; ``read``
     (:class:`ColumnReads`). ``bases`` are the sections' first addresses.
 
-    Timing: a push is visible in ``counts`` and ``some`` one cycle later, and from then on it may be read. A clear wins over a
-    push to the same section in the same cycle.
+    Timing: a push is visible in ``counts`` and ``some`` one cycle later, and from then on it may be read, or with ``late`` from the
+    cycle after. A clear wins over a push to the same section in the same cycle.
     """
 
     latency = 1
 
-    def __init__(self, depths: Sequence[int], places: int, delta_width: int) -> None:
+    def __init__(self, depths: Sequence[int], places: int, delta_width: int, late: bool = False) -> None:
+        self.late = late
         self.bases = [sum(depths[:section]) for section in range(len(depths))]
         self.depth = max(1, sum(depths))
         self.entry = entry_layout(places, delta_width)
@@ -80,9 +81,8 @@ class ColumnList(wiring.Component):
         )
         write, read = memory.write_port(), memory.read_port()
         counts = self.read.counts
-        m.d.comb += [
-            read.addr.eq(self.read.address),
-            self.read.entry.eq(read.data),
+        m.d.comb += [read.addr.eq(self.read.address), self.read.entry.eq(read.data)]
+        m.d["sync" if self.late else "comb"] += [
             write.en.eq(self.push.valid),
             write.addr.eq(Array(self.bases)[self.push.section] + Array(counts)[self.push.section]),
             write.data.eq(self.push.entry),
@@ -98,7 +98,7 @@ class ColumnList(wiring.Component):
 def input_list(layout: Layout, group: int) -> ColumnList:
     """The list of the input's columns in a group: two banks."""
     depth = max(1, layout.input_depth(group))
-    return ColumnList([depth, depth], depth, layout.delta_width)
+    return ColumnList([depth, depth], depth, layout.delta_width, _late(layout))
 
 
 def lane_lists(layout: Layout, group: int) -> list[ColumnList]:
@@ -107,4 +107,9 @@ def lane_lists(layout: Layout, group: int) -> list[ColumnList]:
         max(layout.bank_depth(phase, group, lane) for lane in range(layout.lanes))
         for phase in range(len(layout.phases))
     ]
-    return [ColumnList(depths, max(1, *depths), layout.delta_width) for _ in range(layout.lanes)]
+    return [ColumnList(depths, max(1, *depths), layout.delta_width, _late(layout)) for _ in range(layout.lanes)]
+
+
+def _late(layout: Layout) -> bool:
+    """Whether a dispatcher's address goes through a register beside each list, and so comes a cycle later."""
+    return layout.depths.lists > 1

@@ -142,6 +142,7 @@ class InputEncoder(wiring.Component):
 
         column = Signal(range(max(2, max(inputs))))
         following = Signal.like(column, name="following")
+        after = Signal.like(column, name="after", init=int(min(inputs) > 1))
         written = Signal.like(column, name="written")
         run = Signal(range(max(2, len(inputs))))
         group = Signal.like(self.push.group, name="group")
@@ -160,7 +161,7 @@ class InputEncoder(wiring.Component):
         m.d.comb += [
             self.i.ready.eq(~taken_banks.bit_select(filling, 1)),
             take.eq(self.i.valid & self.i.ready),
-            following.eq(Mux(take, Mux(final, 0, column + 1), column)),
+            following.eq(Mux(take, after, column)),
             read.addr.eq(following),
             reference.eq(read.data),
             compare.value.eq(self.i.payload.data),
@@ -171,12 +172,17 @@ class InputEncoder(wiring.Component):
             self.open.bank.eq(self.bank),
             self.open.valid.eq(self.release),
         ]
+        # the column after this one, and whether that ends the frame: nothing is counted between a value and its reference
         if min(inputs) == 1:
+            m.d.comb += after.eq(Mux(final, 0, column + 1))
             m.d.comb += final.eq(column == constant(m, run, [count - 1 for count in inputs], "final_column"))
         else:
             before = constant(m, run, [count - 2 for count in inputs], "before_final")
             with m.If(take):
-                m.d.sync += final.eq(~final & (column == before))
+                m.d.sync += [
+                    final.eq(~final & (column == before)),
+                    after.eq(Mux(~final & (column == before), 0, after + 1)),
+                ]
         update = [write.addr.eq(written), write.data.eq(compare.update), write.en.eq(taken)]
         if layout.config.deep and min(inputs) > 3:
             # a cycle after the comparison, still before the column is read again

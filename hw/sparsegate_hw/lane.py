@@ -170,12 +170,14 @@ class LaneControl(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         layout, bus = self._layout, self.bus
+        # the first item is still on its way then
+        begun = delay(m, self.begin, 1, "begun")
 
         def counted(address: Signal, item: Value, bases: list[int], name: str) -> None:
             """Address of the position whose item is there: a phase's items come in the order of its positions."""
             base = Signal.like(address, name=f"{name}_base")
             m.d.sync += [base.eq(constant(m, self.phase, bases, f"{name}_base_now")), address.eq(address + item)]
-            with m.If(self.begin):
+            with m.If(begun):
                 m.d.sync += address.eq(base)
 
         positions = [phase.position_base for phase in layout.phases]
@@ -207,12 +209,21 @@ class LaneControl(wiring.Component):
             mine = [number for pipeline in self._pipelines if pipeline.latency > stage for number in pipeline.phases]
             valid = delay(m, valid & Cat(self.phase == number for number in mine).any(), 1, f"valid_cell_{stage}")
 
+        # the address of a result's reference is counted by items that end in the next cycle, known in the one before where
+        # pipelines are that long
         result, finished = Signal(), Signal()
+        early = min(pipeline.latency for pipeline in self._pipelines) >= 2
+        finishing = Signal() if early else finished
+        if early:
+            m.d.sync += finished.eq(finishing)
         sent = Signal.like(bus.sent_address, name="sent_address")
         with m.Switch(self.phase):
             for pipeline in self._pipelines:
                 with m.Case(*pipeline.phases):
-                    m.d.comb += [result.eq(bus.valid[pipeline.latency]), finished.eq(bus.valid[pipeline.latency - 1])]
+                    m.d.comb += [
+                        result.eq(bus.valid[pipeline.latency]),
+                        finishing.eq(bus.valid[pipeline.latency - 1 - early]),
+                    ]
         counted(bus.sent_address, finished, positions, "sent")
         m.d.sync += sent.eq(bus.sent_address)
         given = Signal.like(sent, name="given_address")

@@ -151,8 +151,7 @@ class OutputBuffer(wiring.Component):
         outputs = constant(m, self.run, [phase.phase.units // beat - 1 for phase in phases], "outputs")
         # units in order: unit block of the cluster, lane, turn, index in block; position = (unit block * block + index) *
         # turns + turn; an index is that of a beat
-        base = Signal.like(address)
-        offset = Signal.like(address)
+        base = Signal.like(address, name="base")
         turn = Signal(range(max(2, turns)))
         lane = Signal(range(max(2, layout.lanes)))
         index = Signal.like(blocks, name="index")
@@ -160,7 +159,7 @@ class OutputBuffer(wiring.Component):
         last = Signal()
         fetched, fetched_last = Signal(), Signal()
         fetched_lane = Signal.like(lane, name="fetched_lane")
-        m.d.comb += [address.eq(base + offset + turn), move.eq(~self.o.valid | self.o.ready)]
+        m.d.comb += move.eq(~self.o.valid | self.o.ready)
         with m.If(move):
             m.d.sync += [
                 fetched.eq(self.busy),
@@ -173,20 +172,20 @@ class OutputBuffer(wiring.Component):
         with m.If(move & self.busy):
             m.d.sync += left.eq(left - 1)
             with m.If(index != blocks):
-                m.d.sync += [index.eq(index + 1), offset.eq(offset + turns)]
+                m.d.sync += [index.eq(index + 1), address.eq(address + turns)]
             with m.Else():
-                m.d.sync += [index.eq(0), offset.eq(0)]
+                m.d.sync += index.eq(0)
                 with m.If(turn != turns - 1):
-                    m.d.sync += turn.eq(turn + 1)
+                    m.d.sync += [turn.eq(turn + 1), address.eq(base + turn + 1)]
                 with m.Else():
-                    m.d.sync += turn.eq(0)
+                    m.d.sync += [turn.eq(0), address.eq(base)]
                     with m.If(lane != layout.lanes - 1):
                         m.d.sync += lane.eq(lane + 1)
                     with m.Else():
-                        m.d.sync += [lane.eq(0), base.eq(base + strides)]
+                        m.d.sync += [lane.eq(0), base.eq(base + strides), address.eq(base + strides)]
             with m.If(left == 0):
                 m.d.sync += self.busy.eq(0)
         with m.If(self.start):
             m.d.sync += [self.busy.eq(1), last.eq(self.last), left.eq(outputs), run.eq(self.run)]
-            m.d.sync += [counter.eq(0) for counter in (base, offset, turn, lane, index)]
+            m.d.sync += [counter.eq(0) for counter in (address, base, turn, lane, index)]
         return m

@@ -181,13 +181,9 @@ class Packet(wiring.Component):
         sign_bits = arriving[x_width - 1 : 8 * x_bytes]
 
         # --- a reply: written to a memory, then sent
-        m.submodules.reply = reply = memory.Memory(
-            shape=8, depth=reply_capacity, init=[], attrs=memory_style(platform, 8, reply_capacity, packet_blocks)
-        )
-        reply_write = reply.write_port()
-        # written a cycle late, as the decision to write comes late in its cycle; what is read at once is bypassed
-        reply_read = reply.read_port(transparent_for=[reply_write])
-        m.d.sync += reply_write.en.eq(0)
+        m.submodules.reply = reply = _Bytes(reply_capacity)
+        # written a cycle late, as the decision to write comes late in its cycle
+        m.d.sync += reply.write.eq(0)
         reply_length = Signal(range(reply_capacity + 1))
         position = Signal(range(max(reply_capacity, 8) + 2))
         nak = Signal()
@@ -227,6 +223,8 @@ class Packet(wiring.Component):
         some_words = [words[at : at + 8] for at in range(0, len(words), 8)]
         parts = [Signal(32, name=f"words_{8 * at}") for at in range(len(some_words))]
         brief = Signal()  # words of 16 bits
+        last_word = Signal()  # a cycle after ``count``
+        m.d.sync += last_word.eq(count == Mux(brief, len(words), len(counters)))
         m.d.sync += [part.eq(Array(each)[count[:3]]) for part, each in zip(parts, some_words, strict=True)]
         chosen = parts[0]
         if len(parts) > 1:
@@ -259,7 +257,7 @@ class Packet(wiring.Component):
             m.next = "SEND HEADER"
 
         def write(address: object, value: object) -> None:
-            m.d.sync += [reply_write.addr.eq(address), reply_write.data.eq(value), reply_write.en.eq(1)]
+            m.d.sync += [reply.write_address.eq(address), reply.data.eq(value), reply.write.eq(1)]
 
         def tell(payload_length: int, of: Value) -> None:
             """A reply of fixed contents, a byte a cycle, one cycle behind its address; the first is written twice."""
@@ -278,12 +276,11 @@ class Packet(wiring.Component):
             header.eq(Cat(Const(int.from_bytes(SYNC, "little"), 16), command | REPLY, sequence, sent_length)),
         ]
         # a byte is chosen in two cycles; ``settled``: it is that of this position
-        byte_out, header_byte, reply_byte, crc_byte = Signal(8), Signal(8), Signal(8), Signal(8)
+        byte_out, header_byte, crc_byte = (Signal(8, name=name) for name in ("byte_out", "header_byte", "crc_byte"))
         sending, settling, settled, sent = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [self.o.valid.eq(sending & settled), sent.eq(settled & self.o.ready)]
         m.d.sync += [
             header_byte.eq(header.word_select(position[:3], 8)),
-            reply_byte.eq(Mux(nak, reason, reply_read.data)),
             crc_byte.eq(crc_out.crc.word_select(~position[0], 8)),
             self.o.payload.eq(byte_out),
             settling.eq(sending & ~sent),
@@ -559,7 +556,7 @@ class Packet(wiring.Component):
                 m.d.sync += [word.eq(word >> 8), position.eq(position + 1), byte.eq(byte + 1)]
                 with m.If(byte == Mux(brief, 1, 3)):
                     m.next = "WORDS"
-                    with m.If(count == Mux(brief, len(words), len(counters))):
+                    with m.If(last_word):
                         m.d.sync += replay.eq(0)
                         send(Mux(brief, threshold_length, 4 * len(counters)))
 
@@ -586,7 +583,7 @@ class Packet(wiring.Component):
                     m.d.sync += position.eq(0)
                     m.next = "SEND CRC"
             with m.State("SEND PAYLOAD"):
-                m.d.comb += [sending.eq(1), byte_out.eq(reply_byte), crc_valid.eq(sent)]
+                m.d.comb += [sending.eq(1), byte_out.eq(Mux(nak, reason, reply.o)), crc_valid.eq(sent)]
                 with m.If(sent):
                     m.d.sync += position.eq(position + 1)
                     m.next = "FETCH"
@@ -598,11 +595,67 @@ class Packet(wiring.Component):
                         with m.If(~nak):
                             m.d.sync += self.error.eq(0)
                         m.next = "HUNT"
-        m.d.comb += reply_read.addr.eq(position)
+        m.d.comb += reply.address.eq(position)
         idle = [
             machine.ongoing(state) for state in ("START", "HUNT", "SYNC", "HEADER", "LENGTH", "ROOM", "PAYLOAD", "CRC")
         ]
         m.d.comb += self.busy.eq(is_open | ~Cat(*idle).any())
+        return m
+
+
+PART = 128
+"""Bytes of a part of a reply's memory, if it is not in block RAM."""
+
+
+class _Bytes(wiring.Component):
+    """A memory of bytes; in distributed RAM it has parts, whose choice is behind a register.
+
+    Members: ``o``, the byte at ``address`` two cycles before; ``data`` is written to ``write_address`` where ``write`` holds. A
+    byte that is written in the cycle in which it is asked for may be read as it was or as it will be: a reply is written before it
+    is sent.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        address = range(max(depth, 8) + 2)
+        super().__init__(
+            {
+                "address": In(address),
+                "o": Out(8),
+                "write_address": In(address),
+                "write": In(1),
+                "data": In(8),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        style = memory_style(platform, 8, self._depth, packet_blocks)
+        block = style.get("ram_style") == "block"
+        part = self._depth if block else PART
+        low = PART.bit_length() - 1
+        chosen = Signal(range(max(2, -(-self._depth // PART))))
+        found = []
+        for number, start in enumerate(range(0, self._depth, part)):
+            depth = min(part, self._depth - start)
+            m.submodules[f"part_{number}"] = words = memory.Memory(shape=8, depth=depth, init=[], attrs=style)
+            write = words.write_port()
+            # what costs least: a block RAM gives the new byte by a way around it
+            read = words.read_port(transparent_for=[write] if block else [])
+            byte = Signal(8, name=f"byte_{number}")
+            m.d.comb += [
+                write.addr.eq(self.write_address),
+                write.data.eq(self.data),
+                write.en.eq(self.write),
+                read.addr.eq(self.address),
+            ]
+            if part < self._depth:
+                m.d.comb += write.en.eq(self.write & (self.write_address[low:] == number))
+            m.d.sync += byte.eq(read.data)
+            found.append(byte)
+        first = Signal.like(chosen, name="chosen_before")
+        m.d.sync += [first.eq(self.address[low:] if len(found) > 1 else 0), chosen.eq(first)]
+        m.d.comb += self.o.eq(Array(found)[chosen])
         return m
 
 

@@ -258,6 +258,11 @@ class Sequencer(wiring.Component):
         turned, swept = Signal(), Signal()
         m.d.comb += [turned.eq(turn == layout.lane_clusters - 1), swept.eq((sub == subs) | (left <= tails))]
 
+        # what the end of a wait decides is known a cycle before: it starts the output buffer, which may be far
+        assert min(latencies) > 2, "a wait is long enough to be counted ahead"
+        waited = Signal()
+        m.d.sync += [waited.eq(0), self.step_done.eq(0), self.output.eq(0)]
+
         # a request is registered once, here, for the whole array
         m.d.sync += [
             self.read.valid.eq(0),
@@ -308,10 +313,11 @@ class Sequencer(wiring.Component):
                     m.next = "WAIT"
             with m.State("WAIT"):
                 m.d.sync += wait.eq(wait - 1)
-                with m.If(wait == 0):
+                with m.If(wait == 1):
+                    m.d.sync += [waited.eq(1), self.step_done.eq(ends), self.output.eq(ends & final)]
+                with m.If(waited):
                     m.next = "IDLE"
-                    with m.If(ends):
-                        m.d.comb += [self.step_done.eq(1), self.output.eq(final)]
+                    with m.If(self.step_done):
                         if states:
                             with m.If(self.last & self.final):
                                 m.d.sync += self.phase.eq(table(self._start, "start"))

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from sparsegate.pattern import NM
 from sparsegate.synthetic import Shape
-from sparsegate_hw.columns import ColumnList, lane_lists
+from sparsegate_hw.columns import ColumnList, input_list, lane_lists
 from tests.hw.blocks import simulate, small_layout
 
 
-def test_sections_fill_empty_and_read_independently() -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_sections_fill_empty_and_read_independently(late: bool) -> None:
     depths = [3, 0, 5]
-    dut = ColumnList(depths, places=6, delta_width=7)
+    dut = ColumnList(depths, places=6, delta_width=7, late=late)
     assert dut.bases == [0, 3, 3]
     rng = random.Random(7)
     model: list[list[tuple[int, int]]] = [[] for _ in depths]
@@ -36,6 +39,8 @@ def test_sections_fill_empty_and_read_independently() -> None:
                 model[victim] = []
             assert [ctx.get(count) for count in dut.read.counts] == [len(entries) for entries in model]
             assert [ctx.get(some) for some in dut.read.some] == [int(bool(entries)) for entries in model]
+            if late:
+                await ctx.tick()
             for section, entries in enumerate(model):
                 for offset, entry in enumerate(entries):
                     ctx.set(dut.read.address, dut.bases[section] + offset)
@@ -51,8 +56,15 @@ def test_the_lists_of_a_group_lie_alike() -> None:
     for group in range(2):
         lists = lane_lists(layout, group)
         assert len(lists) == 4
+        assert not any(columns.late for columns in lists)
         assert {tuple(columns.bases) for columns in lists} == {tuple(lists[0].bases)}
         for lane, columns in enumerate(lists):
             ends = [*columns.bases[1:], columns.depth]
             for phase, (base, end) in enumerate(zip(columns.bases, ends, strict=True)):
                 assert end - base >= layout.bank_depth(phase, group, lane)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_lists_are_written_late_where_they_are_read_late(deep: bool) -> None:
+    layout = small_layout(4, 1, 1, (Shape("lstm", 6, NM(1, 4), NM(1, 4)),), {"deep": deep})
+    assert [columns.late for columns in (input_list(layout, 0), *lane_lists(layout, 0))] == [deep] * 2
