@@ -486,3 +486,31 @@ def test_others_stand_beside():
         in page
     )
     assert " | the CPU | 120.5 µs (1 thread): onnxruntime | run by us |" in page
+
+
+def test_other_arrays_become_points(tmp_path, monkeypatch):
+    """As often as it is asked: a point of the same array takes the place of the one before."""
+    from sparsegate_hw import synth
+
+    other = HardwareConfig(rows=4, deep=True)
+    monkeypatch.setattr(
+        workloads,
+        "WORKLOADS",
+        {"small": replace(WORKLOAD, packed=(CONFIG, other)), "bare": replace(WORKLOAD, name="bare")},
+    )
+    packed = {key: PLACED[key] for key in PLACED} | {"fmax_mhz": None, "seed": None, "tried": []}
+    asked = []
+    monkeypatch.setattr(
+        synth, "pack", lambda made, config, **given: asked.append((made.name, config, given["device"])) or packed
+    )
+    points = tmp_path / "points.json"
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["bench", "area", "small", "--points", str(points)])
+        assert done.exit_code == 0, done.output
+    assert asked == [("small", config, "LFE5U-25F") for config in (CONFIG, other)] * 2
+    found = estimate.read_points(points)
+    assert [(one["hardware"]["rows"], one["fmax_mhz"], one["luts"]) for one in found] == [(4, None, 1), (8, None, 1)]
+    assert {one["command"] for one in found} == {"sparsegate bench area small"}
+    refused = CliRunner().invoke(app, ["bench", "area", "bare", "--points", str(points)])
+    assert refused.exit_code == 1
+    assert "no other arrays are measured of bare, only of small" in " ".join(refused.stderr.split())
