@@ -109,7 +109,7 @@ def test_accumulators_in_block_ram():
         assert found.luts < last if count < 3 else found.luts == last
         assert found.ffs > plain.ffs
         assert found.dsp == plain.dsp
-        assert plain.cycles <= found.cycles <= plain.cycles + 2
+        assert found.cycles == plain.cycles  # of two banks one drains while the other is filled
         last = found.luts
     one = replace(array, banks=1)  # in which no phase covers another's drain
     assert estimate.estimate(program, replace(one, block_banks=1)).cycles == estimate.estimate(program, one).cycles + 2
