@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Array, Module, signed
+from amaranth.hdl import Array, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -46,13 +46,16 @@ class ColumnList(wiring.Component):
     (:class:`ColumnReads`). ``bases`` are the sections' first addresses.
 
     Timing: a push is visible in ``counts`` and ``some`` one cycle later, and from then on it may be read, or with ``late`` from the
-    cycle after. A clear wins over a push to the same section in the same cycle.
+    cycle after. A clear wins over a push to the same section in the same cycle. With ``steady`` a clear comes a cycle late, and a
+    push's section is asked for a cycle before it, as it may come from afar.
     """
 
     latency = 1
 
-    def __init__(self, depths: Sequence[int], places: int, delta_width: int, late: bool = False) -> None:
-        self.late = late
+    def __init__(
+        self, depths: Sequence[int], places: int, delta_width: int, late: bool = False, steady: bool = False
+    ) -> None:
+        self.late, self.steady = late, steady
         self.bases = [sum(depths[:section]) for section in range(len(depths))]
         self.depth = max(1, sum(depths))
         self.entry = entry_layout(places, delta_width)
@@ -88,9 +91,14 @@ class ColumnList(wiring.Component):
             write.data.eq(self.push.entry),
         ]
         for section in range(len(self.bases)):
-            with m.If(self.clear.valid & (self.clear.section == section)):
+            clear, here = Signal(name=f"clear_{section}"), Signal(name=f"here_{section}")
+            m.d["sync" if self.steady else "comb"] += [
+                clear.eq(self.clear.valid & (self.clear.section == section)),
+                here.eq(self.push.section == section),
+            ]
+            with m.If(clear):
                 m.d.sync += [counts[section].eq(0), self.read.some[section].eq(0)]
-            with m.Elif(self.push.valid & (self.push.section == section)):
+            with m.Elif(self.push.valid & here):
                 m.d.sync += [counts[section].eq(counts[section] + 1), self.read.some[section].eq(1)]
         return m
 
@@ -107,7 +115,9 @@ def lane_lists(layout: Layout, group: int) -> list[ColumnList]:
         max(layout.bank_depth(phase, group, lane) for lane in range(layout.lanes))
         for phase in range(len(layout.phases))
     ]
-    return [ColumnList(depths, max(1, *depths), layout.delta_width, _late(layout)) for _ in range(layout.lanes)]
+    late = _late(layout)
+    # a phase begins long before its first column, and no one reads its section in between
+    return [ColumnList(depths, max(1, *depths), layout.delta_width, late, late) for _ in range(layout.lanes)]
 
 
 def _late(layout: Layout) -> bool:

@@ -21,7 +21,7 @@ class DeltaCompare(wiring.Component):
     """The rule of the delta network: moved if |value - reference| > threshold, then the reference becomes the value.
 
     Members: ``value`` and ``reference`` signed(width), ``threshold`` unsigned(16); ``moved``, ``delta`` signed(width + 1),
-    ``update`` signed(width) (the new reference).
+    ``update`` signed(width) (the new reference), ``some`` (whether that is not 0).
 
     Timing: ``latency`` 1, or 2 with a register between the differences and the comparison; the threshold belongs to the cycle
     before that register, or the outputs' where there is none. Source: Neil et al., Delta Networks, ICML 2017, eq. 3.
@@ -37,6 +37,7 @@ class DeltaCompare(wiring.Component):
                 "moved": Out(1),
                 "delta": Out(signed(width + 1)),
                 "update": Out(signed(width)),
+                "some": Out(1),
             }
         )
 
@@ -54,25 +55,31 @@ class DeltaCompare(wiring.Component):
         opposite = Signal.like(self.delta, name="opposite")
         difference = Signal.like(self.delta, name="difference")
         moved: Value = (difference > self.threshold) | (opposite > self.threshold)
+        some_value, some_reference = Signal(), Signal()
         m.d.sync += [
+            some_value.eq(self.value.any()),
+            some_reference.eq(self.reference.any()),
             value.eq(self.value),
             reference.eq(self.reference),
             difference.eq(self.value - self.reference),
             opposite.eq(self.reference - self.value),
         ]
-        value, reference, difference, moved = (
+        value, reference, difference, moved, some_value, some_reference = (
             delay(m, item, self.latency - 1, name)
             for item, name in (
                 (value, "late_value"),
                 (reference, "late_reference"),
                 (difference, "late"),
                 (moved, "moved"),
+                (some_value, "late_some_value"),
+                (some_reference, "late_some_reference"),
             )
         )
         m.d.comb += [
             self.moved.eq(moved),
             self.delta.eq(difference),
             self.update.eq(Mux(self.moved, value, reference)),
+            self.some.eq(Mux(self.moved, some_value, some_reference)),
         ]
         return m
 

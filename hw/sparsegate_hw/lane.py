@@ -566,7 +566,9 @@ class Lane(wiring.Component):
         )
         m.submodules.compare = compare = DeltaCompare(width, layout.depths.compare)
         reference, update = sent.read_port(), sent.write_port()
-        feeds = Array([int(consumed) for consumed in layout.consumed])[self._phase]
+        # known long before, as the phase is
+        feeds = Signal()
+        m.d.sync += feeds.eq(Array([int(consumed) for consumed in layout.consumed])[self._phase])
         after = range(1, layout.depths.delta)
         h_after = [h, *(Signal.like(self.h, name=f"h_{stage}") for stage in after), self.h]
         real_after = [result_real, *(Signal(name=f"real_after_{stage}") for stage in after), self.real]
@@ -579,7 +581,7 @@ class Lane(wiring.Component):
         ]
         # a cycle after the comparison, long before the position is read again
         m.d.sync += [update.data.eq(compare.update), update.en.eq(bus.update_valid & feeds)]
-        moved = Mux(self.value_mode, compare.update != 0, compare.moved)
+        moved = Mux(self.value_mode, compare.some, compare.moved)
         m.d.sync += [
             *(after.eq(before) for before, after in zip(h_after, h_after[1:], strict=False)),
             *(after.eq(before) for before, after in zip(real_after, real_after[1:], strict=False)),

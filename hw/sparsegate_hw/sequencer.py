@@ -25,7 +25,7 @@ class Sequencer(wiring.Component):
     them are there (``known``).
 
     Members: ``frame_ready``, ``frame_last`` and ``release`` from and to the input encoder; ``idle`` when every dispatcher
-    is; ``output_busy`` while an output frame is leaving.
+    is, no sooner than ``depths.nothing`` after a start; ``output_busy`` while an output frame is leaving.
     Of the dispatch: ``ahead`` its phase, ``ahead_first`` whether of a sequence's first step, ``start`` pulses, ``late``,
     ``known`` and ``open`` as :class:`~sparsegate_hw.dispatcher.Dispatcher` has them.
     Of the read-out: ``phase``, ``first`` and ``last`` (of the sequence); ``begin`` pulses before it; ``clearing``: reads only clear
@@ -98,7 +98,9 @@ class Sequencer(wiring.Component):
 
         # what one activity tells the other
         handed = Signal()  # the phase of the dispatch goes to the read-out
-        busy = Signal()  # a phase is being read out, or in the lanes
+        busy = Signal(
+            init=1
+        )  # a phase is being read out, or in the lanes; nothing is handed over before these are cleared
         left_bank = Signal()  # its last read-out address is issued
         over = Signal()  # nothing of a sequence is in work
         cleared = Signal()
@@ -151,16 +153,21 @@ class Sequencer(wiring.Component):
             )
         )
 
-        # whose columns are in the making: of the phase just handed over
+        # whose columns are in the making: of the phase just handed over, which is known while it is dispatched
+        after_ahead, after_first = Signal.like(self.ahead, name="after_ahead"), Signal(name="after_first")
+        m.d.sync += [after_ahead.eq(after), after_first.eq(Mux(ends, ahead_last, self.ahead_first))]
+        table_after = self._table(m, after_ahead, "after")
         waits = []
         for at in range(2):
             pair = [phase.matrices[at] if at < len(phase.matrices) else None for phase in phases]
-            listed = table([int(x is not None and x.source != INPUT) for x in pair], f"listed_{at}")
-            now = table([int(x is not None and x.now) for x in pair], f"now_{at}")
-            source = table([x.source if x is not None and x.source != INPUT else 0 for x in pair], f"source_{at}")
-            wait = Signal(name=f"waits_{at}")
-            m.d.comb += wait.eq(busy & listed & (now | ~self.ahead_first) & (source == self.phase))
-            waits.append(wait)
+            listed = table_after([int(x is not None and x.source != INPUT) for x in pair], f"listed_{at}")
+            now = table_after([int(x is not None and x.now) for x in pair], f"now_{at}")
+            source = table_after([x.source if x is not None and x.source != INPUT else 0 for x in pair], f"source_{at}")
+            soon, depends = Signal(name=f"soon_{at}"), Signal(name=f"depends_{at}")
+            m.d.sync += soon.eq(listed & (now | ~after_first) & (source == self.ahead))
+            with m.If(handed):
+                m.d.sync += depends.eq(soon)
+            waits.append(busy & depends)
         m.d.comb += [self.late.eq(waits[0]), self.known.eq(~(waits[0] | waits[1]))]
 
         with m.If(left_bank):
@@ -271,16 +278,22 @@ class Sequencer(wiring.Component):
             self.turn.eq(turn),
             self.sub.eq(sub),
         ]
-        m.d.comb += busy.eq(1)
+        with m.If(handed):
+            m.d.sync += busy.eq(1)
+
+        def rest() -> None:
+            m.d.sync += busy.eq(0)
+            m.next = "IDLE"
+
         with m.FSM(name="read_out"):
             with m.State("CLEAR"):
                 # a reset may come in the middle of a sequence, and no reset reaches the contents of a memory
                 m.d.sync += [self.read.valid.eq(1), self.read.clear.eq(1), address.eq(address + 1)]
                 with m.If(address == layout.acc_depth - 1):
                     m.d.sync += cleared.eq(1)
-                    m.next = "IDLE"
+                    rest()
             with m.State("IDLE"):
-                m.d.comb += [busy.eq(0), over.eq(1)]
+                m.d.comb += over.eq(1)
                 m.d.sync += self.clearing.eq(0)
                 with m.If(handed):
                     m.d.sync += wait.eq(layout.depths.drain - 1)
@@ -316,18 +329,17 @@ class Sequencer(wiring.Component):
                 with m.If(wait == 1):
                     m.d.sync += [waited.eq(1), self.step_done.eq(ends), self.output.eq(ends & final)]
                 with m.If(waited):
-                    m.next = "IDLE"
-                    with m.If(self.step_done):
-                        if states:
-                            with m.If(self.last & self.final):
-                                m.d.sync += self.phase.eq(table(self._start, "start"))
-                                m.next = "DUMP"
+                    rest()
+                    if states:
+                        with m.If(self.step_done & self.last & self.final):
+                            m.d.sync += [self.phase.eq(table(self._start, "start")), busy.eq(1)]
+                            m.next = "DUMP"
             if states:
                 holds = table(self._holds, "holds")
 
                 def advance() -> None:
                     with m.If(final):
-                        m.next = "IDLE"
+                        rest()
                     with m.Else():
                         m.d.sync += self.phase.eq(self.phase + 1)
                         m.next = "DUMP"

@@ -10,10 +10,10 @@ from sparsegate_hw.columns import ColumnList, input_list, lane_lists
 from tests.hw.blocks import simulate, small_layout
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_sections_fill_empty_and_read_independently(late: bool) -> None:
+@pytest.mark.parametrize(("late", "steady"), [(False, False), (True, False), (True, True)])
+def test_sections_fill_empty_and_read_independently(late: bool, steady: bool) -> None:
     depths = [3, 0, 5]
-    dut = ColumnList(depths, places=6, delta_width=7, late=late)
+    dut = ColumnList(depths, places=6, delta_width=7, late=late, steady=steady)
     assert dut.bases == [0, 3, 3]
     rng = random.Random(7)
     model: list[list[tuple[int, int]]] = [[] for _ in depths]
@@ -25,8 +25,10 @@ def test_sections_fill_empty_and_read_independently(late: bool) -> None:
             clear = rng.random() < 0.1
             victim = rng.choice([s for s in range(3) if s != section])
             place, delta = rng.randrange(6), rng.randint(-64, 63)
-            ctx.set(dut.push.valid, int(push))
             ctx.set(dut.push.section, section)
+            if steady:
+                await ctx.tick()
+            ctx.set(dut.push.valid, int(push))
             ctx.set(dut.push.entry, {"place": place, "delta": delta})
             ctx.set(dut.clear.valid, int(clear))
             ctx.set(dut.clear.section, victim)
@@ -37,6 +39,8 @@ def test_sections_fill_empty_and_read_independently(late: bool) -> None:
                 model[section] = dut.model(model[section], place, delta)
             if clear:
                 model[victim] = []
+            if steady:
+                await ctx.tick()
             assert [ctx.get(count) for count in dut.read.counts] == [len(entries) for entries in model]
             assert [ctx.get(some) for some in dut.read.some] == [int(bool(entries)) for entries in model]
             if late:
@@ -56,7 +60,7 @@ def test_the_lists_of_a_group_lie_alike() -> None:
     for group in range(2):
         lists = lane_lists(layout, group)
         assert len(lists) == 4
-        assert not any(columns.late for columns in lists)
+        assert not any(columns.late or columns.steady for columns in lists)
         assert {tuple(columns.bases) for columns in lists} == {tuple(lists[0].bases)}
         for lane, columns in enumerate(lists):
             ends = [*columns.bases[1:], columns.depth]
@@ -67,4 +71,6 @@ def test_the_lists_of_a_group_lie_alike() -> None:
 @pytest.mark.parametrize("deep", [False, True])
 def test_lists_are_written_late_where_they_are_read_late(deep: bool) -> None:
     layout = small_layout(4, 1, 1, (Shape("lstm", 6, NM(1, 4), NM(1, 4)),), {"deep": deep})
-    assert [columns.late for columns in (input_list(layout, 0), *lane_lists(layout, 0))] == [deep] * 2
+    inputs, lane = input_list(layout, 0), lane_lists(layout, 0)[0]
+    assert [inputs.late, lane.late, lane.steady] == [deep] * 3
+    assert not inputs.steady

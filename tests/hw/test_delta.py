@@ -25,6 +25,7 @@ def test_compare_is_its_model_for_every_pair(latency: int) -> None:
                     await ctx.tick().repeat(latency)
                     moved, delta, update = dut.model(value, reference, threshold)
                     assert (ctx.get(dut.moved), ctx.get(dut.update)) == (moved, update)
+                    assert ctx.get(dut.some) == (update != 0)
                     assert ctx.get(dut.delta) == delta
 
     simulate(dut, testbench)

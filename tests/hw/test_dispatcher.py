@@ -61,8 +61,10 @@ def test_beats_of_every_listed_column_without_a_bubble(
         listed: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (source phase or INPUT, bank)
 
         async def push(ctx, columns, section, place, delta):
-            ctx.set(columns.push.valid, 1)
             ctx.set(columns.push.section, section)
+            if columns.steady:
+                await ctx.tick()
+            ctx.set(columns.push.valid, 1)
             ctx.set(columns.push.entry, {"place": place, "delta": delta})
             await ctx.tick()
             ctx.set(columns.push.valid, 0)

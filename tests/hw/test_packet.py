@@ -35,8 +35,7 @@ from sparsegate.protocol import (
     encode_weights,
 )
 from sparsegate.quantize import QuantizeConfig, quantize
-from sparsegate_hw.packet import Packet, _Bytes, counters_signature, value_signature
-from tests.hw.blocks import simulate
+from sparsegate_hw.packet import Packet, counters_signature, value_signature
 
 TIMEOUT, GAP, CLOCK = 200, 30, 80_000_000
 
@@ -530,25 +529,3 @@ def test_a_design_with_its_weights_knows_no_such_request():
         assert (await device.ask(ctx, Command.WEIGHTS)).reason == Reason.COMMAND
 
     device.run(bench)
-
-
-@pytest.mark.parametrize("depth", [1, 100, 128, 129, 300, 517])
-def test_a_reply_s_memory_gives_every_byte_from_any_part(depth):
-    dut, rng = _Bytes(depth), random.Random(depth)
-    wanted = [rng.randrange(256) for _ in range(depth)]
-
-    async def testbench(ctx):
-        ctx.set(dut.write, 1)
-        for address in rng.sample(range(depth), depth):
-            ctx.set(dut.write_address, address)
-            ctx.set(dut.data, wanted[address])
-            await ctx.tick()
-        ctx.set(dut.write, 0)
-        asked = [rng.randrange(depth) for _ in range(2 * depth)] + [0, 0]
-        for number, address in enumerate(asked):
-            ctx.set(dut.address, address)
-            if number >= 2:
-                assert ctx.get(dut.o) == wanted[asked[number - 2]], (number, asked[number - 2])
-            await ctx.tick()
-
-    simulate(dut, testbench)

@@ -93,7 +93,7 @@ class Watch:
             more = len(self.starts) < len(lasts)
             ctx.set(dut.frame_ready, int(more and not waits))
             ctx.set(dut.frame_last, lasts[len(self.starts)] if more else 0)
-            now = next((one for one in self.seen if one.idle < 0), None)
+            now = next((one for one in self.seen if one.idle < 0 or one.idle > cycle), None)
             ctx.set(dut.idle, int(now is None and not ctx.get(dut.start)))
             waits = max(0, waits - 1)
             if ctx.get(dut.step_start):
@@ -119,7 +119,7 @@ class Watch:
                     elif now.known >= 0 and now.work[1]:
                         now.work[1] -= 1
                 if now.known >= 0 and not any(now.work):
-                    now.idle = cycle + 1
+                    now.idle = max(cycle + 1, now.start + self.layout.depths.nothing)
             if ctx.get(dut.release):
                 before = [one for one in self.seen if not one.prime][-1]
                 assert not before.released
