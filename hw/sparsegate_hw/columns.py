@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Array, Module, Signal, signed
+from amaranth.hdl import Array, Cat, Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.layout import Layout
 from sparsegate_hw.pe import depth_bits
-from sparsegate_hw.primitives import memory_style
+from sparsegate_hw.primitives import Register, memory_style
 
 
 def entry_layout(places: int, delta_width: int) -> data.StructLayout:
@@ -90,15 +90,17 @@ class ColumnList(wiring.Component):
             write.addr.eq(Array(self.bases)[self.push.section] + Array(counts)[self.push.section]),
             write.data.eq(self.push.entry),
         ]
-        for section in range(len(self.bases)):
-            clear, here = Signal(name=f"clear_{section}"), Signal(name=f"here_{section}")
-            m.d["sync" if self.steady else "comb"] += [
-                clear.eq(self.clear.valid & (self.clear.section == section)),
-                here.eq(self.push.section == section),
-            ]
-            with m.If(clear):
+        sections = range(len(self.bases))
+        cleared = Cat(self.clear.valid & (self.clear.section == section) for section in sections)
+        pushed = Cat(self.push.section == section for section in sections)
+        if self.steady:
+            m.submodules.near = near = Register(2 * len(sections))
+            m.d.comb += near.i.eq(Cat(cleared, pushed))
+            cleared, pushed = near.o[: len(sections)], near.o[len(sections) :]
+        for section in sections:
+            with m.If(cleared[section]):
                 m.d.sync += [counts[section].eq(0), self.read.some[section].eq(0)]
-            with m.Elif(self.push.valid & here):
+            with m.Elif(self.push.valid & pushed[section]):
                 m.d.sync += [counts[section].eq(counts[section] + 1), self.read.some[section].eq(1)]
         return m
 

@@ -449,7 +449,7 @@ class Lane(wiring.Component):
     def _near(self, m: Module) -> None:
         """Registers of the lane's own for what chooses, addresses and comes from afar.
 
-        With state ports a state may come in the cycle in which ``phase`` and ``first`` change, so these are taken as they are.
+        With state ports a state may come soon after ``phase`` and ``first`` change, so these are taken as they are.
         """
         bus = self.bus
         self._turn, self._sub = Signal.like(bus.turn, name="turn"), Signal.like(bus.sub, name="sub")

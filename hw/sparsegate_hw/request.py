@@ -37,7 +37,7 @@ class Request(wiring.Component):
     answered : In(1)
         The request is dealt with: the next one may come. A pulse.
     idle : Out(1)
-        No complete frame is held or checked.
+        No frame is checked or held, nor the rest of a broken one waited out.
 
     Timing: ``valid`` follows the last byte of a frame after two cycles.
     """
@@ -131,7 +131,7 @@ class Request(wiring.Component):
             """A frame is on its way: it may stop or break."""
             with m.If(self.i_error):
                 refuse(Reason.FRAMING, "DRAIN")
-            with m.Elif(timed_out):
+            with m.Elif(timed_out & ~self.i.valid):
                 m.d.sync += self.broken.eq(1)
                 refuse(Reason.TIMEOUT, "HELD")
 

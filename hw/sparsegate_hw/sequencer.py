@@ -263,6 +263,8 @@ class Sequencer(wiring.Component):
         index = Signal.like(blocks, name="next_index")
         sub = Signal.like(self.sub, name="next_sub")
         turned, swept = Signal(), Signal()
+        # nothing to wait for, and the phase's last position: known a cycle ahead
+        drained, ended = Signal(), Signal()
         m.d.comb += [turned.eq(turn == layout.lane_clusters - 1), swept.eq((sub == subs) | (left <= tails))]
 
         # what the end of a wait decides is known a cycle before: it starts the output buffer, which may be far
@@ -296,31 +298,32 @@ class Sequencer(wiring.Component):
                 m.d.comb += over.eq(1)
                 m.d.sync += self.clearing.eq(0)
                 with m.If(handed):
-                    m.d.sync += wait.eq(layout.depths.drain - 1)
+                    m.d.sync += [wait.eq(layout.depths.drain - 1), drained.eq(layout.depths.drain == 1)]
                     m.next = "DRAIN"
             with m.State("DRAIN"):
                 m.d.comb += self.begin.eq(1)
                 m.d.sync += [
                     left.eq(positions),
+                    ended.eq(positions == 0),
                     address.eq(acc_base),
                     slot.eq(acc_base),
                     index.eq(blocks),
                     turn.eq(0),
                     sub.eq(0),
                 ]
-                with m.If(wait != 0):
-                    m.d.sync += wait.eq(wait - 1)
+                with m.If(~drained):
+                    m.d.sync += [wait.eq(wait - 1), drained.eq(wait == 1)]
                 with m.Elif(~(self.output_busy & final)):
                     m.next = "READ"
             with m.State("READ"):
-                m.d.sync += [self.read.valid.eq(1), left.eq(left - 1), turn.eq(turn + 1)]
+                m.d.sync += [self.read.valid.eq(1), left.eq(left - 1), ended.eq(left == 1), turn.eq(turn + 1)]
                 with m.If(turned):
                     m.d.sync += [turn.eq(0), index.eq(index - 1), address.eq(address + 1)]
                     with m.If(index == 0):
                         m.d.sync += [index.eq(blocks), sub.eq(sub + 1), address.eq(slot)]
                         with m.If(sub == subs):
                             m.d.sync += [sub.eq(0), slot.eq(address + 1), address.eq(address + 1)]
-                with m.If(left == 0):
+                with m.If(ended):
                     m.d.comb += left_bank.eq(1)
                     m.d.sync += wait.eq(waits)
                     m.next = "WAIT"

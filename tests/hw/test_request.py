@@ -153,3 +153,38 @@ def test_what_is_broken_is_held_with_its_reason():
             await host.answer(ctx)
 
     simulate(dut, testbench)
+
+
+@pytest.mark.parametrize("at", [4, 5, 6, 7, 12, 13])
+def test_a_byte_about_the_timeout_is_in_time_or_late(at):
+    """A frame pauses before its byte ``at``, in header, payload and CRC: it is held whole, or given up, never both."""
+    good = Frame(Command.FRAME, 7, encode_step([1, 2, 3, 4, 5], 8, True)).encode()
+    held = []
+    for pause in range(TIMEOUT - 4, TIMEOUT + 5):
+        host = Host(seed=pause)
+
+        async def testbench(ctx, host=host, pause=pause):
+            dut = host.dut
+            await host.begin(ctx)
+            await host.send(ctx, good[:at])
+            await ctx.tick().repeat(pause)
+            ctx.set(dut.i.payload, good[at])
+            ctx.set(dut.i.valid, 1)
+            await ctx.tick().until(dut.i.ready)
+            ctx.set(dut.i.valid, 0)
+            await host.send(ctx, good[at + 1 :])
+            await ctx.tick().repeat(2)
+            held.append(host.held(ctx))
+            if held[-1] == (1, 0):
+                assert await host.words(ctx) == [1, 2, 3, 4, 5]
+            else:
+                assert ctx.get(dut.reason) == Reason.TIMEOUT
+            await host.answer(ctx)
+            await host.send(ctx, good)
+            await ctx.tick().repeat(2)
+            assert host.held(ctx) == (1, 0)
+
+        simulate(host.dut, testbench)
+    late = held.index((0, 1))
+    assert held == [(1, 0)] * late + [(0, 1)] * (len(held) - late)
+    assert late
