@@ -188,7 +188,8 @@ class Recording:
     ``trace_*``: results as they left the lanes (events,), ``trace_h`` (events, lanes), ``trace_real`` bit l for lane l.
     ``y_*``: accepted output values (those of a beat have one cycle, and its ``last`` is the last one's), ``state_*`` accepted
     words of final states. ``step_start``, ``step_done``: cycles of the pulses. ``accepted``: input values taken.
-    ``faults``: broken rules of the protocol, as sentences. ``stuck``: whether patience or limit ended the run.
+    ``faults``: broken rules of the protocol, as sentences. ``stuck``: whether patience or limit ended the run. ``beats``
+    (dispatches, groups): weight entries that each column group's dispatcher issued, where a simulator looks inside the engine.
     """
 
     trace_cycle: NDArray[np.int64]
@@ -208,6 +209,7 @@ class Recording:
     stuck: bool = False
     counters: Mapping[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    beats: NDArray[np.int64] | None = None
 
     ARRAYS = (
         "trace_cycle",

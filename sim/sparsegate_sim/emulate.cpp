@@ -180,7 +180,7 @@ int main(int argc, char **argv) {
     }
     top->rst = 0;
 
-    std::vector<int64_t> trace, start, done, faults;
+    std::vector<int64_t> trace, start, done, faults, beats;
     Sink y{0, faults}, state_out{1, faults};
     bool stuck = false, too_long = false;
     int64_t quiet = 0, extra = 0, cycle = 0;
@@ -199,6 +199,8 @@ int main(int argc, char **argv) {
             start.push_back(cycle);
             progress = true;
         }
+        if (dispatch_starts(*top)) beats.resize(beats.size() + GROUPS);
+        if (!beats.empty()) count_beats(*top, &*beats.end() - GROUPS);
         progress |= x.observe(top->X_READY);
         progress |= state_in.observe(state_in_ready(*top));
         if (top->TRACE_VALID) {
@@ -236,7 +238,8 @@ int main(int argc, char **argv) {
     recording.give(cycle);
     recording.give(static_cast<int64_t>(x.accepted));
     recording.give(stuck);
-    for (const auto &values : {trace, y.taken, state_out.taken, start, done, faults, counters}) recording.give(values);
+    recording.give(GROUPS);
+    for (const auto &values : {trace, y.taken, state_out.taken, start, done, faults, counters, beats}) recording.give(values);
     if (std::fclose(recording.file) != 0 || !recording.good) return std::fprintf(stderr, "cannot write %s\n", argv[2]), 2;
     return 0;
 }

@@ -7,6 +7,7 @@ Orders of magnitude faster than a bench in Python; the recording is the same, cy
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -35,6 +36,12 @@ from sparsegate_sim.drive import (
 from sparsegate_sim.runner import LOG, SimulationError, Waves, keep, waves_format
 
 MAX_LANES = 64
+DISPATCHER = re.compile(r"^module \\(\S+)\.dispatcher_(\d+) ", re.MULTILINE)
+PROBES = """`verilator_config
+public_flat_rd -module "*.dispatcher_*" -var "start"
+public_flat_rd -module "*.dispatcher_*" -var "beat__valid"
+"""
+"""What is looked at inside an engine: the beats that each column group's dispatcher issues."""
 VERILATE = (
     *("--cc", "--exe", "-O3", "--no-timing", "--prefix", "Vtop", "--Mdir", "objects"),
     *("-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT"),
@@ -58,21 +65,22 @@ def build(
     if waves == "fst":
         tools.fst_headers()
     main = resources.files("sparsegate_sim").joinpath("emulate.cpp").read_text(encoding="utf-8")
-    header = _header(ports)
+    header = _header(ports) + _probes(verilog)
     objects = verilated.runtime(found, waves, folder)
 
     def make(temporary: Path) -> None:
         (temporary / f"{top}.v").write_text(verilog, encoding="utf-8")
+        (temporary / "probes.vlt").write_text(PROBES, encoding="utf-8")
         (temporary / "emulate.cpp").write_text(main, encoding="utf-8")
         (temporary / "ports.h").write_text(header, encoding="utf-8")
         trace = [] if waves is None else [f"--trace-{waves}"]
         verilated.execute(
-            [[str(found.path), *VERILATE, *trace, "--top-module", top, f"{top}.v"]], temporary, found, top
+            [[str(found.path), *VERILATE, *trace, "--top-module", top, "probes.vlt", f"{top}.v"]], temporary, found, top
         )
         verilated.program(temporary, "emulate.cpp", "emulate", objects, [], found, waves)
 
     key = cache.digest(
-        verilog, top, main, header, *verilated.key(found, waves), *VERILATE, verilated.FAST, verilated.SLOW
+        verilog, top, main, header, PROBES, *verilated.key(found, waves), *VERILATE, verilated.FAST, verilated.SLOW
     )
     return cache.built(f"emulate-{key}", make, folder) / "emulate"
 
@@ -131,13 +139,13 @@ def _encode(plan: Plan, ports: Mapping[str, Port]) -> NDArray[np.int64]:
 
 def _decode(values: NDArray[np.int64], ports: Mapping[str, Port], beat: int) -> Recording:
     """What emulate.cpp wrote."""
-    cycles, accepted, stuck = (int(value) for value in values[:3])
-    sections, place = [], 3
-    for _ in range(7):
+    cycles, accepted, stuck, groups = (int(value) for value in values[:4])
+    sections, place = [], 4
+    for _ in range(8):
         count = int(values[place])
         sections.append(values[place + 1 : place + 1 + count])
         place += 1 + count
-    flat_trace, y, state, start, done, flat_faults, counters = sections
+    flat_trace, y, state, start, done, flat_faults, counters, beats = sections
     trace = flat_trace.reshape(-1, 4 + _lanes(ports))
     words = _words(ports)
     y, state = y.reshape(-1, 1 + words), state.reshape(-1, 1 + words)
@@ -166,6 +174,7 @@ def _decode(values: NDArray[np.int64], ports: Mapping[str, Port], beat: int) -> 
         cycles=cycles,
         accepted=accepted,
         stuck=bool(stuck),
+        beats=beats.reshape(-1, groups) if groups else None,
         counters=dict(zip(_counters(ports), counters.tolist(), strict=True)),
         faults=faults,
     )
@@ -203,6 +212,23 @@ def _lanes(ports: Mapping[str, Port]) -> int:
 
 def _counters(ports: Mapping[str, Port]) -> list[str]:
     return [name.removeprefix("counters__") for name in ports if name.startswith("counters__")]
+
+
+def _probes(verilog: str) -> str:
+    """ports.h, continued: what each column group's dispatcher does. An engine has dispatchers, other designs may have none."""
+    paths = sorted(DISPATCHER.findall(verilog), key=lambda found: int(found[1]))
+    inside = [
+        "top.rootp->" + path.replace(".", "__DOT__") + f"__DOT__dispatcher_{group}__DOT__" for path, group in paths
+    ]
+    lines = [
+        '#include "Vtop___024root.h"',
+        f"constexpr size_t GROUPS = {len(inside)};",
+        f"static bool dispatch_starts(const Vtop &top) {{ return {inside[0] + 'start' if inside else '0'}; }}",
+        "static void count_beats(const Vtop &top, int64_t *beats) {",
+        *(f"    beats[{group}] += {path}beat___05Fvalid;" for group, path in enumerate(inside)),
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _header(ports: Mapping[str, Port]) -> str:

@@ -34,8 +34,9 @@ class SimulationResult:
     many of them differ from the golden model, ``first_mismatch`` the first as a sentence. ``step_start`` and ``step_end`` (N, S)
     are the cycles, counted from reset, in which a step took its frame and delivered its last result, pass after pass as in
     ``Trace.ran`` (-1 past a sequence's end, or where it never did). Without stalls they are held against the cycle model:
-    ``cycle_mismatches`` (None with stalls). ``counter_mismatches`` are sentences about counters that differ. ``state``: the raw
-    final states that the engine gave, to be handed to another run (None where none were asked for, or not all came).
+    ``cycle_mismatches`` (None with stalls). ``counter_mismatches`` are sentences about counters that differ. ``group_beats``
+    (dispatches, groups): weight entries that each column group issued, which a compiled Verilator run counts inside the engine and
+    holds against the cycle model (None elsewhere); they count as counters. ``state``: the raw final states that the engine gave, to be handed to another run (None where none were asked for, or not all came).
     ``cycles`` is the length of the run; ``seconds`` its time, without ``build_seconds``.
     """
 
@@ -52,6 +53,7 @@ class SimulationResult:
     first_cycle_mismatch: str | None
     counters: dict[str, int]
     counter_mismatches: list[str] = field(default_factory=list)
+    group_beats: NDArray[np.int64] | None = None
     state: dict[str, dict[str, NDArray[np.int64]]] | None = None
     seconds: float = 0.0
     build_seconds: float = 0.0
@@ -339,6 +341,7 @@ def judge(
         first_cycle_mismatch=first,
         counters=dict(recording.counters),
         counter_mismatches=_counters(trace, recording, predicted),
+        group_beats=recording.beats,
         state=_final(board, recording),
         seconds=seconds,
         build_seconds=build_seconds,
@@ -394,4 +397,12 @@ def _counters(trace: golden.Trace, recording: Recording, predicted: cycles.Cycle
                 number += 1
     found = recording.counters
     differ = {key: want for key, want in expected.items() if key in found and found[key] != want}
-    return [f"counter {key}: expected {want}, got {found[key]}" for key, want in differ.items()]
+    sentences = [f"counter {key}: expected {want}, got {found[key]}" for key, want in differ.items()]
+    if predicted is not None and recording.beats is not None:
+        pairs = zip(predicted.group_beats.tolist(), recording.beats.sum(axis=0).tolist(), strict=True)
+        sentences += [
+            f"beats of group {group}: expected {want}, got {got}"
+            for group, (want, got) in enumerate(pairs)
+            if want != got
+        ]
+    return sentences

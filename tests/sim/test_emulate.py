@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sparsegate import cycles, golden
 from sparsegate.errors import SparseGateError, ToolError
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
@@ -43,10 +44,11 @@ def test_recordings_are_those_of_the_driver(name: str, tmp_path) -> None:
     built = emulate.build(text, TOP, ports)
     assert emulate.build(text, TOP, ports) == built
     raw, lengths = case.data(program)
-    options = {}
+    options, given = {}, None
     if case.config.states:
         given = states(program, len(raw), seed=1)
         options = {"state_in": frames.words(layout, given, len(raw)), "states": sum(frames.sizes(layout)) * len(raw)}
+    predicted = cycles.predict(golden.run(program, raw, lengths, state=given), layout)
     for stalls in (None, 0, 12345678901234567890):
         work = drive.plan(program, raw, lengths, stalls=stalls, beat=case.config.outputs, **options)
         quick = emulate.run(built, work, ports, tmp_path)
@@ -56,6 +58,8 @@ def test_recordings_are_those_of_the_driver(name: str, tmp_path) -> None:
             assert (getattr(quick, name) == getattr(slow, name)).all(), name
         assert (quick.counters, quick.cycles, quick.accepted) == (slow.counters, slow.cycles, slow.accepted)
         assert (quick.stuck, quick.faults) == (False, [])
+        assert quick.beats.shape[1] == case.config.groups
+        assert quick.beats.sum(axis=0).tolist() == predicted.group_beats.tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["simulation.log"]
 
 

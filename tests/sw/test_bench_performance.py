@@ -193,12 +193,14 @@ def test_what_rtl_found_is_summed():
         simulator="verilator", steps=3, values_compared=60, mismatches=1, cycle_mismatches=2, counter_mismatches=["x"]
     )
     vars(found).update(cycles=1000, build_seconds=1.0, step_start=np.array([[7, 9]]), step_end=np.array([[8, 40]]))
+    found.group_beats = np.array([[3, 1], [2, 2]])
     given = []
     measured = row(frames=3, simulate=lambda made, config, raw: given.append(raw.shape) or found)
     assert given == [(1, 3, 5), (1, performance.QUIET_STEPS, 5)]
     assert measured["rtl_mismatches"] == 8
     assert measured["rtl"]["cycles"] == 1000
     assert measured["rtl_quieted"]["cycles_counted"] == 33
+    assert measured["rtl_quieted"]["group_imbalance_counted"] == 1.25
 
 
 @pytest.mark.verilator
@@ -213,6 +215,7 @@ def test_rtl_agrees():
     assert quiet["steps"] == performance.QUIET_STEPS
     assert 0.8 < quiet["columns_skipped"] < 0.97
     assert quiet["group_imbalance"] > 1.1
+    assert quiet["group_imbalance_counted"] == quiet["group_imbalance"]
     assert quiet["imbalance_cycles"] > 0
 
 

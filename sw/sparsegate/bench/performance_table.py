@@ -100,11 +100,17 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
             lines.append(
                 f"- RTL with about a tenth of the columns moving ({_share(quiet['columns_skipped'])} skipped):"
                 f" {quiet['cycles_predicted']:,} cycles predicted, {quiet['cycles_counted']:,} counted; the longest column group"
-                f" has {quiet['group_imbalance']:.3f} of the mean, {quiet['imbalance_cycles']:,.0f} beats of them."
+                f" has {_predicted_and_counted(quiet)} of the mean, {quiet['imbalance_cycles']:,.0f} beats of them."
                 f" {_compared(quiet)}."
             )
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _predicted_and_counted(quiet: Mapping[str, Any]) -> str:
+    """The imbalance of the column groups; an earlier record has no counted one."""
+    predicted, counted = quiet["group_imbalance"], quiet.get("group_imbalance_counted")
+    return f"{predicted:.3f}" if counted is None else f"{predicted:.3f} (predicted; counted {counted:.3f})"
 
 
 def _compared(found: Mapping[str, Any]) -> str:
