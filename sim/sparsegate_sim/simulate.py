@@ -35,8 +35,9 @@ class SimulationResult:
     are the cycles, counted from reset, in which a step took its frame and delivered its last result, pass after pass as in
     ``Trace.ran`` (-1 past a sequence's end, or where it never did). Without stalls they are held against the cycle model:
     ``cycle_mismatches`` (None with stalls). ``counter_mismatches`` are sentences about counters that differ. ``group_beats``
-    (dispatches, groups): weight entries that each column group issued, which a compiled Verilator run counts inside the engine and
-    holds against the cycle model (None elsewhere); they count as counters. ``state``: the raw final states that the engine gave, to be handed to another run (None where none were asked for, or not all came).
+    (dispatches, groups): weight entries that each column group issued, which a compiled Verilator run counts inside the engine
+    (None elsewhere) and holds against the cycle model; they count as counters. ``state``: the raw final states that the engine
+    gave, to be handed to another run (None where none were asked for, or not all came).
     ``cycles`` is the length of the run; ``seconds`` its time, without ``build_seconds``.
     """
 
