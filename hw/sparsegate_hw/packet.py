@@ -155,6 +155,10 @@ class Packet(wiring.Component):
             reply.nak.eq(nak),
             reply.reason.eq(reason),
         ]
+        # what opens the line for a request, from registers alone
+        began = Signal()
+        m.d.sync += began.eq(0)
+        m.d.comb += request.answered.eq(began | reply.done)
         place = Signal.like(reply.address, name="place")  # of the next byte
         count = Signal(range(max(2 + RUN_WORDS if loaded else 0, len(counters) + len(self.thresholds)) + 1))
         # written and sent a cycle late, as the decisions come late in their cycle
@@ -244,7 +248,7 @@ class Packet(wiring.Component):
                     shift.eq((place != 0) & ~place[0]),
                 ]
                 with m.If(place == threshold_length):
-                    m.d.comb += request.answered.eq(1)
+                    m.d.sync += began.eq(1)
                     m.next = "IDLE"
             with m.State("IDLE"):
                 m.d.sync += [nak.eq(request.broken), reason.eq(request.reason)]
@@ -429,7 +433,6 @@ class Packet(wiring.Component):
                 m.d.sync += reply.start.eq(1)
                 m.next = "SEND"
             with m.State("SEND"), m.If(reply.done):
-                m.d.comb += request.answered.eq(1)
                 with m.If(~nak):
                     m.d.sync += self.error.eq(0)
                 m.next = "IDLE"

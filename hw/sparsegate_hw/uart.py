@@ -62,17 +62,18 @@ class Receiver(wiring.Component):
         m.submodules.synchroniser = cdc.FFSynchronizer(self.rx, rx, init=1)
 
         timer = Signal(range(self.divisor))
-        due = Signal(init=1)  # timer == 0, in a register: much waits for it
+        # timer <= 1, and timer == 0, in registers: much waits for it
+        soon, due = Signal(init=1), Signal(init=1)
         bits = Signal(range(8))
         shift = Signal(8)
 
         def wait(cycles: int) -> None:
-            m.d.sync += [timer.eq(cycles - 1), due.eq(0)]  # more than one, as MIN_DIVISOR has it
+            m.d.sync += [timer.eq(cycles - 1), soon.eq(cycles == 2), due.eq(0)]  # more than one, as MIN_DIVISOR has it
 
         m.d.sync += [self.error.eq(0), self.overflow.eq(0)]
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
-        m.d.sync += due.eq(timer <= 1)
+        m.d.sync += [soon.eq(timer <= 2), due.eq(soon)]
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
 
