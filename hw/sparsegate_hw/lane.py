@@ -566,9 +566,8 @@ class Lane(wiring.Component):
         )
         m.submodules.compare = compare = DeltaCompare(width, layout.depths.compare)
         reference, update = sent.read_port(), sent.write_port()
-        # known long before, as the phase is
-        feeds = Signal()
-        m.d.sync += feeds.eq(Array([int(consumed) for consumed in layout.consumed])[self._phase])
+        # known long before, as the phase is, which may be far away
+        feeds = delay(m, Array([int(consumed) for consumed in layout.consumed])[self._phase], 2, "feeds")
         after = range(1, layout.depths.delta)
         h_after = [h, *(Signal.like(self.h, name=f"h_{stage}") for stage in after), self.h]
         real_after = [result_real, *(Signal(name=f"real_after_{stage}") for stage in after), self.real]

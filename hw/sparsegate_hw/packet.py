@@ -167,6 +167,8 @@ class Packet(wiring.Component):
         # --- a step of the engine
         is_open = Signal()
         zeros = Signal()  # this step ends an abandoned sequence
+        # the step's inputs are on their way to the engine, and the next one is the last
+        feeding, final = Signal(), Signal()
         fed = Signal(range(inputs + 1))
         taken = Signal(range(outputs + 1))
         wanted = Signal()  # an output; a cycle late, while the one before is stored
@@ -220,6 +222,15 @@ class Packet(wiring.Component):
                 self.weights.data.eq(words.payload),
             ]
 
+        m.d.comb += [
+            self.x.valid.eq(feeding & (zeros | words.valid)),
+            self.x.payload.data.eq(Mux(zeros, 0, words.payload[:x_width].as_signed())),
+            self.x.payload.last.eq(closing & final),
+            words.ready.eq(feeding & self.x.ready),
+        ]
+        with m.If(self.x.valid & self.x.ready):
+            m.d.sync += [fed.eq(fed + 1), final.eq(fed == inputs - 2), feeding.eq(~final)]
+
         # a byte of the fixed contents is a cycle behind its address
         look = Signal(range(len(fixed) + 2), init=len(identity))
         m.d.comb += contents.address.eq(look)
@@ -263,6 +274,7 @@ class Packet(wiring.Component):
                     place.eq(Mux(asks[Command.FRAME], 5, 0)),
                     byte.eq(0),
                     fed.eq(0),
+                    final.eq(int(inputs == 1)),
                     taken.eq(0),
                     stepped.eq(0),
                     zeros.eq(0),
@@ -305,9 +317,11 @@ class Packet(wiring.Component):
                 with m.Elif(asks[Command.IDENTIFY]):
                     m.next = "IDENTIFY"
                 with m.Elif(asks[Command.FRAME]):
-                    m.next = "FEED"
                     with m.If(again):
                         m.next = "REPLY"
+                    with m.Else():
+                        m.d.sync += feeding.eq(1)
+                        m.next = "FEED"
                 with m.Elif(asks[Command.THRESHOLDS]):
                     m.next = "SET THRESHOLDS"
                     with m.If(empty):
@@ -317,6 +331,7 @@ class Packet(wiring.Component):
                 with m.Elif(asks[Command.RESET]):
                     m.next = "RESET"
                     with m.If(zeros):
+                        m.d.sync += feeding.eq(1)
                         m.next = "FEED"
                 if loaded:
                     with m.Else():
@@ -327,20 +342,9 @@ class Packet(wiring.Component):
             with m.State("IDENTIFY"):
                 tell(len(identity), contents.o)
 
-            with m.State("FEED"):
-                m.d.comb += [
-                    self.x.valid.eq(zeros | words.valid),
-                    self.x.payload.data.eq(words.payload[:x_width].as_signed()),
-                    self.x.payload.last.eq(closing & (fed == inputs - 1)),
-                    words.ready.eq(self.x.ready),
-                ]
-                with m.If(zeros):
-                    m.d.comb += self.x.payload.data.eq(0)
-                with m.If(self.x.valid & self.x.ready):
-                    m.d.sync += fed.eq(fed + 1)
-                    with m.If(fed == inputs - 1):
-                        m.d.sync += [is_open.eq(~closing), self.done.eq(closing)]
-                        m.next = "COLLECT"
+            with m.State("FEED"), m.If(~feeding):
+                m.d.sync += [is_open.eq(~closing), self.done.eq(closing)]
+                m.next = "COLLECT"
             with m.State("COLLECT"):
                 m.d.comb += self.y.ready.eq(wanted)
                 m.d.sync += [value.eq(self.y.payload.data), word.eq(cycles), byte.eq(0)]

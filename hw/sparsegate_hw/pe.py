@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -70,7 +70,7 @@ class ProcessingElement(wiring.Component):
     at the same time. Of a layout whose weights are loaded: in a cycle with ``write``, which has no valid beat, ``data`` becomes
     the entry at the beat's address.
 
-    Timing: an entry's sum is written ``layout.depths.mac`` cycles after its beat (6, deep 7, with accumulators in block RAM one
+    Timing: an entry's sum is written ``layout.depths.mac`` cycles after its beat (6, deep 7, with accumulators in block RAM two
     more); the accumulator read by ``read`` is at ``value`` 3 cycles later. One accumulator is hit no sooner than
     ``layout.loop_distance`` cycles after it was. A read must come no sooner than ``mac`` cycles after the last beat for its bank
     (``layout.acc_banks`` of them, the high bits of an accumulator's address), and no product may be at that bank while it is read,
@@ -123,7 +123,7 @@ class ProcessingElement(wiring.Component):
         slot = later(beat.slot, fetch, "slot")
         address = Signal(depth_bits(layout.acc_depth), name="address", reset_less=True)
         weight, index = (
-            later(choose([word[plane][name] for plane in range(planes)], at), fetch - timing.MEMORY, name)
+            self._chosen(later, [word[plane][name] for plane in range(planes)], at, name)
             for name in ("weight", "index")
         )
         m.d.comb += [multiplier.a.eq(weight), multiplier.b.eq(later(beat.delta, fetch, "delta"))]
@@ -160,6 +160,15 @@ class ProcessingElement(wiring.Component):
             value = choose([unit.value for unit in units], asked)
             m.d.comb += getattr(self, f"value{name}").eq(later(value, 1, f"read{name}"))
         return m
+
+    def _chosen(self, later: Callable[..., Any], values: Sequence[Value], at: Value, name: str) -> Value:
+        """A word's entry, registered as ``depths.fetch`` has it: of two registers the first is behind a choice among four."""
+        stages = self._layout.depths.fetch - timing.MEMORY
+        if stages > 1 and len(values) > 4:
+            some = [values[first : first + 4] for first in range(0, len(values), 4)]
+            values = [later(choose(four, at[:2]), 1, f"{name}_{number}") for number, four in enumerate(some)]
+            at, stages = later(at[2:], 1, f"{name}_plane"), stages - 1
+        return later(choose(values, at), stages, name)
 
 
 class _Accumulators(wiring.Component):

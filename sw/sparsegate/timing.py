@@ -39,10 +39,10 @@ class Depths:
     decision; 0 is in the same cycle. ``broadcast``: from dispatchers and sequencer to the clusters, the last register of every
     cluster's own.
     ``fetch``: from an entry's address to the multiplier, the memory's ``MEMORY`` and one behind the choice of the entry in its
-    word. ``bias``: to a lane's memory of biases, and from there to the addition. ``narrow``: rounding and saturation. ``rise``:
-    adding what a table's interpolation gives. ``compare``: an output with what was sent of it. ``hold``: from what an accumulator
-    holds, and its product, to their addition; 0 is in the same cycle. ``store``: registers before a lane's memories of states,
-    which nothing waits for.
+    word, or two around its last part. ``bias``: to a lane's memory of biases, and from there to the addition. ``narrow``: rounding
+    and saturation. ``rise``: adding what a table's interpolation gives. ``compare``: an output with what was sent of it. ``hold``:
+    from what an accumulator holds, and its product, to their addition; 0 is in the same cycle. ``store``: registers before a
+    lane's memories of states, which nothing waits for.
     """
 
     known: int
@@ -110,9 +110,11 @@ DEEP = Depths(known=1, lists=4, hand=1, broadcast=3, fetch=MEMORY + 1, bias=2, n
 
 
 def depths(deep: bool, block_banks: int) -> Depths:
-    """Of an engine. Accumulators in block RAM lie where the device has its block RAMs, far from multipliers and lanes."""
+    """Of an engine. Accumulators in block RAM lie where the device has its block RAMs, far from multipliers and lanes, and the
+    weights' block RAMs are not all nearby then.
+    """
     chosen = DEEP if deep else SHALLOW
-    return replace(chosen, hold=1, store=1) if block_banks else chosen
+    return replace(chosen, hold=1, store=1, fetch=chosen.fetch + 1) if block_banks else chosen
 
 
 def group_sum(groups: int) -> int:

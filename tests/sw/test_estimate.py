@@ -112,7 +112,7 @@ def test_accumulators_in_block_ram():
         assert found.cycles == plain.cycles  # of two banks one drains while the other is filled
         last = found.luts
     one = replace(array, banks=1)  # in which no phase covers another's drain
-    assert estimate.estimate(program, replace(one, block_banks=1)).cycles == estimate.estimate(program, one).cycles + 2
+    assert estimate.estimate(program, replace(one, block_banks=1)).cycles == estimate.estimate(program, one).cycles + 4
     assert not estimate.sizes(Layout(program, replace(array, block_banks=2)))["accumulators"]
     for name in ("iCE40UP5K", "GW2A-18"):  # whose size alone says where they lie
         for ask in (estimate.estimate, lambda program, config, name: estimate.fit(program, name, config)):
