@@ -160,7 +160,7 @@ class Packet(wiring.Component):
         m.d.sync += began.eq(0)
         m.d.comb += request.answered.eq(began | reply.done)
         place = Signal.like(reply.address, name="place")  # of the next byte
-        count = Signal(range(max(2 + RUN_WORDS if loaded else 0, len(counters) + len(self.thresholds)) + 1))
+        count = Signal(range(len(counters) + len(self.thresholds) + 1))
         # written and sent a cycle late, as the decisions come late in their cycle
         m.d.sync += [reply.write.eq(0), reply.start.eq(0)]
 
@@ -386,7 +386,7 @@ class Packet(wiring.Component):
                 given = words.payload[:16]
                 with m.State("WEIGHTS PE"), m.If(words.valid):
                     m.d.comb += words.ready.eq(1)
-                    m.d.sync += [wanted_pe.eq(given), count.eq(2)]
+                    m.d.sync += wanted_pe.eq(given)
                     m.next = "WEIGHTS ADDRESS"
                     with m.If(given > at_pe):
                         refuse(Reason.ORDER)
@@ -397,14 +397,15 @@ class Packet(wiring.Component):
                     with m.Else():
                         m.d.sync += [at_pe.eq(wanted_pe), at_address.eq(given)]
                         m.next = "WRITE WEIGHTS"
-                with m.State("WRITE WEIGHTS"), m.If(words.valid):
-                    m.d.comb += [words.ready.eq(1), self.weights.valid.eq(~complete)]
-                    m.d.sync += count.eq(count + 1)
-                    with m.If(~complete):  # what comes after the last word goes nowhere
+                with m.State(
+                    "WRITE WEIGHTS"
+                ):  # all words of the request have come, one is there in every cycle until the last
+                    m.d.comb += [words.ready.eq(1), self.weights.valid.eq(words.valid & ~complete)]
+                    with m.If(words.valid & ~complete):  # what comes after the last word goes nowhere
                         m.d.sync += at_address.eq(at_address + 1)
                         with m.If(at_address == loaded.weight_depth - 1):
                             m.d.sync += [at_address.eq(0), at_pe.eq(at_pe + 1)]
-                    with m.If(count + 1 == request.length[1:]):
+                    with m.If(~words.valid):
                         m.next = "WEIGHTS"
                 with m.State("WEIGHTS"):  # the array is known, whether all weights are there is not
                     tell(len(array), Mux(place == 0, complete, contents.o))

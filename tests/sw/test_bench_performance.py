@@ -363,10 +363,7 @@ def test_the_record_s_cycles_come_out_again(tmp_path, name):
 
 
 def test_the_record_reaches_its_marks():
-    """Published sizes, and what the engine is to reach with them.
-
-    Of 130 MHz for 32 PEs and fewer `encoder`, which has 32, falls short: docs/synthesis.md says by how much and why.
-    """
+    """Published sizes, and what the engine is to reach with them."""
     assert 4 * 1024 * (123 + 1024) // 16 == 293_632
     assert 4 * 1024 * (153 + 512) // 16 + 512 * 1024 // 8 == 235_776
     rows = {each["name"]: each for each in performance.read(RECORD)["workloads"]}
@@ -375,6 +372,7 @@ def test_the_record_reaches_its_marks():
     for row in rows.values():
         quiet = row["rtl_quieted"]
         assert quiet["cycles_predicted"] == quiet["cycles_counted"]
+        assert quiet["group_imbalance"] == quiet["group_imbalance_counted"]
     spartus = rows["spartus"]
     assert spartus["occupancy_matvec"] >= 0.99
     assert spartus["occupancy_total"] >= 0.95
@@ -383,7 +381,7 @@ def test_the_record_reaches_its_marks():
     assert rows["ese"]["us_per_step"] <= 82.7 / 3
     for row in rows.values():
         if row["device"].startswith("LFE5U"):
-            assert row["fmax_mhz"] >= (130 if row["pes"] <= 16 else 100), row["name"]
+            assert row["fmax_mhz"] >= (130 if row["pes"] <= 32 else 100), row["name"]
     assert min(rows[name]["fmax_mhz"] for name in ("vowels", "sprams")) >= 20
 
 
