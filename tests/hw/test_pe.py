@@ -21,9 +21,9 @@ READ = timing.SHALLOW.readout - timing.SHALLOW.broadcast - 1
 """From a read to its value."""
 
 
-def shaped(apart: bool = False, block: bool = False, **changes: Any) -> Layout:
+def shaped(apart: bool = False, block: bool = False, deep: bool = False, **changes: Any) -> Layout:
     """A small layout with some of its numbers replaced; of a ``block``, with all its accumulators in block RAM."""
-    hardware = {"block_banks": 3 * block}
+    hardware = {"block_banks": 3 * block, "deep": deep}
     layout = small_layout(6, shapes=GRU, hardware=hardware) if apart else small_layout(hardware=hardware)
     vars(layout).update(changes)
     return layout
@@ -103,18 +103,19 @@ class Undefined(ScratchMemory):
         return m
 
 
-@pytest.mark.parametrize("block", [False, True])
+@pytest.mark.parametrize(("block", "deep"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("distance", [1, 2, 3, 4])
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("words", [None, 2, 4])
 def test_accumulates_and_reads_out(
-    monkeypatch: pytest.MonkeyPatch, distance: int, apart: bool, words: int | None, block: bool
+    monkeypatch: pytest.MonkeyPatch, distance: int, apart: bool, words: int | None, block: bool, deep: bool
 ) -> None:
     monkeypatch.setattr(pe, "ScratchMemory", Undefined)
     changes = {"loop_distance": distance, **({"weight_words": words} if words else {})}
-    layout = shaped(apart, block, **changes)
+    layout = shaped(apart, block, deep, **changes)
     assert set(layout.acc_in_blocks) == {block}
     assert layout.weight_planes == (1 if words is None else -(-layout.weight_depth // words))
+    assert words != 2 or layout.weight_planes > 8  # chosen in two steps, where an engine has two registers for it
     model = Reference(layout, random.Random(distance), apart)
 
     async def testbench(ctx: Any) -> None:
