@@ -84,17 +84,23 @@ class Board(wiring.Component):
         m.submodules.packet = packet = self._packet
         m.submodules.engine = engine = self._engine
         wiring.connect(m, receiver.o, packet.i)
-        # the engine may lie far from the packet layer
-        m.submodules.x = x = Relay(packet.x.payload.shape())
         wiring.connect(m, packet.o, transmitter.i)
-        wiring.connect(m, packet.x, x.i)
-        wiring.connect(m, x.o, engine.x)
+        # the engine may lie far from the packet layer; on an iCE40 no way is long, and flip-flops are scarce
+        far = family(platform) != "ice40"
+        if far:
+            m.submodules.x = x = Relay(packet.x.payload.shape())
+            wiring.connect(m, packet.x, x.i)
+            wiring.connect(m, x.o, engine.x)
+        else:
+            wiring.connect(m, packet.x, engine.x)
         values = engine.y.payload.data.shape()
         if isinstance(values, data.ArrayLayout):
             # the packets' buffer takes a value a cycle: nothing beside the UART
             m.submodules.one_by_one = narrow = OneByOne(packet.identity.output_width, values.length)
             wiring.connect(m, engine.y, narrow.i)
             wiring.connect(m, narrow.o, packet.y)
+        elif not far:
+            wiring.connect(m, engine.y, packet.y)
         else:
             m.submodules.y = y = Relay(engine.y.payload.shape())
             wiring.connect(m, engine.y, y.i)
