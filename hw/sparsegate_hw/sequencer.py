@@ -98,9 +98,8 @@ class Sequencer(wiring.Component):
 
         # what one activity tells the other
         handed = Signal()  # the phase of the dispatch goes to the read-out
-        busy = Signal(
-            init=1
-        )  # a phase is being read out, or in the lanes; nothing is handed over before these are cleared
+        # a phase is being read out, or in the lanes; nothing is handed over before accumulators are cleared
+        busy = Signal(init=1)
         left_bank = Signal()  # its last read-out address is issued
         over = Signal()  # nothing of a sequence is in work
         cleared = Signal()

@@ -78,7 +78,7 @@ class SynthResult:
     4 kbit on iCE40), ``dsp`` (multipliers) and ``sprams`` (single-port memories) count the whole design, UART included; a LUT
     used as memory counts as a LUT, and on
     iCE40 ``luts`` are logic cells, a LUT and a flip-flop each. ``seed`` is the placement's, the fastest of ``tried``, pairs of
-    seed and MHz. ``form`` is the digest of the design without its memories' contents. ``seconds`` is how long the run took that
+    seed and MHz of those that were placed. ``form`` is the digest of the design without its memories' contents. ``seconds`` is how long the run took that
     made the bitstream, ``cached`` whether that was an earlier one.
     """
 
@@ -417,6 +417,10 @@ def _decompressed(file: Path) -> str:
 RUN, ROUTED, NETLIST = "run.json", "routed.z", "netlist.z"
 
 
+class Unplaced(SparseGateError):
+    """There are cells enough, but the placer found no place for all of them from this seed."""
+
+
 def _build(
     work: Path,
     cache: Path,
@@ -436,13 +440,19 @@ def _build(
     (work / f"top.{family.constraints}").write_text(constraints, encoding="utf-8")
     best: tuple[Routed, int] | None = None
     tried: list[tuple[int, float]] = []
+    unplaced: Unplaced | None = None
     for number in seeds:
         folder = cache / _digest(build.key(form, constraints) | {"seed": number})[:24]
         try:
             run = Routed.load(folder)
             say(f"nextpnr: found an earlier run with seed {number}")
         except SparseGateError:
-            _route(folder, work, build, contents, number, stages, say)
+            try:
+                _route(folder, work, build, contents, number, stages, say)
+            except Unplaced as error:
+                say(f"nextpnr: no legal placement with seed {number}")
+                unplaced = error
+                continue
             run = Routed.load(folder)
         tried.append((number, round(run.fmax_mhz, 2)))
         if best is None or run.fmax_mhz > best[0].fmax_mhz:
@@ -452,7 +462,9 @@ def _build(
             say(f"nextpnr: {run.fmax_mhz:.1f} MHz with seed {number}, {build.frequency_hz / 1e6:g} wanted")
         elif until_met:
             break
-    assert best is not None
+    if best is None:
+        assert unplaced is not None
+        raise unplaced
     run, number = best
     routed, bitstream = f"top.{family.routed}", f"top.{family.bitstream}"
     text = patch.replace(run.text, run.places, contents)
@@ -591,7 +603,9 @@ def _place(work: Path, build: Build, seed: int, say: Progress) -> dict[str, Any]
         if re.search(
             r"[Uu]nable to (place|find)|no BELs|[Ff]ailed to (place|expand)|more .* than|too many", str(error)
         ):
-            raise SparseGateError(
+            # a device that is nearly full may have room where another placement begins
+            kind = Unplaced if "legal placement" in str(error) else SparseGateError
+            raise kind(
                 f"the design does not fit {chosen.device}; use fewer rows or a larger device ({error})"
             ) from error
         raise

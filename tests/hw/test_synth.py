@@ -363,6 +363,27 @@ def test_other_seeds_are_tried_until_timing_is_met(tmp_path, monkeypatch):
     assert len([name for name, _ in tools.calls if name == "nextpnr"]) == 3 + 1
 
 
+def test_a_seed_without_a_placement_is_passed_over(tmp_path, monkeypatch):
+    """A nearly full device has room for some placements only; where it has for none, that is the answer."""
+    tools, said = Tools(monkeypatch, {1: 90.0, 2: 70.0, 3: 90.0}), []
+    working = synth.run_tool
+
+    def run(name, command, *rest, **options):
+        if name == "nextpnr" and command[command.index("--seed") + 1] in full:
+            raise ToolError("nextpnr failed with status 125: ERROR: Unable to find legal placement for all cells")
+        return working(name, command, *rest, **options)
+
+    monkeypatch.setattr(synth, "run_tool", run)
+    full = {"1", "2", "3"}
+    with pytest.raises(SparseGateError, match="the design does not fit LFE5U-85F"):
+        synth.synthesize(make_program(), CONFIG, folder=tmp_path, seeds=3)
+    full = {"1"}
+    result = synth.synthesize(make_program(), CONFIG, folder=tmp_path, seeds=3, progress=said.append)
+    assert (result.seed, result.tried) == (3, ((2, 70.0), (3, 90.0)))
+    assert "nextpnr: no legal placement with seed 1" in said
+    assert [name for name, _ in tools.calls].count("nextpnr") == 2
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ToolError("nextpnr failed")])
 def test_nothing_half_written_is_left(tmp_path, monkeypatch, error):
     def run(name, command, folder, log, say, script=None, limit=None):
