@@ -78,8 +78,8 @@ class SynthResult:
     4 kbit on iCE40), ``dsp`` (multipliers) and ``sprams`` (single-port memories) count the whole design, UART included; a LUT
     used as memory counts as a LUT, and on
     iCE40 ``luts`` are logic cells, a LUT and a flip-flop each. ``seed`` is the placement's, the fastest of ``tried``, pairs of
-    seed and MHz of those that were placed. ``form`` is the digest of the design without its memories' contents. ``seconds`` is how long the run took that
-    made the bitstream, ``cached`` whether that was an earlier one.
+    seed and MHz of those that were placed. ``form`` is the digest of the design without its memories' contents. ``seconds`` is
+    how long the run took that made the bitstream, ``cached`` whether that was an earlier one.
     """
 
     device: str
