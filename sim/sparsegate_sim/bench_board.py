@@ -67,9 +67,6 @@ class Port:
     def in_waiting(self) -> int:
         return len(self._line.bytes)
 
-    def reset_input_buffer(self) -> None:
-        self._line.bytes.clear()
-
     def close(self) -> None:
         pass
 

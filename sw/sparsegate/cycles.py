@@ -191,7 +191,7 @@ def predict(trace: Trace, layout: Layout, final: bool = False, apart: bool = Fal
     """Cycles of a golden run on an array; ``final``: every sequence's final state is asked for.
 
     Frames are streamed back to back, or with ``apart`` a frame's first value comes only when the step before has ended, so that
-    ``busy`` is the latency of a step by itself (Programs that stream only).
+    ``busy`` is the cycles of a step alone, which overlaps no other (Programs that stream only).
     """
     counts = _Counts(layout.groups)
     passes = [_pass(run, number, layout, final and layout.states, counts) for number, run in enumerate(trace.passes)]

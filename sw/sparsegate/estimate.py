@@ -1,4 +1,4 @@
-"""Area and cycles of a Program on an array before synthesis, in well under a second, and the fastest array that fits a device.
+"""Area and cycles of a Program on an array before synthesis, in under a second, and the fastest array that fits a device.
 
 Multipliers and block RAMs are counted from the layout, cycles come from the exact cycle model. LUTs and flip-flops follow laws that
 are linear in a few sizes of the layout, with coefficients of 0 or more, fitted on synthesized points; a clock is what points
@@ -31,6 +31,7 @@ from sparsegate.program import Phase, Program
 
 POINTS, LAWS, VERSION = "sparsegate-points", "sparsegate-laws", 1
 FILE = "laws.json"
+LARGEST = device("LFE5U-85F")
 SHARE = 0.9
 """Of a device's LUTs and flip-flops that a design may take by the laws, where no fuller one was routed.
 
@@ -52,7 +53,7 @@ STEPS = 4
 """Of the sequence on which cycles are counted."""
 
 SIZES = {
-    "luts": ("one", "products", "accumulators", "adders", "forwarded", "lane_bits", "lists", "memories"),
+    "luts": ("one", "products", "logic", "accumulators", "adders", "forwarded", "lane_bits", "lists", "memories"),
     "ffs": ("one", "products", "pes", "forwarded", "lane_bits", "groups", "deep"),
 }
 """Sizes of a layout in which each law is linear."""
@@ -115,7 +116,7 @@ def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", mu
     """
     layout, chip = Layout(program, config), device(on)
     check_family(config, chip.family)
-    return _estimated(layout, sizes(layout, chip.family, multipliers, chip.sprams), chip, multipliers)
+    return _estimated(layout, sizes(layout, chip, multipliers), chip, multipliers)
 
 
 def check_family(config: HardwareConfig, family: str) -> None:
@@ -229,7 +230,7 @@ def _fitting(program: Program, tried: HardwareConfig, chip: Device, block_banks:
     for turn, count in enumerate(block_banks):
         layout = Layout(program, replace(tried, block_banks=count))
         try:
-            counts = _exact(layout, chip.family, "dsp", chip.sprams)
+            counts = _exact(layout, chip, "dsp")
         except SparseGateError:
             if turn == 0:
                 raise
@@ -316,18 +317,19 @@ def _all_sent(program: Program) -> golden.Trace:
 # -- sizes --------------------------------------------------------------------------------------------------------------
 
 
-def sizes(layout: Layout, family: str = "ecp5", multipliers: str = "dsp", sprams: int = 0) -> dict[str, float]:
-    """Counts of a layout: ``dsp`` and ``bram`` exactly as synthesis makes them, and what the laws are linear in. Of the device's
-    ``sprams``, loaded weights take one a PE.
+def sizes(layout: Layout, chip: Device = LARGEST, multipliers: str = "dsp") -> dict[str, float]:
+    """Counts of a layout on a device: ``bram`` exactly as synthesis makes them, ``dsp`` as many as it asks for, which the device
+    may not have, and what the laws are linear in. Of the device's ``sprams``, loaded weights take one a PE.
 
-    ``products``: bits of the PEs' products; ``accumulators``: cells of 16 words and 4 bits in their memories, ``adders``: bits of
-    the adders before these, one for each bank, and ``forwarded`` of the sums that are forwarded to them; ``lane_bits``: bits of
-    all values in the lanes' pipelines; ``lists`` and ``memories``: such cells in the column lists, and of weights and biases.
-    ``interpolations``: multiplications that are made of logic where a device has no multipliers to spare. ``deep``: bits of the
-    registers that a deep engine has more, in PEs, clusters, dispatchers and, of what is narrowed, lanes, and of those before the
-    additions where accumulators are in block RAM.
+    ``products``: bits of the PEs' products; ``logic``: bits of the partial products of as many of them as there are multipliers
+    made of logic, because the device has no more; ``accumulators``: cells of 16 words and 4 bits in their memories, ``adders``:
+    bits of the adders before these, one for each bank, and ``forwarded`` of the sums that are forwarded to them; ``lane_bits``:
+    bits of all values in the lanes' pipelines; ``lists`` and ``memories``: such cells in the column lists, and of weights and
+    biases. ``interpolations``: multiplications that are made of logic where a device has no multipliers to spare. ``deep``: bits
+    of the registers that a deep engine has more, in PEs, clusters, dispatchers and, of what is narrowed, lanes, and of those
+    before the additions where accumulators are in block RAM.
     """
-    return _linear(layout, family) | _exact(layout, family, multipliers, sprams)
+    return _linear(layout, chip.family) | _exact(layout, chip, multipliers)
 
 
 def _linear(layout: Layout, family: str) -> dict[str, float]:
@@ -383,19 +385,20 @@ def _linear(layout: Layout, family: str) -> dict[str, float]:
     return found
 
 
-def _exact(layout: Layout, family: str, multipliers: str, sprams: int) -> dict[str, float]:
-    """What is counted exactly: multipliers, those of interpolations beside them, block RAMs, and SPRAMs of an iCE40."""
-    pes, lanes = layout.rows * layout.groups, layout.lanes
+def _exact(layout: Layout, chip: Device, multipliers: str) -> dict[str, float]:
+    """What is counted exactly: multipliers, those of interpolations beside them, those of logic, block RAMs, an iCE40's SPRAMs."""
+    pes, lanes, family = layout.rows * layout.groups, layout.lanes, chip.family
     phases, widest = list(_pipelines(layout).values()), WIDEST[family]
     values = [_Values.of(phase, widest) for phase in phases]
+    needed = pes * _pieces(layout.weight_width, layout.operand_width, widest) + lanes * sum(
+        value.multipliers for value in values
+    )
+    own = chip.dsp if multipliers == "dsp" else 0
     found: dict[str, float] = {
         "interpolations": lanes * sum(len(v.lookups) for p, v in zip(phases, values, strict=True) if p.step_bits),
-        "dsp": 0,
+        "dsp": needed if multipliers == "dsp" else 0,
+        "logic": max(0, needed - own) * layout.weight_width * layout.operand_width,
     }
-    if multipliers == "dsp":
-        found["dsp"] = pes * _pieces(layout.weight_width, layout.operand_width, widest) + lanes * sum(
-            value.multipliers for value in values
-        )
     accumulators = pes + layout.clusters * layout.groups * len(layout.apart_rows)
     scratch = accumulators * sum(
         scratch_blocks(layout.partial_width, depth, family, block)
@@ -403,7 +406,7 @@ def _exact(layout: Layout, family: str, multipliers: str, sprams: int) -> dict[s
     )
     if family != "ice40":
         return found | {"bram": sum(block_rams(layout).values()) + scratch}
-    found["sprams"] = min(pes, sprams) if layout.config.loaded else 0
+    found["sprams"] = min(pes, chip.sprams) if layout.config.loaded else 0
     found["bram"] = OTHER_BLOCKS + scratch
     for kind, width, depth, count in memories(layout):
         if kind == "weights":
@@ -524,6 +527,23 @@ class _Values:
 # -- points and laws ------------------------------------------------------------------------------------------------------
 
 
+MEASURED = (
+    "device",
+    "board",
+    "speed",
+    "multipliers",
+    "frequency_mhz",
+    "fmax_mhz",
+    "luts",
+    "ffs",
+    "bram",
+    "dsp",
+    "seed",
+    "tried",
+)
+"""What a point has of a synthesis, as ``SynthResult`` explains it."""
+
+
 def point(program: Program, config: HardwareConfig, measured: Mapping[str, Any], command: str) -> dict[str, Any]:
     """JSON value of one synthesis: what it measured, and the sizes of its layout.
 
@@ -531,20 +551,6 @@ def point(program: Program, config: HardwareConfig, measured: Mapping[str, Any],
     """
     layout = Layout(program, config)
     chip = device(str(measured["device"]))
-    keys = (
-        "device",
-        "board",
-        "speed",
-        "multipliers",
-        "frequency_mhz",
-        "fmax_mhz",
-        "luts",
-        "ffs",
-        "bram",
-        "dsp",
-        "seed",
-        "tried",
-    )
     array = f"{program.name} {layout.rows} x {layout.groups}"
     if measured["fmax_mhz"] is None:
         array += f", lanes: {layout.lanes}, banks: {layout.acc_banks}, {'deep' if config.deep else 'shallow'}, packed"
@@ -552,16 +558,29 @@ def point(program: Program, config: HardwareConfig, measured: Mapping[str, Any],
         "name": f"{array} on {measured['board'] or chip.name}, multipliers: {measured['multipliers']}"
         + (f", {config.block_banks} banks in block RAM" if config.block_banks else ""),
         "command": command,
-        **{key: measured[key] for key in keys},
+        **{key: measured[key] for key in MEASURED},
         "hardware": asdict(config),
-        "sizes": sizes(layout, chip.family, str(measured["multipliers"]), chip.sprams),
+        "sizes": sizes(layout, chip, str(measured["multipliers"])),
         "tools": dict(measured["tools"]),
     }
 
 
 def read_points(path: str | Path) -> list[dict[str, Any]]:
-    """Points of a file."""
-    return list(artefact.read_record(path, POINTS, VERSION, "file of synthesized points")["points"])
+    """Points of a file.
+
+    Raises
+    ------
+    SparseGateError
+        If it is no such file, or a point lacks a part.
+    """
+    points = artefact.read_record(path, POINTS, VERSION, "file of synthesized points").get("points")
+    if not isinstance(points, list):
+        raise SparseGateError(f"{path} has no list of points")
+    for number, one in enumerate(points):
+        parts = ("name", "command", *MEASURED, "hardware", "sizes", "tools")
+        if lacking := [key for key in parts if not isinstance(one, dict) or key not in one]:
+            raise SparseGateError(f"{path}: point {number} has no {lacking[0]!r}; measure it again")
+    return points
 
 
 def add_point(path: str | Path, new: Mapping[str, Any]) -> None:

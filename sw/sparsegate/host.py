@@ -47,9 +47,10 @@ class HostError(SparseGateError):
 class HostResult:
     """What a board gave.
 
-    ``outputs`` (N, T, outputs) raw, zero where the Program gives none; ``cycles`` (N, T) clock cycles of each step as the board
-    counted them, -1 past a sequence's end; ``counters`` what they grew by during the run, modulo 2**32. ``mismatches`` counts
-    outputs that differ from the golden model (None where not compared). ``retries``: requests that had to be sent again.
+    ``outputs`` (N, T, outputs) raw, zero where the Program gives none; ``cycles`` (N, T) clock cycles of each step, which overlaps
+    no other, as the board counted them, -1 past a sequence's end; ``counters`` what they grew by during the run, modulo 2**32.
+    ``mismatches`` counts outputs that differ from the golden model (None where not compared). ``retries``: requests that had to be
+    sent again.
     """
 
     identity: Identity

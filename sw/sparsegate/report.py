@@ -142,7 +142,9 @@ def formats(program: Program) -> dict[str, Any]:
 
 
 def latency(simulation: Mapping[str, Any] | None, synth: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Mean time of a step, in microseconds, at the clock that the bitstream sets up."""
+    """Microseconds at the clock that the bitstream sets up: the time of a step, of its cycles a step, and the longest latency, from
+    taking a frame to its last result; the time of a step at nextpnr's highest clock too.
+    """
     if simulation is None or synth is None:
         return {"step": None, "longest": None, "how": "needs a simulation and a synthesis"}
     cycles, rtl = simulation["cycles"], simulation["rtl"]
@@ -152,8 +154,8 @@ def latency(simulation: Mapping[str, Any] | None, synth: Mapping[str, Any] | Non
         "longest": cycles["step_longest"] / clock,
         "step_at_fmax": cycles["step_mean"] / synth["fmax_mhz"],
         "how": (
-            f"{cycles['step_mean']:.1f} cycles, mean of {rtl['steps']} steps counted in RTL ({rtl['simulator']}), "
-            f"from taking a frame to its last result, at the bitstream's {clock:g} MHz"
+            f"{cycles['step_mean']:.1f} cycles a step, mean of {rtl['steps']} steps counted in RTL ({rtl['simulator']}), "
+            f"at the bitstream's {clock:g} MHz"
         ),
     }
 
@@ -189,7 +191,8 @@ def summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
         rows += [
             ("cycles, predicted and counted", f"{cycles['predicted']}, {cycles['counted']}"),
-            ("cycles a step, mean and longest", f"{cycles['step_mean']:.1f}, {cycles['step_longest']}"),
+            ("cycles a step", f"{cycles['step_mean']:.1f}, from the end of a step to the end of the next"),
+            ("longest latency", f"{cycles['step_longest']} cycles, from taking a frame to its last result"),
             (
                 "occupancy, matrix-vector phase and total",
                 f"{percent(occupancy['matvec'])}, {percent(occupancy['total'])}",
@@ -213,7 +216,7 @@ def summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ]
     took = report["latency_us"]
     if took["step"] is not None:
-        rows.append(("latency of a step", f"{took['step']:.2f} us: {took['how']}"))
+        rows.append(("time of a step", f"{took['step']:.2f} us: {took['how']}"))
     return rows
 
 

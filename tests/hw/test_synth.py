@@ -257,6 +257,8 @@ def test_a_routed_design_is_shared(tmp_path, monkeypatch):
     result = synth.synthesize(program, CONFIG, folder=tmp_path, seeds=3)
     assert (result.seed, result.fmax_mhz) == (2, 95.0)
     assert result.tried == ((1, 90.0), (2, 95.0), (3, 85.0))
+    assert result.router == "router1"
+    assert set(result.stages) == {"yosys", "nextpnr", "ecppack"}
     assert [name for name, _ in tools.calls[3:]] == ["Yosys", "nextpnr", "nextpnr", "ecppack"]
     assert synth.SynthResult.load(result.bitstream.parent).tried == result.tried
     # a run whose files are damaged is made again
@@ -338,6 +340,10 @@ def test_another_router_where_the_first_finds_no_end(tmp_path, monkeypatch):
     assert synth.synthesize(make_program(), CONFIG, folder=tmp_path, progress=said.append).met
     routers = [command[command.index("--router") + 1] for name, command in tools.calls if name == "nextpnr"]
     assert routers == ["router2"]
+    (folder,) = folders(tmp_path)
+    result = synth.SynthResult.load(folder)
+    assert result.router == "router2"
+    assert result.how.endswith(", seed 1, router2")
     assert "nextpnr: router1 finds no end, starting again with another router" in said
 
 
@@ -375,13 +381,34 @@ def test_a_seed_without_a_placement_is_passed_over(tmp_path, monkeypatch):
 
     monkeypatch.setattr(synth, "run_tool", run)
     full = {"1", "2", "3"}
-    with pytest.raises(SparseGateError, match="the design does not fit LFE5U-85F"):
-        synth.synthesize(make_program(), CONFIG, folder=tmp_path, seeds=3)
+    for _ in range(2):  # what finds no place is not tried again
+        with pytest.raises(
+            SparseGateError, match="no place on LFE5U-85F from seed 3; use --seeds, as another placement"
+        ):
+            synth.synthesize(make_program(), CONFIG, folder=tmp_path / "full", seeds=3)
+        full = set()
     full = {"1"}
     result = synth.synthesize(make_program(), CONFIG, folder=tmp_path, seeds=3, progress=said.append)
-    assert (result.seed, result.tried) == (3, ((2, 70.0), (3, 90.0)))
+    assert (result.seed, result.tried) == (3, ((1, None), (2, 70.0), (3, 90.0)))
     assert "nextpnr: no legal placement with seed 1" in said
     assert [name for name, _ in tools.calls].count("nextpnr") == 2
+    assert synth.SynthResult.load(result.bitstream.parent).tried == result.tried
+
+
+@pytest.mark.parametrize("part", ["arguments", "routers", "packer"])
+def test_another_way_to_call_a_tool_is_another_result(tmp_path, monkeypatch, part):
+    tools = Tools(monkeypatch, {1: 90.0})
+    synth.synthesize(make_program(), CONFIG, folder=tmp_path)
+    if part == "routers":
+        monkeypatch.setattr(synth, "ROUTERS", ("router2",))
+    elif part == "packer":
+        monkeypatch.setattr(synth.Build, "packer", lambda build: ["--new"])
+    else:
+        usual = synth.Build.nextpnr
+        monkeypatch.setattr(synth.Build, "nextpnr", lambda build: [*usual(build), "--new"])
+    assert not synth.synthesize(make_program(), CONFIG, folder=tmp_path).cached
+    again = [name for name, _ in tools.calls[3:]]
+    assert again == (["ecppack"] if part == "packer" else ["Yosys", "nextpnr", "ecppack"])
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ToolError("nextpnr failed")])

@@ -178,7 +178,7 @@ def dense_run(large: Program, inputs: int, steps: int) -> golden.Trace:
 
 
 def test_occupancy_of_a_large_layer() -> None:
-    """The issue's mark: above 95 % on 64 -> 256 with 16 PEs, Θ = 0, every column moved."""
+    """Useful MACs fill more than 99.5 % of the matrix-vector phases: 64 -> 256 at 1:8 on 16 PEs, every column sent."""
     large = program(64, Shape("lstm", 256, NM(1, 8), NM(1, 8)))
     layout = Layout(large, HardwareConfig(16))
     predicted = cycles.predict(dense_run(large, 64, 4), layout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsegate import artefact, estimate, golden, synthetic
+from sparsegate.bench import performance
 from sparsegate.cli import app
 from sparsegate.cli import estimate as command
 from sparsegate.cycles import predict
@@ -53,9 +53,7 @@ def small_program(inputs, units, head, weight_bits):
 )
 def test_counts_are_those_of_synthesis(kind, n, rows, dsp, bram):
     """What Yosys made of their engines for an ECP5."""
-    started = time.monotonic()
     found = estimate.estimate(make_program(kind, n), HardwareConfig(rows=rows))
-    assert time.monotonic() - started < 5  # a second on an idle machine
     assert (found.dsp, found.bram) == (dsp, bram)
 
 
@@ -64,9 +62,9 @@ def test_cycles_are_the_cycle_models():
     layout = Layout(program, config)
     raw = synthetic.stimulus(program.input_format, 1, 6, 12, seed=0)
     counted = predict(golden.run(program, raw), layout)
-    # random data move nearly every column, never more
-    steps = np.diff(counted.end[0])
-    assert 0.8 * estimate.step_cycles(layout) < steps.max() <= estimate.step_cycles(layout)
+    assert estimate.step_cycles(layout) == performance.full(program, layout)["cycles_per_step"]
+    # random data never move more columns
+    assert np.diff(counted.end[0]).max() <= estimate.step_cycles(layout)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +86,7 @@ def test_counts_of_a_up5k_are_those_of_its_routed_designs(inputs, units, head, w
 
 def test_multipliers_in_logic():
     layout = Layout(make_program(), HardwareConfig(rows=8))
-    assert estimate.sizes(layout, "ice40", "logic")["dsp"] == 0
+    assert estimate.sizes(layout, device("iCE40UP5K"), "logic")["dsp"] == 0
 
 
 def make_stack(units=256):
@@ -267,7 +265,8 @@ def test_laws_are_found_again(tmp_path, monkeypatch):
         sizes |= {"dsp": 3.0, "bram": 4.0}
         values = {figure: sum(sizes[name] * k for name, k in law.items()) for figure, law in true.items()}
         points.append(
-            {
+            dict.fromkeys((*estimate.MEASURED, "command", "hardware", "tools"))
+            | {
                 "name": str(number),
                 "device": "LFE5U-85F",
                 "multipliers": "dsp",
@@ -299,6 +298,33 @@ def test_laws_are_found_again(tmp_path, monkeypatch):
     estimate.add_point(path, points[3] | {"luts": 1})
     assert [one["name"] for one in estimate.read_points(path)] == sorted(str(number) for number in range(12))
     assert sum(one["luts"] == 1 for one in estimate.read_points(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (None, "has no list of points"),
+        ([3], "point 0 has no 'name'; measure it again"),
+        ([{"name": "a", "command": "b"}], "point 0 has no 'device'; measure it again"),
+    ],
+)
+def test_a_damaged_file_of_points_is_a_sentence(tmp_path, points, message):
+    path = tmp_path / "points.json"
+    artefact.write_json(path, {"format": estimate.POINTS, "version": estimate.VERSION, "points": points})
+    with pytest.raises(SparseGateError, match=message):
+        estimate.read_points(path)
+
+
+def test_multipliers_beyond_the_device_are_logic():
+    """Their partial products count; a device that has enough of them makes none of logic, one without any makes all."""
+    layout = Layout(make_program(), HardwareConfig(rows=32))
+    found = {name: estimate.sizes(layout, device(name)) for name in ("LFE5U-25F", "LFE5U-85F")}
+    asked = found["LFE5U-85F"]["dsp"]
+    each = layout.weight_width * layout.operand_width
+    assert asked == found["LFE5U-25F"]["dsp"] > 28
+    assert [one["logic"] for one in found.values()] == [(asked - 28) * each, 0]
+    bare = estimate.sizes(layout, device("LFE5U-85F"), "logic")
+    assert (bare["dsp"], bare["logic"]) == (0, asked * each)
 
 
 def test_laws_are_those_of_the_committed_points(tmp_path):

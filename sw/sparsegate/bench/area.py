@@ -19,6 +19,7 @@ MADE_BY = "sparsegate bench "
 
 SIZES = {
     "products": "bits of all PEs' products",
+    "logic": "bits of the partial products of as many of them as there are multipliers made of logic, where the device has no more",
     "pes": "PEs",
     "accumulators": "cells of 16 words and 4 bits in all PEs' accumulators",
     "adders": "bits of the adders before them, one for each PE and bank",
@@ -41,14 +42,15 @@ few sizes explain them. **left out**: the error of a law fitted to the other poi
 """
 GROWTH = """\
 So accumulators grow with units × column groups, adders with PEs, lists with units and with lanes × groups. Density changes what is
-in block RAM; of these sizes only the width of an entry knows it. A law that is fitted without one of the points misses it by more:
-see [benchmarks/performance.md](benchmarks/performance.md). An iCE40 has too few points for a law.
+in block RAM; of these sizes it moves the sums forwarded, a deep engine's registers and small memories. A law that is fitted without
+one of the points misses it by more: see [benchmarks/performance.md](benchmarks/performance.md). An iCE40 has too few
+points for a law.
 """
 BEYOND = """\
 ## Larger than the device
 
 Arrays that were not built. Cycles are by the cycle model, multipliers and block RAMs counted from the layout, LUTs and flip-flops
-*estimated* by the laws, each beside what the device has. Multipliers that it lacks would be made of LUTs, which are not counted.
+*estimated* by the laws, each beside what the device has. Multipliers that it lacks are made of LUTs, which the law counts.
 """
 
 
@@ -62,7 +64,8 @@ def estimates(points: Sequence[Mapping[str, Any]], order: Sequence[str]) -> str:
         return one["fmax_mhz"] is None, order.index(name) if name in order else len(order), name, one["name"]
 
     for _, one, row in sorted(rows, key=place):
-        cells = [_beside(row["estimate"][figure], int(one[figure])) for figure in WORDS]
+        cells = [_beside(row["estimate"][figure], int(one[figure])) for figure in WORDS if figure != "dsp"]
+        cells.append(_multipliers(row["estimate"]["dsp"], int(one["dsp"]), device(str(one["device"])).dsp))
         left_out = ", ".join(_percent(row["left_out"][figure]) for figure in estimate.SIZES)
         lines.append(f"| `{_design(one)}`, {one['device']} | {' | '.join(cells)} | {left_out} |")
     return "\n".join(lines) + "\n"
@@ -91,6 +94,12 @@ def _beside(estimated: int | None, measured: int) -> str:
     if estimated is None:
         return f"no law / {measured:,}"
     return f"{estimated:,} / {measured:,} ({_percent(estimated / measured - 1)})"
+
+
+def _multipliers(asked: int, measured: int, there: int) -> str:
+    """Multipliers of the device; those that it lacks are made of logic."""
+    more = f", {asked - there} more of logic" if asked > there else ""
+    return _beside(min(asked, there), measured) + more
 
 
 def _percent(share: float | None) -> str:
@@ -137,10 +146,10 @@ def beyond(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     verdicts = []
     for row in rows:
-        chip, shares, lacking = device(row["device"]), [], []
+        chip, shares, fitting = device(row["device"]), [], 0
         for other in row.get("stretch", ()):
-            hardware, sizes = other["hardware"], other["sizes"]
-            found = {"dsp": int(sizes["dsp"]), "bram": int(sizes["bram"])} | by_the_laws(sizes)
+            hardware, made = other["hardware"], other["sizes"]
+            found = {"dsp": int(made["dsp"]), "bram": int(made["bram"])} | by_the_laws(made)
             area = (f"{value:,} of {getattr(chip, figure):,}" for figure, value in found.items())
             pes = f"{hardware['rows']} × {hardware['groups']}"
             cells = (
@@ -152,13 +161,12 @@ def beyond(rows: Sequence[Mapping[str, Any]]) -> str:
             )
             lines.append(f"| {' | '.join(cells)} |")
             shares.append(found["luts"] / chip.luts)
-            lacking.append(max(0, found["dsp"] - chip.dsp))
+            fitting += all(found[figure] <= getattr(chip, figure) for figure in ("bram", "luts", "ffs"))
         if shares:
             low, high = estimate.load_routed()[FAMILY]["errors"]["luts"]
             verdicts.append(
-                f"{'None of them fits' if min(shares) > 1 else 'Not all are too large'} by the laws: `{row['name']}` would take"
-                f" {100 * min(shares):.0f} to {100 * max(shares):.0f} % of the LUTs of an {chip.name}, and {min(lacking)} to"
-                f" {max(lacking)} multipliers\nmore than it has. The law of LUTs misses designs that are left out of it by"
-                f" {_percent(low)} to {_percent(high)}."
+                f"By the laws {fitting or 'none'} of {len(shares)} would fit: `{row['name']}` would take"
+                f" {100 * min(shares):.0f} to {100 * max(shares):.0f} % of the LUTs of an {chip.name}. The\nlaw misses designs that"
+                f" are left out of it by {_percent(low)} to {_percent(high)}."
             )
     return "\n".join([*lines, "", *verdicts]) + "\n" if verdicts else ""

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 REPEATS = 5
 STEPS = 200
+
+
+def processor() -> str:
+    """The CPU's own name, as far as the system tells it, and how many of its cores there are for us."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{names[0] if names else platform.machine()}, {cores} cores"
 
 
 def measure(inputs: int, units: int, threads: tuple[int, ...] = (1, 2)) -> dict[str, Any] | None:
@@ -53,6 +65,7 @@ def measure(inputs: int, units: int, threads: tuple[int, ...] = (1, 2)) -> dict[
     found: dict[str, Any] = {
         "what": f"onnxruntime {onnxruntime.__version__}, DynamicQuantizeLSTM (int8) {inputs}→{units}, no projection, one step a"
         " call, batch 1, measured in the same run",
+        "processor": processor(),
         "us_per_step": {},
     }
     for count in threads:

@@ -35,9 +35,15 @@ are not useful. gops_sparse = 2 nnz / t, gops_dense_equivalent = 2 dense_macs / 
 which is nextpnr's estimate after routing; nothing is measured on a board. group_imbalance: the longest column group's beats
 over their mean, both summed over steps. rtl_quieted: RTL with inputs and thresholds of which about a tenth of the columns move;
 cycles_counted from its first step's start to its last one's end, in the simulation, beside cycles_predicted;
-group_imbalance_counted: of the beats that the dispatchers issued there; imbalance_cycles: beats of the longest group beyond the
-mean, of the same steps. overlap: nothing skipped, with one bank of accumulators, in which phases wait for the read-out of the
-one before, and with more. stretch: the same of arrays that are not built."""
+group_imbalance_counted: of the beats that the dispatchers issued there; longest_beats, longest_beats_counted: beats of each
+dispatch's longest group, summed; imbalance_cycles: how many of them are beyond the mean. limits: cycles of a step with nothing
+skipped that each part takes at least, bits of nonzeros with their indices and of the memories that hold them, and bytes of a step
+through the UART. overlap: nothing skipped, with one bank of accumulators, in which phases wait for the read-out of the
+one before, and with more. stretch: the same of arrays that are not built. digests: of the Program, and of its shape alone.
+report: of place and route: the longest path, the seed and the router that gave it, MHz of every seed that was tried (null: it
+found no placement), the clock that was asked for, seconds of Yosys, nextpnr and packer, and form, the digest of the design
+without its memories' contents; form beside report is that of the hardware as it was when the row was written. engine_cells:
+Yosys' cells of the engine without UART and packet layer. alternative: the same layer on the CPU that is named."""
 
 HEADLINE = "nothing_skipped"
 """The case whose figures stand for a workload: it depends on shapes alone, so that anybody gets the same cycles."""
@@ -52,9 +58,9 @@ MIDDLE = 2
 """Steps at either end of a sequence that are left out where it is to be in full swing."""
 
 AREA = ("fmax_mhz", "luts", "ffs", "bram", "dsp")
-REPORT = ("critical_path", "seed", "tried", "frequency_mhz", "stages", "form")
-"""What place-and-route said beside clock and area: ns and nets of the longest path, placements and their MHz, the clock asked for,
-seconds, and the digest of the design without its memories' contents."""
+REPORT = ("critical_path", "seed", "tried", "router", "untimed", "frequency_mhz", "stages", "form")
+"""What place-and-route said beside clock and area: ns and nets of the longest path, placements and their MHz, the router, cells
+without delays in its model, the clock asked for, seconds, and the digest of the design without its memories' contents."""
 
 Say = Callable[[str], None]
 Synthesize = Callable[[Program, Workload], Mapping[str, Any]]
@@ -240,7 +246,7 @@ def beyond(program: Program, config: HardwareConfig, on: str) -> dict[str, Any]:
         "hardware": asdict(config) | {"lanes": layout.lanes},
         "cycles_per_step": found["cycles_per_step"],
         "occupancy_total": found["occupancy_total"],
-        "sizes": estimate.sizes(layout, chip.family, sprams=chip.sprams),
+        "sizes": estimate.sizes(layout, chip),
     }
 
 
@@ -254,14 +260,17 @@ def rtl_quieted(work: Work, config: HardwareConfig, simulate: Simulate) -> dict[
     program, raw = quieted(work, config)
     found = cycles.predict(golden.run(program, raw), Layout(program, config))
     result = simulate(program, config, raw)
-    even = float(found.beats.sum() - found.mean_beats.sum())  # what the longest group has to do beyond the mean
+    longest, counted = int(found.beats.sum()), result.group_beats
+    even = float(longest - found.mean_beats.sum())  # what the longest group has to do beyond the mean
     return _compared(result) | {
         "thresholds": list(program.thresholds),
         "columns_skipped": round(1 - found.columns_sent / found.columns_seen, 5),
         "cycles_predicted": found.total,
         "cycles_counted": int(result.step_end.max() - result.step_start[0, 0]),
         "group_imbalance": round(found.imbalance, 4),
-        "group_imbalance_counted": None if result.group_beats is None else round(spread(result.group_beats), 4),
+        "group_imbalance_counted": None if counted is None else round(spread(counted), 4),
+        "longest_beats": longest,
+        "longest_beats_counted": None if counted is None else int(counted.max(axis=1).sum()),
         "imbalance_cycles": round(even, 1),
     }
 
@@ -399,6 +408,11 @@ def timed(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+def bounded(row: Mapping[str, Any]) -> bool:
+    """Whether the clock is an upper bound, as cells have no delays in nextpnr's model of the device."""
+    return bool((row.get("report") or {}).get("untimed"))
+
+
 def outdated(row: Mapping[str, Any]) -> bool:
     """Whether the design that was placed and routed is another one than would be placed now, as far as that is known."""
     return row.get("form") is not None and (row["report"] or {}).get("form") != row["form"]
@@ -412,10 +426,23 @@ def merged(before: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], 
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """An earlier record; None where there is none."""
+    """An earlier record; None where there is none.
+
+    Raises
+    ------
+    SparseGateError
+        If the file is none, or a row lacks what another run may take from it.
+    """
     if not path.exists():
         return None
     found = artefact.read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get("workloads"), list):
         raise SparseGateError(f"{path} is no record of 'sparsegate bench'; name another file with --json")
+    with artefact.reading(path):
+        for row in found["workloads"]:
+            if lacking := [key for key in ("name", "device", "pnr", "tools", *AREA) if key not in row]:
+                raise SparseGateError(
+                    f"row {row.get('name', '')!r} has no {lacking[0]!r}; name another file with --json"
+                )
+            HardwareConfig(**row["hardware"])
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparsegate.bench import area
+from sparsegate.bench import area, performance
 
 COLUMNS = (
     "workload",
@@ -55,14 +55,17 @@ HEAD = """# Performance
 
 Made by `make bench-performance` (`sparsegate bench --json docs/benchmarks/performance.json`), which writes `performance.json`
 and this page. The cycle part alone takes minutes: `sparsegate bench --no-pnr --json FILE` gives the same cycles (of *real inputs*
-with the networks that `bench accuracy` fine-tuned, which are not in the repository; without them those are pruned at once).
+with the networks that `bench accuracy` fine-tuned, which are not in the repository: without them those are pruned at once. `vowels`
+is trained by the bench, and on another processor its sums may round differently; random networks get their formats from real
+inputs where the data are there).
 
 - **cycles a step**: from the end of a step to the end of the next, by the cycle model. **RTL differs**: of a short run of the same
   Program in Verilated RTL, values, step times and counters that are not what golden and cycle model say.
 - **occupancy**: useful MACs / (PEs × cycles), of the matrix-vector phases and of all cycles.
 - **latency**, **frame to result**: from taking a frame to its last result; frames stream in and steps overlap, so that it is longer
   than a step. **alone**: cycles of a step that overlaps no other, as where a board's wrapper carries out one request at a time.
-- **µs a step**: these cycles ÷ nextpnr's Fmax after routing; nothing is measured on a board. A dash: not placed and routed.
+- **µs a step**: these cycles ÷ nextpnr's Fmax after routing; nothing is measured on a board. A dash: not placed and routed. With
+  **≤** and **≥**: nextpnr's model of the device lacks delays, so that the clock is an upper bound.
 - **GOPS, sparse**: 2 × nonzeros ÷ time of a step; **dense-equivalent**: 2 × dense MACs ÷ the same time.
 - Cases. *nothing skipped*, the first table's: every column of every matrix is sent at every step; depends on shapes alone. *real
   inputs*: those named below, at Θ = 0. *nine tenths unchanged*: each column moves with probability 1/10, drawn from a seed.
@@ -90,6 +93,7 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
             f"- Clock: {row['us_how']}.",
         ]
         if row.get("report"):
+            lines.append(f"- Placements: {_placements(row['report'])}.")
             lines.append(f"- Longest path: {'; '.join(row['report']['critical_path'])}.")
         if row.get("engine_cells"):
             counts = ", ".join(f"{count:,} {kind}" for kind, count in row["engine_cells"].items() if kind in CELLS)
@@ -99,18 +103,28 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
             quiet = row["rtl_quieted"]
             lines.append(
                 f"- RTL with about a tenth of the columns moving ({_share(quiet['columns_skipped'])} skipped):"
-                f" {quiet['cycles_predicted']:,} cycles predicted, {quiet['cycles_counted']:,} counted; the longest column group"
-                f" has {_predicted_and_counted(quiet)} of the mean, {quiet['imbalance_cycles']:,.0f} beats of them."
-                f" {_compared(quiet)}."
+                f" {quiet['cycles_predicted']:,} cycles predicted, {quiet['cycles_counted']:,} counted"
+                f"{_imbalance(quiet) if row['hardware']['groups'] > 1 else ''}. {_compared(quiet)}."
             )
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def _predicted_and_counted(quiet: Mapping[str, Any]) -> str:
-    """The imbalance of the column groups; an earlier record has no counted one."""
-    predicted, counted = quiet["group_imbalance"], quiet.get("group_imbalance_counted")
-    return f"{predicted:.3f}" if counted is None else f"{predicted:.3f} (predicted; counted {counted:.3f})"
+def _imbalance(quiet: Mapping[str, Any]) -> str:
+    """What column groups wait for one another; an earlier record has no beats counted."""
+    text = f"; the longest column groups have {quiet['group_imbalance']:.3f} of the mean group's beats"
+    if quiet.get("longest_beats_counted") is None:
+        return f"{text}, predicted"
+    return f"{text}, {quiet['longest_beats']:,} predicted and {quiet['longest_beats_counted']:,} counted"
+
+
+def _placements(report: Mapping[str, Any]) -> str:
+    """Every seed that was tried, and how long it took where that is known."""
+    tried = ", ".join(
+        f"seed {seed} {'has none' if reached is None else f'{reached:g} MHz'}" for seed, reached in report["tried"]
+    )
+    seconds = ", ".join(f"{name} {value:,.0f} s" for name, value in report["stages"].items())
+    return f"{tried}{f'; {seconds}' if seconds else ''}"
 
 
 def _compared(found: Mapping[str, Any]) -> str:
@@ -122,6 +136,7 @@ def _compared(found: Mapping[str, Any]) -> str:
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """One workload's headline as texts."""
+    most, least = ("≤ ", "≥ ") if performance.bounded(row) else ("", "")
     return (
         row["name"],
         row["device"],
@@ -130,30 +145,33 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['cycles_per_step']:,.1f}",
         _share(row["columns_skipped"]),
         f"{_share(row['occupancy_matvec'])} / {_share(row['occupancy_total'])}",
-        _number(row["fmax_mhz"], ".1f"),
-        _number(row["us_per_step"], ".2f"),
+        most + _number(row["fmax_mhz"], ".1f"),
+        least + _number(row["us_per_step"], ".2f"),
         *(_number(row[key], ",") for key in ("luts", "ffs", "bram", "dsp")),
-        f"{_number(row['gops_sparse'], ',.2f')} / {_number(row['gops_dense_equivalent'], ',.1f')}",
+        f"{most}{_number(row['gops_sparse'], ',.2f')} / {_number(row['gops_dense_equivalent'], ',.1f')}",
         _number(row["rtl_mismatches"], ""),
     )
 
 
 def others(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """What others report beside a workload, and the CPU where it ran the same layer, as texts."""
+    most, least = ("≤ ", "≥ ") if performance.bounded(row) else ("", "")
     ours = (
-        f"{row['cycles_per_step']:,.1f} cycles, {_number(row['us_per_step'], '.2f')} µs,"
-        f" {_number(row['gops_dense_equivalent'], ',.1f')} GOPS dense-equivalent"
+        f"{row['cycles_per_step']:,.1f} cycles, {least}{_number(row['us_per_step'], '.2f')} µs,"
+        f" {most}{_number(row['gops_dense_equivalent'], ',.1f')} GOPS dense-equivalent"
     )
     found = [(each["system"], each["figures"], each["source"]) for each in row["published"]]
     if row["alternative"]:
         times = ", ".join(f"{value:g} µs ({key})" for key, value in row["alternative"]["us_per_step"].items())
-        found.append(("the CPU", f"{times}: {row['alternative']['what']}", "run by us"))
+        name = row["alternative"].get("processor")  # an earlier record does not name it
+        found.append((f"the CPU{f': {name}' if name else ''}", f"{times}: {row['alternative']['what']}", "run by us"))
     return [(row["name"], ours, *each) for each in found]
 
 
 def case_cells(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Every case of a workload as texts."""
     lines: list[tuple[str, ...]] = []
+    most, least = ("≤ ", "≥ ") if performance.bounded(row) else ("", "")
     for key, case in row["cases"].items():
         dense = case["gops_dense_equivalent"]
         lines.append(
@@ -166,10 +184,10 @@ def case_cells(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 _share(case["columns_skipped"]),
                 f"{_share(case['occupancy_matvec'])} / {_share(case['occupancy_total'])}",
                 f"{case['group_imbalance']:.3f}",
-                _number(case["us_per_step"], ".2f"),
-                _number(None if row["fmax_mhz"] is None else case["latency"] / row["fmax_mhz"], ".2f"),
-                f"{_number(case['gops_sparse'], ',.2f')} / {_number(dense, ',.1f')}",
-                _number(None if dense is None else dense / row["pes"], ".2f"),
+                least + _number(case["us_per_step"], ".2f"),
+                least + _number(None if row["fmax_mhz"] is None else case["latency"] / row["fmax_mhz"], ".2f"),
+                f"{most}{_number(case['gops_sparse'], ',.2f')} / {_number(dense, ',.1f')}",
+                most + _number(None if dense is None else dense / row["pes"], ".2f"),
                 f"{2 * row['dense_macs'] / (case['cycles_per_step'] * row['pes']):.1f}",
             )
         )

@@ -166,14 +166,15 @@ def _throughput(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = ("workload", "device", "case", "GOPS", "GOPS a multiplier", "GOPS a MHz", f"of {ESE_GOPS:,} GOPS")
     lines = [THROUGHPUT, f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for row in rows:
+        most = "≤ " if performance.bounded(row) else ""
         for key, words in WHICH.items():
             case = row["cases"][key]
             gops, a_mhz = case["gops_dense_equivalent"], 2e-3 * row["dense_macs"] / case["cycles_per_step"]
             cells = (
-                "-" if gops is None else f"{gops:,.1f}",
-                "-" if gops is None else f"{gops / row['dsp']:.2f}",
+                "-" if gops is None else f"{most}{gops:,.1f}",
+                "-" if gops is None else f"{most}{gops / row['dsp']:.2f}",
                 f"{a_mhz:.3f}",
-                "-" if gops is None else f"{100 * gops / ESE_GOPS:.1f} %",
+                "-" if gops is None else f"{most}{100 * gops / ESE_GOPS:.1f} %",
             )
             lines.append(f"| {row['name']} | {row['device']} | {words} | {' | '.join(cells)} |")
     each = f"{ESE_GOPS / ESE_PES:.2f} | {ESE_GOPS / ESE_MHZ:.3f}"
@@ -182,11 +183,24 @@ def _throughput(rows: Sequence[Mapping[str, Any]]) -> str:
         ("real", "On real inputs"),
         ("nine_tenths_unchanged", "With drawn columns, nine tenths of them unchanged,"),
     ):
-        reached = [(row["cases"][key]["gops_dense_equivalent"], row["name"]) for row in rows if row["fmax_mhz"]]
-        if reached:
-            gops, name = max(reached)
-            lines.append(f"{words} `{name}` reaches the most: {100 * gops / ESE_GOPS:.1f} % of ESE's figure.")
+        reached = [
+            (row["cases"][key]["gops_dense_equivalent"], row["name"], row["network"])
+            for row in rows
+            if row["fmax_mhz"] and not performance.bounded(row)
+        ]
+        for among, which in (
+            (reached, "reaches the most"),
+            (_trained(reached), "reaches the most of the trained networks"),
+        ):
+            if among and (among is reached or max(among) != max(reached)):
+                gops, name, _ = max(among)
+                lines.append(f"{words} `{name}` {which}: {100 * gops / ESE_GOPS:.1f} % of ESE's figure.")
     return "\n".join(lines) + "\n"
+
+
+def _trained(reached: Sequence[tuple[float, str, str]]) -> list[tuple[float, str, str]]:
+    """Those whose network is not random."""
+    return [each for each in reached if not each[-1].startswith("random")]
 
 
 def _overlap(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -234,7 +248,7 @@ def _interface(rows: Sequence[Mapping[str, Any]]) -> str:
         if "uart_bytes" not in row["limits"]:  # an earlier version measured it
             continue
         sent, alone, clock = row["limits"]["uart_bytes"], row["cases"]["nothing_skipped"]["alone"], row["fmax_mhz"]
-        time = "-" if clock is None else f"{alone / clock:,.2f}"
+        time = "-" if clock is None else f"{'≥ ' * performance.bounded(row)}{alone / clock:,.2f}"
         lines.append(f"| {row['name']} | {sent:,} | {1e7 * sent / BAUD:,.0f} | {alone:,.1f} | {time} |")
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ def allocate(
         Path, typer.Option("--sensitivity", "-s", help="What sensitivity wrote for this network.")
     ] = Path("build/sensitivity.json"),
     budget_us: Annotated[
-        float | None, typer.Option("--budget-us", help="Microseconds of a step in which nothing is skipped.")
+        float | None, typer.Option("--budget-us", help="Microseconds of a step alone in which nothing is skipped.")
     ] = None,
     budget_nonzeros: Annotated[
         int | None, typer.Option("--budget-nonzeros", help="Weights stored, those that only fill a place included.")

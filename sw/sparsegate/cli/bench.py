@@ -49,7 +49,8 @@ def performance(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...", help="vowels, sprams, keywords, encoder, ese, spartus, peer. Default: all."
+            metavar="[NAME]...",
+            help="vowels, sprams, keywords, keywords-gw2a, encoder, ese, spartus, peer. Default: all.",
         ),
     ] = None,
     out: Annotated[
@@ -61,8 +62,13 @@ def performance(
     skip_rtl: Annotated[bool, typer.Option("--skip-rtl", help="Simulate nothing.")] = False,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Steps of every workload that run in RTL.")] = 6,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="Placements that are tried, of which the fastest counts.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--seeds",
+            min=1,
+            help="Placements that are tried, of which the fastest counts. Default: each workload's own number, 1 to 3.",
+        ),
+    ] = None,
     roofline: Annotated[
         Path | None, typer.Option("--roofline", help="Page to write that says what bounds each workload.")
     ] = None,
@@ -106,7 +112,7 @@ def performance(
     with console.task("performance") as task:
 
         def place(program: Program, workload: Workload) -> dict[str, Any]:
-            result = _place(program, workload, work, seeds, task.say)
+            result = _place(program, workload, work, seeds or workload.seeds, task.say)
             if points is not None:
                 named = replace(program, name=workload.name)
                 estimate.add_point(

@@ -62,7 +62,8 @@ def compile_(
         p = result["prediction"]
         table += [
             ("predicted cycles", f"{p['cycles']} for {p['steps']} steps of {p['sequences']} sequences"),
-            ("cycles a step, mean and longest", f"{p['cycles_per_step']:.1f}, {p['longest_step']}"),
+            ("cycles a step", f"{p['cycles_per_step']:.1f}, from the end of a step to the end of the next"),
+            ("longest latency", f"{p['longest_step']} cycles, from taking a frame to its last result"),
             (
                 "occupancy, matrix-vector and total",
                 f"{100 * p['occupancy_matvec']:.1f} %, {100 * p['occupancy_total']:.1f} %",

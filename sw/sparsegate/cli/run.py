@@ -74,7 +74,10 @@ def run(
     ]
     if result.cycles_per_step is not None:  # the golden model has no clock
         rows.append(
-            ("cycles a step, as the board counted them", f"{result.cycles_per_step:.1f} at {clock / 1e6:g} MHz")
+            (
+                "cycles of a step alone, as the board counted them",
+                f"{result.cycles_per_step:.1f} at {clock / 1e6:g} MHz",
+            )
         )
     console.emit(values, as_json, "board", rows)
     if result.mismatches:

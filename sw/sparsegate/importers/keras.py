@@ -33,7 +33,6 @@ IGNORED = (
 """Layers that change no value at inference."""
 GATES = {"LSTM": 4, "CuDNNLSTM": 4, "GRU": 3, "CuDNNGRU": 3, "SimpleRNN": 1}
 SUPPORTED = "LSTM, GRU, SimpleRNN, Bidirectional, Dense, TimeDistributed and Embedding are"
-LEAVES = ("kernel", "recurrent_kernel", "bias", "embeddings")
 RATIO, SMALL = 20, 1 << 24
 """Trained weights hardly compress: what unpacks to more than so many times its size, and more than so many bytes, is no model."""
 
