@@ -189,7 +189,7 @@ def test_cells_are_counted_where_others_count_theirs():
     page = performance_table.page(performance.merged(None, [found], ["small"]))
     assert "in Yosys' cells: 3 DP16KD, 1,489 LUT4.\n" in page
     assert "- Longest path: 7.00 ns a; 3.00 ns b.\n" in page
-    assert "- Placements: seed 1 100 MHz, seed 2 has none; yosys 12 s, nextpnr 4,568 s.\n" in page
+    assert "- Placements: seed 1 100 MHz, seed 2 has none; Yosys 12 s, nextpnr 4,568 s.\n" in page
 
 
 def test_a_clock_that_is_a_bound_says_so():
@@ -324,10 +324,20 @@ def test_larger_arrays_are_counted_and_estimated():
     shown = area.beyond([measured, {"name": "older", "device": "LFE5U-25F"}])
     figures = (f"{found.dsp} of 28", f"{found.bram} of 56", f"{found.luts:,} of 24,288", f"{found.ffs:,} of 24,288")
     assert f"| small, LFE5U-25F | 32 × 3 | 8 | {other['cycles_per_step']:,.1f} | {' | '.join(figures)} |" in shown
-    assert "By the laws none of 1 would fit: `small`" in shown
-    assert "By the laws 1 of 1 would fit" in area.beyond([measured | {"device": "LFE5U-85F"}])
+    assert "By that none of 1 would fit: by the law `small`" in shown
+    roomy = measured | {"device": "LFE5U-85F"}
+    assert "By that 1 of 1 would fit" in area.beyond([roomy])
     full = other | {"sizes": other["sizes"] | {"bram": 209}}
-    assert "By the laws none of 1 would fit" in area.beyond([measured | {"device": "LFE5U-85F", "stretch": [full]}])
+    assert "By that none of 1 would fit" in area.beyond([roomy | {"stretch": [full]}])
+    # what was packed counts instead of the law
+    packed = {"fmax_mhz": None, "luts": 83_641, "ffs": 5, "bram": 6, "dsp": 7} | {
+        "command": "sparsegate bench area small"
+    }
+    array = other["hardware"]
+    shown = area.beyond([roomy], [packed | {"hardware": array | {"lanes": 4}}, packed | {"hardware": array}])
+    assert f" | {found.dsp} of 156 (7) | {found.bram} of 208 (6) | {found.luts:,} of 83,640 (83,641) | " in shown
+    assert "By that none of 1 would fit" in shown
+    assert "(83,641)" not in area.beyond([roomy], [packed | {"hardware": array | {"lanes": 4}}])
     assert area.beyond([measured | {"stretch": []}]) == ""
 
 

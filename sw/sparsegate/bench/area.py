@@ -6,11 +6,13 @@ What is estimated stands beside what synthesis measured; how area grows; and wha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from sparsegate import estimate
+from sparsegate import artefact, estimate
 from sparsegate.devices import device
 from sparsegate.errors import SparseGateError
+from sparsegate.layout import HardwareConfig
 
 FAMILY = "ecp5"
 WORDS = {"luts": "LUTs", "ffs": "flip-flops", "bram": "block RAMs", "dsp": "multipliers"}
@@ -49,8 +51,9 @@ points for a law.
 BEYOND = """\
 ## Larger than the device
 
-Arrays that were not built. Cycles are by the cycle model, multipliers and block RAMs counted from the layout, LUTs and flip-flops
-*estimated* by the laws, each beside what the device has. Multipliers that it lacks are made of LUTs, which the law counts.
+Arrays that were not placed. Cycles are by the cycle model, multipliers and block RAMs counted from the layout, LUTs and flip-flops
+*estimated* by the laws, each beside what the device has. Multipliers that it lacks are made of LUTs, which the law counts. What an
+array took where it was synthesized and packed (`sparsegate bench area`) stands in brackets.
 """
 
 
@@ -76,6 +79,10 @@ def _design(point: Mapping[str, Any]) -> str:
     if point["fmax_mhz"] is None:
         return str(point["name"]).split(f" on {point['device']}")[0].replace(" x ", " × ") + _blocks(point)
     return str(point["command"]).removeprefix(MADE_BY)
+
+
+def _array(hardware: Mapping[str, Any]) -> str:
+    return artefact.canonical(asdict(HardwareConfig(**hardware)))
 
 
 def _blocks(point: Mapping[str, Any]) -> str:
@@ -138,8 +145,9 @@ def by_the_laws(sizes: Mapping[str, float]) -> dict[str, int]:
     return {figure: round(sum(sizes[name] * value for name, value in law.items())) for figure, law in laws.items()}
 
 
-def beyond(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Arrays of workloads that were not built, and what a device lacks for them; empty where no row has any."""
+def beyond(rows: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Arrays of workloads that were not placed, and what a device lacks for them; empty where no row has any."""
+    packed = {(_workload(one), _array(one["hardware"])): one for one in points if one["fmax_mhz"] is None}
     lines = [
         BEYOND,
         *_header(("workload", "PEs", "lanes", "cycles", *(WORDS[key] for key in ("dsp", "bram", "luts", "ffs")))),
@@ -150,7 +158,11 @@ def beyond(rows: Sequence[Mapping[str, Any]]) -> str:
         for other in row.get("stretch", ()):
             hardware, made = other["hardware"], other["sizes"]
             found = {"dsp": int(made["dsp"]), "bram": int(made["bram"])} | by_the_laws(made)
-            area = (f"{value:,} of {getattr(chip, figure):,}" for figure, value in found.items())
+            measured = packed.get((row["name"], _array(hardware)))
+            area = (
+                f"{value:,} of {getattr(chip, figure):,}" + (f" ({measured[figure]:,})" if measured else "")
+                for figure, value in found.items()
+            )
             pes = f"{hardware['rows']} × {hardware['groups']}"
             cells = (
                 f"{row['name']}, {chip.name}",
@@ -161,11 +173,11 @@ def beyond(rows: Sequence[Mapping[str, Any]]) -> str:
             )
             lines.append(f"| {' | '.join(cells)} |")
             shares.append(found["luts"] / chip.luts)
-            fitting += all(found[figure] <= getattr(chip, figure) for figure in ("bram", "luts", "ffs"))
+            fitting += all((measured or found)[figure] <= getattr(chip, figure) for figure in ("bram", "luts", "ffs"))
         if shares:
             low, high = estimate.load_routed()[FAMILY]["errors"]["luts"]
             verdicts.append(
-                f"By the laws {fitting or 'none'} of {len(shares)} would fit: `{row['name']}` would take"
+                f"By that {fitting or 'none'} of {len(shares)} would fit: by the law `{row['name']}` would take"
                 f" {100 * min(shares):.0f} to {100 * max(shares):.0f} % of the LUTs of an {chip.name}. The\nlaw misses designs that"
                 f" are left out of it by {_percent(low)} to {_percent(high)}."
             )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sparsegate import artefact, golden, synthetic
+from sparsegate.bench import cpu
 from sparsegate.errors import SparseGateError
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
@@ -46,11 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"torch inference_mode {row['torch_inference']:,.0f} (ratio {row['ratio_inference']:.2f})"
         )
     try:
-        artefact.write_json(options.out, {"definition": DEFINITION, "rows": rows})
+        artefact.write_json(options.out, record(rows))
     except SparseGateError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def record(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """JSON value of rows that were measured here."""
+    return {"definition": DEFINITION, "processor": cpu.processor(), "rows": list(rows)}
 
 
 def measure(

@@ -32,6 +32,8 @@ CASES = {
     "nine_tenths_unchanged": "nine tenths unchanged",
 }
 """Names of the cases in words."""
+LONGEST = {"yosys": "Yosys", "nextpnr": "nextpnr"}
+"""Parts of a synthesis that take long."""
 CELLS = ("LUT4", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4", "MULT18X18D", "DP16KD")
 """Cells of an ECP5 that others count."""
 OTHERS = ("workload", "ours, a step with nothing skipped", "beside", "what it reports", "where that stands")
@@ -123,7 +125,8 @@ def _placements(report: Mapping[str, Any]) -> str:
     tried = ", ".join(
         f"seed {seed} {'has none' if reached is None else f'{reached:g} MHz'}" for seed, reached in report["tried"]
     )
-    seconds = ", ".join(f"{name} {value:,.0f} s" for name, value in report["stages"].items())
+    known = report["stages"]
+    seconds = ", ".join(f"{word} {known[key]:,.0f} s" for key, word in LONGEST.items() if key in known)
     return f"{tried}{f'; {seconds}' if seconds else ''}"
 
 

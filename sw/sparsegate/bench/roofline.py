@@ -158,7 +158,7 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
         parts.append(_laws(record["laws"]))
     if points:
         parts.append(area.laws(points))
-    parts.append(area.beyond(rows))
+    parts.append(area.beyond(rows, points))
     return "\n".join(part for part in parts if part)
 
 

@@ -440,7 +440,7 @@ WORKLOADS: dict[str, Workload] = {
             packed=(
                 HardwareConfig(rows=16, deep=True),
                 replace(VECTORS, lanes=4),
-                replace(VECTORS, rows=64, lanes=1, outputs=1),
+                STRETCH[2],
             ),
         ),
         Workload(

@@ -329,7 +329,7 @@ def golden(out: Out = Path("build/bench/golden.json"), as_json: Json = False) ->
         for case in bench.CASES:
             task.say(f"LSTM {case[0]} to {case[1]}")
             rows.append(bench.measure(*case))
-    result = {"definition": bench.DEFINITION, "rows": rows}
+    result = bench.record(rows)
     artefact.write_json(out, result)
     columns = ("LSTM", "golden, steps/s", "torch, steps/s", "ratio", "inference_mode, steps/s", "ratio")
     cells = [
@@ -355,12 +355,13 @@ def rtl(out: Out = Path("build/bench/rtl.json"), as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from sparsegate import artefact
+    from sparsegate.bench import cpu
     from sparsegate_sim import bench
 
     with console.task("the same engine on every simulator"):
         speeds = bench.measure(bench.available())
     rows = [asdict(speed) | {"cycles_per_second": round(speed.cycles_per_second)} for speed in speeds]
-    result = {"definition": bench.DEFINITION, "rows": rows}
+    result = {"definition": bench.DEFINITION, "processor": cpu.processor(), "rows": rows}
     artefact.write_json(out, result)
     columns = ("simulator", "driven by", "cycles a second", "ratio", "cycles run", "seconds", "to build")
     cells = [
@@ -398,8 +399,8 @@ def scale(
     import tempfile
 
     from sparsegate import artefact, synthetic
+    from sparsegate.bench import cpu, real, workloads
     from sparsegate.bench import golden as speed
-    from sparsegate.bench import real, workloads
     from sparsegate.errors import SparseGateError
     from sparsegate.pattern import NM
 
@@ -422,6 +423,7 @@ def scale(
     per_second = found.cycles / found.seconds
     rtl = {"cycles": found.cycles, "seconds": round(found.seconds, 2), "build_seconds": round(found.build_seconds, 1)}
     result = {
+        "processor": cpu.processor(),
         "golden": rate,
         "compile": cost | {"rows": config.rows, "groups": config.groups},
         "rtl": rtl | {"cycles_per_second": round(per_second), "values_compared": found.values_compared},
