@@ -1,7 +1,7 @@
 // Behaviour of the cells that nextpnr packs for an iCE40 and that Yosys has no model of; its ICESTORM_LC and ICESTORM_RAM are there.
 // For simulation only.
 
-// Multiplier: Yosys' SB_MAC16. What is not connected reads as 0, the clock enable as 1.
+// Multiplier: Yosys' SB_MAC16.
 module ICESTORM_DSP(
     input CLK, CE,
     input A_15, A_14, A_13, A_12, A_11, A_10, A_9, A_8, A_7, A_6, A_5, A_4, A_3, A_2, A_1, A_0,
@@ -34,18 +34,14 @@ module ICESTORM_DSP(
     parameter [1:0] BOTADDSUB_LOWERINPUT = 0;
     parameter [1:0] BOTADDSUB_CARRYSELECT = 0;
 
-    function [16:0] pulled(input [16:0] pins);
-        integer at;
-        for (at = 0; at < 17; at = at + 1) pulled[at] = pins[at] === 1'bz ? 1'b0 : pins[at];
-    endfunction
-    wire [15:0] a = pulled({A_15, A_14, A_13, A_12, A_11, A_10, A_9, A_8, A_7, A_6, A_5, A_4, A_3, A_2, A_1, A_0});
-    wire [15:0] b = pulled({B_15, B_14, B_13, B_12, B_11, B_10, B_9, B_8, B_7, B_6, B_5, B_4, B_3, B_2, B_1, B_0});
-    wire [15:0] c = pulled({C_15, C_14, C_13, C_12, C_11, C_10, C_9, C_8, C_7, C_6, C_5, C_4, C_3, C_2, C_1, C_0});
-    wire [15:0] d = pulled({D_15, D_14, D_13, D_12, D_11, D_10, D_9, D_8, D_7, D_6, D_5, D_4, D_3, D_2, D_1, D_0});
-    wire [16:0] controls = pulled({
+    wire [15:0] a = {A_15, A_14, A_13, A_12, A_11, A_10, A_9, A_8, A_7, A_6, A_5, A_4, A_3, A_2, A_1, A_0};
+    wire [15:0] b = {B_15, B_14, B_13, B_12, B_11, B_10, B_9, B_8, B_7, B_6, B_5, B_4, B_3, B_2, B_1, B_0};
+    wire [15:0] c = {C_15, C_14, C_13, C_12, C_11, C_10, C_9, C_8, C_7, C_6, C_5, C_4, C_3, C_2, C_1, C_0};
+    wire [15:0] d = {D_15, D_14, D_13, D_12, D_11, D_10, D_9, D_8, D_7, D_6, D_5, D_4, D_3, D_2, D_1, D_0};
+    wire [16:0] controls = {
         AHOLD, BHOLD, CHOLD, DHOLD, IRSTTOP, IRSTBOT, ORSTTOP, ORSTBOT, OLOADTOP, OLOADBOT, ADDSUBTOP, ADDSUBBOT,
         OHOLDTOP, OHOLDBOT, CI, ACCUMCI, SIGNEXTIN
-    });
+    };
 
     SB_MAC16 #(
         .NEG_TRIGGER(NEG_TRIGGER), .A_REG(A_REG), .B_REG(B_REG), .C_REG(C_REG), .D_REG(D_REG),
@@ -57,7 +53,7 @@ module ICESTORM_DSP(
         .BOTOUTPUT_SELECT(BOTOUTPUT_SELECT), .BOTADDSUB_LOWERINPUT(BOTADDSUB_LOWERINPUT),
         .BOTADDSUB_CARRYSELECT(BOTADDSUB_CARRYSELECT)
     ) cell_ (
-        .CLK(CLK), .CE(CE === 1'bz ? 1'b1 : CE), .A(a), .B(b), .C(c), .D(d),
+        .CLK(CLK), .CE(CE), .A(a), .B(b), .C(c), .D(d),
         .AHOLD(controls[16]), .BHOLD(controls[15]), .CHOLD(controls[14]), .DHOLD(controls[13]), .IRSTTOP(controls[12]),
         .IRSTBOT(controls[11]), .ORSTTOP(controls[10]), .ORSTBOT(controls[9]), .OLOADTOP(controls[8]),
         .OLOADBOT(controls[7]), .ADDSUBTOP(controls[6]), .ADDSUBBOT(controls[5]), .OHOLDTOP(controls[4]),
@@ -110,4 +106,13 @@ module ICESTORM_PLL(
     assign LOCK = count[4];
     assign PLLOUT_A = REFERENCECLK;
     assign PLLOUT_A_GLOBAL = REFERENCECLK;
+endmodule
+
+// Pads without a register or an enable, which Yosys models as tristates.
+module PAD_INPUT(input PACKAGE_PIN, output D_IN_0);
+    assign D_IN_0 = PACKAGE_PIN;
+endmodule
+
+module PAD_OUTPUT(output PACKAGE_PIN, input D_OUT_0);
+    assign PACKAGE_PIN = D_OUT_0;
 endmodule

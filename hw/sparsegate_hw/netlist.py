@@ -28,6 +28,11 @@ OWN_MODELS = {"ecp5": "ecp5_cells.v", "ice40": "ice40_cells.v", "gowin": "gowin_
 """Block RAM and multiplier of an ECP5; multiplier, SPRAM and PLL of an iCE40 as nextpnr packs them; block RAM, multipliers and PLL
 of a Gowin: not modelled by Yosys."""
 
+PADS = {0b000001: ("input", "D_IN_0"), 0b011001: ("output", "D_OUT_0")}
+"""Of an iCE40's PIN_TYPE: direction of a pad, and the pin inside, where nothing else is in the way."""
+PULLED_UP = ("CEN", "CE", "RCLKE", "WCLKE")
+"""Inputs of an iCE40's cells that are 1 where nothing is connected: the clocks' enables. All others are 0."""
+
 CARRY = "always @* begin\n\tcase (ALU_MODE)", "always_comb begin\n\tcase (ALU_MODE)"
 """In Yosys' model of a Gowin's carry bit, and what stands there instead."""
 
@@ -97,9 +102,39 @@ def write_routed(
     cells = design["modules"]["top"]["cells"]
     patch.fill(cells, patch.extract(routed.text, routed.places))
     _join_plls(cells)
+    _pull(cells)
+    _open_pads(design["modules"]["top"])
     return _write(
         family, json.dumps(design), ["# reading the routed netlist", "read_json design"], folder, name, progress
     )
+
+
+def _open_pads(top: dict[str, Any]) -> None:
+    """Make pads that are plain inputs or outputs cells of one direction, and their ports too, for simulators that know no
+    tristate.
+    """
+    for cell in top["cells"].values():
+        if cell["type"] != "SB_IO":
+            continue
+        kind = PADS.get(int(cell["parameters"]["PIN_TYPE"], 2))
+        if kind is None:
+            continue
+        direction, pin = kind
+        connections = {port: cell["connections"].get(port, []) for port in ("PACKAGE_PIN", pin)}
+        cell |= {"type": f"PAD_{direction.upper()}", "parameters": {}, "connections": connections}
+        cell["port_directions"] = {"PACKAGE_PIN": direction, pin: "output" if direction == "input" else "input"}
+        for port in top["ports"].values():
+            if set(port["bits"]) & set(connections["PACKAGE_PIN"]):
+                port["direction"] = direction
+
+
+def _pull(cells: dict[str, Any]) -> None:
+    """Connect the inputs that nextpnr leaves open to what an iCE40 makes of them, for simulators that know no high impedance."""
+    for cell in cells.values():
+        if cell["type"].startswith("ICESTORM_"):
+            for port, direction in cell["port_directions"].items():
+                if direction == "input" and not cell["connections"].get(port):
+                    cell["connections"][port] = ["1" if port in PULLED_UP else "0"]
 
 
 def _join_plls(cells: dict[str, Any]) -> None:
@@ -161,6 +196,8 @@ def cell_models(family: str = "ecp5") -> str:
             f"the cell models of {family} come with Yosys, which is not installed; 'pip install pyosys' provides it"
         )
     if family == "ice40":
+        # what reads as 0 or 1 where nothing is connected; in a netlist of ours everything is
+        texts = [re.sub(r"\(?(\w+) === 1'bz\)? \? 1'b[01] : \1", r"\1", text) for text in texts]
         # values of unconnected inputs, which older simulators do not read; Yosys connects every input
         texts.insert(0, "`define NO_ICE40_DEFAULT_ASSIGNMENTS")
     if family == "gowin":

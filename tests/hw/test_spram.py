@@ -40,6 +40,22 @@ def test_the_netlist_with_loaded_weights_gives_the_golden_integers(tmp_path):
 
 
 @bitstream.needed
+@pytest.mark.verilator
+def test_a_routed_design_of_full_size_gives_the_golden_integers(tmp_path):
+    """A network that fills the device, loaded through the UART: three million cycles, which are Verilated."""
+    program = small_program(40, 240, 10, 8)
+    # few placements are legal
+    built = synth.synthesize(program, CONFIG, device=DEVICE, baud=5_000_000, folder=tmp_path, attempts=6)
+    written = netlist.write_routed(built.bitstream.parent, tmp_path, "chip")
+    counts = written.report.read_text()
+    assert re.search(r"\b4 +ICESTORM_SPRAM\b", counts)
+    assert re.search(r"\b7 +ICESTORM_DSP\b", counts)
+    chip = bitstream.Chip(written.sources, round(built.frequency_mhz * 1e6), built.baud, bitstream.BARE)
+    raw = synthetic.stimulus(program.input_format, 2, 2, program.inputs, seed=5)
+    bitstream.check(tmp_path, chip, program, CONFIG, raw, np.array([2, 1]), bitstream.talk_verilated)
+
+
+@bitstream.needed
 def test_a_routed_design_with_loaded_weights_gives_the_golden_integers(tmp_path):
     """As it is built for the iCEBreaker, PLL included; loading through the UART is most of the simulation, so 64 words a PE."""
     program = small_program(8, 16, 4, 8)
