@@ -420,6 +420,11 @@ def test_the_record_s_cycles_come_out_again(tmp_path, name):
     for case, found in again.items():
         assert found == {key: row["cases"][case][key] for key in found}
     assert row["nnz"] == sum(performance.nonzeros(phase) for phase in performance.every_step(layout))
+    # and so do the sizes of its synthesized point, as far as they are counted today as they were then
+    (point,) = [one for one in estimate.read_points(POINTS) if one["command"] == f"sparsegate bench {name}"]
+    if name.startswith("peer"):  # formats of random networks follow their inputs
+        assert point["sizes"] == estimate.sizes(layout, device(row["device"]))
+    assert point["sizes"].keys() == estimate.sizes(layout, device(row["device"])).keys()
 
 
 def test_the_record_reaches_its_marks():
