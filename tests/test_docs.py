@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -50,3 +51,47 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if not re.match(r"[a-z]+:", target):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+
+
+def golden_lines(record: dict) -> list[str]:
+    return [
+        f"| {row['inputs']}→{row['units']} | {row['sequences']} × {row['steps']} | {row['golden']:,} | {row['torch']:,} |"
+        f" {row['ratio']:.2f} | {row['torch_inference']:,} | {row['ratio_inference']:.2f} |"
+        for row in record["rows"]
+    ]
+
+
+def rtl_lines(record: dict) -> list[str]:
+    return [
+        f"| {row['simulator']} | {row['driver']} | {row['cycles_per_second']:,} | {row['ratio']:,.1f} | {row['cycles']:,} |"
+        f" {row['seconds']:.2f} | {row['build_seconds']:.1f} |"
+        for row in record["rows"]
+    ]
+
+
+def scale_lines(record: dict) -> list[str]:
+    cost, rtl = record["compile"], record["rtl"]
+    return [
+        f"| golden model, batch of 64 | 1,000 steps/s | {record['golden']['golden']:,} steps/s |",
+        f"| compile: Program to Verilog and memory images | 60 s, 2 GB | {cost['seconds']} s, {cost['cpu_seconds']} s of processor"
+        f" time, {cost['megabytes']:,} MB |",
+        f"| Verilated RTL of the 96-PE engine, one core | 20,000 cycles/s | {rtl['cycles_per_second']:,} cycles/s |",
+        f"| building that simulation | - | {rtl['build_seconds']} s |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "record", "lines"),
+    [
+        ("benchmarks/README.md", "golden", golden_lines),
+        ("benchmarks/README.md", "rtl", rtl_lines),
+        ("performance.md", "scale", scale_lines),
+    ],
+)
+def test_tables_are_those_of_the_records(page, record, lines):
+    """Each line of a table, and the processor that it was measured on."""
+    found = json.loads((ROOT / "docs" / "benchmarks" / f"{record}.json").read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for line in lines(found):
+        assert line in text
+    assert found.get("processor", "") in text  # an earlier record names none

@@ -28,8 +28,8 @@ OWN_MODELS = {"ecp5": "ecp5_cells.v", "ice40": "ice40_cells.v", "gowin": "gowin_
 """Block RAM and multiplier of an ECP5; multiplier, SPRAM and PLL of an iCE40 as nextpnr packs them; block RAM, multipliers and PLL
 of a Gowin: not modelled by Yosys."""
 
-PADS = {0b000001: ("input", "D_IN_0"), 0b011001: ("output", "D_OUT_0")}
-"""Of an iCE40's PIN_TYPE: direction of a pad, and the pin inside, where nothing else is in the way."""
+INPUT, OUTPUT, TRISTATE = 0b000001, 0b011001, 0b101001
+"""Kinds of an iCE40's pads (PIN_TYPE) without registers."""
 PULLED_UP = ("CEN", "CE", "RCLKE", "WCLKE")
 """Inputs of an iCE40's cells that are 1 where nothing is connected: the clocks' enables. All others are 0."""
 
@@ -103,29 +103,42 @@ def write_routed(
     patch.fill(cells, patch.extract(routed.text, routed.places))
     _join_plls(cells)
     _pull(cells)
-    _open_pads(design["modules"]["top"])
+    _plain_pads(design["modules"]["top"])
     return _write(
         family, json.dumps(design), ["# reading the routed netlist", "read_json design"], folder, name, progress
     )
 
 
-def _open_pads(top: dict[str, Any]) -> None:
-    """Make pads that are plain inputs or outputs cells of one direction, and their ports too, for simulators that know no
-    tristate.
+def _plain_pads(top: dict[str, Any]) -> None:
+    """Make pads that are always inputs or always outputs cells of one direction, and their ports too, for simulators that know
+    no tristate.
     """
+    driven = [cell["connections"]["O"] for cell in top["cells"].values() if _is_one(cell)]
     for cell in top["cells"].values():
         if cell["type"] != "SB_IO":
             continue
-        kind = PADS.get(int(cell["parameters"]["PIN_TYPE"], 2))
-        if kind is None:
+        kind, given = int(cell["parameters"]["PIN_TYPE"], 2), cell["connections"]
+        if kind == INPUT:
+            direction, pin = "input", "D_IN_0"
+        elif kind == OUTPUT or (kind == TRISTATE and given["OUTPUT_ENABLE"] in driven):
+            direction, pin = "output", "D_OUT_0"
+        else:
             continue
-        direction, pin = kind
-        connections = {port: cell["connections"].get(port, []) for port in ("PACKAGE_PIN", pin)}
-        cell |= {"type": f"PAD_{direction.upper()}", "parameters": {}, "connections": connections}
+        cell |= {"type": f"PAD_{direction.upper()}", "parameters": {}}
+        cell["connections"] = {port: given.get(port, []) for port in ("PACKAGE_PIN", pin)}
         cell["port_directions"] = {"PACKAGE_PIN": direction, pin: "output" if direction == "input" else "input"}
         for port in top["ports"].values():
-            if set(port["bits"]) & set(connections["PACKAGE_PIN"]):
+            if set(port["bits"]) & set(given["PACKAGE_PIN"]):
                 port["direction"] = direction
+
+
+def _is_one(cell: dict[str, Any]) -> bool:
+    """Whether a logic cell, all of its inputs connected, gives nothing but 1: nextpnr has one make the 1 of all others."""
+    if cell["type"] != "ICESTORM_LC" or not cell["connections"].get("O"):
+        return False
+    table, register = (int(cell["parameters"][name], 2) for name in ("LUT_INIT", "DFF_ENABLE"))
+    zero = sum(1 << number for number in range(4) if cell["connections"][f"I{number}"] == ["0"])
+    return not register and all(table >> row & 1 for row in range(16) if not row & zero)
 
 
 def _pull(cells: dict[str, Any]) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sparsegate import golden
+from sparsegate import golden, synthetic
 from sparsegate.cycles import predict
 from sparsegate.host import weight_requests
-from sparsegate.layout import Layout
+from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.program import Program
 from sparsegate.protocol import (
     Command,
     Decoder,
@@ -24,7 +28,7 @@ from sparsegate.protocol import (
     decode_thresholds,
     encode_step,
 )
-from sparsegate_hw import netlist
+from sparsegate_hw import netlist, synth
 from sparsegate_hw.uart import divisor_for
 from sparsegate_sim import tools, verilated
 from sparsegate_sim.emulate import VERILATE
@@ -109,6 +113,14 @@ endmodule
 """
 
 
+def routed(built, folder):
+    """The placed and routed design of an iCE40's build, and the counts of its cells."""
+    result = synth.SynthResult.load(built)
+    written = netlist.write_routed(built, folder, "chip")
+    pins = BARE if result.board is None else ICEBREAKER
+    return Chip(written.sources, round(result.frequency_mhz * 1e6), result.baud, pins), written.report.read_text()
+
+
 def build(folder, *command, **options):
     return subprocess.run([str(word) for word in command], cwd=folder, check=True, **options)
 
@@ -139,7 +151,8 @@ def talk_verilated(folder, chip, requests):
     _written(folder, requests)
     found = tools.verilator()
     source = Path(__file__).with_name("bitstream.cpp").read_text(encoding="utf-8")
-    names = dict(zip(("CLK", "RX", "TX"), chip.pins, strict=True)) | {"DIVISOR": chip.divisor}
+    pins = (pin.replace("__", "___05F") for pin in chip.pins)  # as Verilator calls them
+    names = dict(zip(("CLK", "RX", "TX"), pins, strict=True)) | {"DIVISOR": chip.divisor}
     (folder / "bench.cpp").write_text("".join(f"#define {name} {value}\n" for name, value in names.items()) + source)
     quiet = ("-Wno-fatal", "-Wno-lint", "-Wno-TIMESCALEMOD")
     command = [str(found.path), *VERILATE, *quiet, "--top-module", "chip", *map(str, chip.sources)]
@@ -188,3 +201,19 @@ def check(folder, chip, program, config, raw, lengths, talk=talk):
         else:
             assert step.outputs is None
         assert step.cycles == counted[n, t] + 1
+
+
+def main(built):
+    """Check what ``sparsegate synth`` left in a folder for an iCEBreaker or a bare iCE40, in Verilator, on random data."""
+    result, program = synth.SynthResult.load(built), Program.load(built / synth.PROGRAM)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        chip, counts = routed(built, folder)
+        print(counts)
+        raw = synthetic.stimulus(program.input_format, 2, 3, program.inputs, seed=5)
+        check(folder, chip, program, HardwareConfig(**result.hardware), raw, np.array([3, 2]), talk_verilated)
+    print("every reply is that of the golden and the cycle model")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

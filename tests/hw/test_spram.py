@@ -11,7 +11,7 @@ import pytest
 from sparsegate import golden, synthetic
 from sparsegate.estimate import estimate
 from sparsegate.layout import HardwareConfig
-from sparsegate_hw import netlist, synth
+from sparsegate_hw import synth
 from sparsegate_hw.boards import target
 from tests.hw import bitstream
 from tests.hw.test_netlist import compare
@@ -41,27 +41,16 @@ def test_the_netlist_with_loaded_weights_gives_the_golden_integers(tmp_path):
 
 @bitstream.needed
 @pytest.mark.verilator
-def test_a_routed_design_of_full_size_gives_the_golden_integers(tmp_path):
-    """A network that fills the device, loaded through the UART: three million cycles, which are Verilated."""
-    program = small_program(40, 240, 10, 8)
-    # few placements are legal
-    built = synth.synthesize(program, CONFIG, device=DEVICE, baud=5_000_000, folder=tmp_path, attempts=6)
-    written = netlist.write_routed(built.bitstream.parent, tmp_path, "chip")
-    counts = written.report.read_text()
-    assert re.search(r"\b4 +ICESTORM_SPRAM\b", counts)
-    assert re.search(r"\b7 +ICESTORM_DSP\b", counts)
-    chip = bitstream.Chip(written.sources, round(built.frequency_mhz * 1e6), built.baud, bitstream.BARE)
-    raw = synthetic.stimulus(program.input_format, 2, 2, program.inputs, seed=5)
-    bitstream.check(tmp_path, chip, program, CONFIG, raw, np.array([2, 1]), bitstream.talk_verilated)
-
-
-@bitstream.needed
 def test_a_routed_design_with_loaded_weights_gives_the_golden_integers(tmp_path):
-    """As it is built for the iCEBreaker, PLL included; loading through the UART is most of the simulation, so 64 words a PE."""
+    """As it is built for the iCEBreaker, PLL included; loading through the UART is most of the simulation, so 64 words a PE.
+
+    In Icarus, which knows what was never written, and in Verilator, which runs designs of full size: ``python -m
+    tests.hw.bitstream``.
+    """
     program = small_program(8, 16, 4, 8)
     built = synth.synthesize(program, CONFIG, board="icebreaker", baud=5_000_000, folder=tmp_path, attempts=1)
-    written = netlist.write_routed(built.bitstream.parent, tmp_path, "chip")
-    assert re.search(r"\b4 +ICESTORM_SPRAM\b", written.report.read_text())
-    chip = bitstream.Chip(written.sources, round(built.frequency_mhz * 1e6), built.baud)
+    chip, counts = bitstream.routed(built.bitstream.parent, tmp_path)
+    assert re.search(r"\b4 +ICESTORM_SPRAM\b", counts)
     raw = synthetic.stimulus(program.input_format, 2, 4, program.inputs, seed=5)
-    bitstream.check(tmp_path, chip, program, CONFIG, raw, np.array([4, 3]))
+    for talk in (bitstream.talk, bitstream.talk_verilated):
+        bitstream.check(tmp_path, chip, program, CONFIG, raw, np.array([4, 3]), talk)

@@ -11,7 +11,7 @@ import pytest
 
 from sparsegate import golden
 from sparsegate.bench.workloads import WORKLOADS
-from sparsegate_hw import netlist, synth
+from sparsegate_hw import synth
 from sparsegate_hw.boards import target
 from tests.hw import bitstream
 from tests.hw.test_netlist import compare
@@ -53,18 +53,18 @@ def test_a_bitstream_gives_the_golden_integers(tmp_path, work):
 
 
 @bitstream.needed
+@pytest.mark.verilator
 def test_a_routed_design_with_sb_mac16_gives_the_golden_integers(tmp_path, work):
-    """As it is built for the iCEBreaker, PLL included; a faster UART and short utterances make the simulation shorter."""
+    """As it is built for the iCEBreaker, PLL included; a faster UART, short utterances and Verilator make it shorter."""
     built = synth.synthesize(
         work.program, VOWELS.config, board="icebreaker", baud=5_000_000, folder=tmp_path, attempts=1
     )
-    written = netlist.write_routed(built.bitstream.parent, tmp_path, "chip")
-    counts = written.report.read_text()
+    chip, counts = bitstream.routed(built.bitstream.parent, tmp_path)
     assert re.search(r"\b7 +ICESTORM_DSP\b", counts)  # one a PE, three in the lane
     assert re.search(r"\b30 +ICESTORM_RAM\b", counts)
-    chip = bitstream.Chip(written.sources, round(built.frequency_mhz * 1e6), built.baud)
     short = np.argsort(work.lengths, kind="stable")[:UTTERANCES]
-    bitstream.check(tmp_path, chip, work.program, VOWELS.config, work.raw[short], work.lengths[short])
+    data = work.raw[short], work.lengths[short]
+    bitstream.check(tmp_path, chip, work.program, VOWELS.config, *data, bitstream.talk_verilated)
 
 
 @pytest.mark.synth
