@@ -120,7 +120,7 @@ def _plain_pads(top: dict[str, Any]) -> None:
         kind, given = int(cell["parameters"]["PIN_TYPE"], 2), cell["connections"]
         if kind == INPUT:
             direction, pin = "input", "D_IN_0"
-        elif kind == OUTPUT or (kind == TRISTATE and given["OUTPUT_ENABLE"] in driven):
+        elif kind == OUTPUT or (kind == TRISTATE and given.get("OUTPUT_ENABLE") in driven):
             direction, pin = "output", "D_OUT_0"
         else:
             continue

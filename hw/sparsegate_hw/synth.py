@@ -475,7 +475,9 @@ def _build(
     for number in seeds:
         folder = cache / _digest(key | {"seed": number})[:24]
         try:
-            run = _routed(folder, work, build, contents, number, seconds, say)
+            if found := _kept(folder):
+                say(f"nextpnr: found an earlier run with seed {number}")
+            run = found or _route(folder, work, build, contents, number, seconds, say)
         except Unplaced as error:
             say(f"nextpnr: no legal placement with seed {number}")
             unplaced = error
@@ -539,33 +541,14 @@ def _build(
     artefact.write_json(work / RESULT, result.as_json())
 
 
-def _routed(
-    folder: Path,
-    work: Path,
-    build: Build,
-    contents: patch.Contents,
-    seed: int,
-    seconds: dict[str, float],
-    say: Progress,
-) -> Routed:
-    """The design in ``work`` placed and routed with a seed, kept in ``folder``, where it may be from an earlier run.
-
-    ``seconds``: what Yosys took, if it ran before; what runs here is noted there.
-
-    Raises
-    ------
-    Unplaced
-        If the seed finds no placement, which is kept too.
-    """
+def _kept(folder: Path) -> Routed | None:
+    """What an earlier run kept of a seed; None where there is nothing, or it is damaged. Unplaced if it found no placement."""
     try:
-        run = Routed.load(folder)
+        return Routed.load(folder)
     except Unplaced:
         raise
     except SparseGateError:
-        _route(folder, work, build, contents, seed, seconds, say)
-        return Routed.load(folder)
-    say(f"nextpnr: found an earlier run with seed {seed}")
-    return run
+        return None
 
 
 def _route(
@@ -576,8 +559,10 @@ def _route(
     seed: int,
     seconds: dict[str, float],
     say: Progress,
-) -> None:
-    """Place and route the design in ``work`` and keep it in ``final``; its netlist is made where it is not there yet."""
+) -> Routed:
+    """Place and route the design in ``work`` and keep it in ``final``; its netlist is made where it is not there yet. What Yosys
+    and nextpnr took is noted in ``seconds``. Unplaced, which is kept too, if the seed finds no placement.
+    """
     family = build.family
     if not (work / "top.json").exists():
         begun = time.monotonic()
@@ -620,6 +605,7 @@ def _route(
         artefact.write_json(staging / RUN, values)
     for leftover in ("attempt.routed", "attempt.json", "attempt.cells"):
         (work / leftover).unlink(missing_ok=True)
+    return Routed.load(final)
 
 
 def refuse_mispacked(family: Family, cells: Mapping[str, int]) -> None:

@@ -129,6 +129,10 @@ def test_patching_an_ecp5(tmp_path):
     said = []
     again = synth.synthesize(other, config, device="LFE5U-25F", folder=tmp_path, attempts=1, progress=said.append)
     assert said[-2:] == ["nextpnr: found an earlier run with seed 1", "ecppack: starting"]
+    assert set(again.stages) - {"yosys", "nextpnr"} == {"ecppack"}
+    assert [again.stages[tool] for tool in ("yosys", "nextpnr")] == [
+        built.stages[tool] for tool in ("yosys", "nextpnr")
+    ]
     assert again.bitstream.read_bytes() == done.bitstream.read_bytes() != built.bitstream.read_bytes()
     # and back
     back = reprogram.reprogram(again.bitstream.parent, program, tmp_path / "back.bit")
@@ -179,6 +183,10 @@ def test_another_program_in_a_gowins_routed_design(tmp_path):
     said = []
     again = synth.synthesize(other, CONFIG, device="GW2A-18", folder=tmp_path, attempts=1, progress=said.append)
     assert said[-2:] == ["nextpnr: found an earlier run with seed 1", "gowin_pack: starting"]
+    assert set(again.stages) - {"yosys", "nextpnr"} == {"gowin_pack"}
+    assert [again.stages[tool] for tool in ("yosys", "nextpnr")] == [
+        built.stages[tool] for tool in ("yosys", "nextpnr")
+    ]
     assert again.bitstream.read_bytes() != built.bitstream.read_bytes()
     new = synth.Routed.load(again.bitstream.parent)
     for one, runs in ((run, program), (new, other)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def small_program(inputs, units, head, weight_bits):
 )
 def test_counts_are_those_of_synthesis(kind, n, rows, dsp, bram):
     """What Yosys made of their engines for an ECP5."""
+    started = time.monotonic()
     found = estimate.estimate(make_program(kind, n), HardwareConfig(rows=rows))
+    assert time.monotonic() - started < 5  # a second on an idle machine
     assert (found.dsp, found.bram) == (dsp, bram)
 
 
@@ -63,8 +66,9 @@ def test_cycles_are_the_cycle_models():
     raw = synthetic.stimulus(program.input_format, 1, 6, 12, seed=0)
     counted = predict(golden.run(program, raw), layout)
     assert estimate.step_cycles(layout) == performance.full(program, layout)["cycles_per_step"]
-    # random data never move more columns
-    assert np.diff(counted.end[0]).max() <= estimate.step_cycles(layout)
+    # random data move nearly every column, never more
+    steps = np.diff(counted.end[0])
+    assert 0.8 * estimate.step_cycles(layout) < steps.max() <= estimate.step_cycles(layout)
 
 
 @pytest.mark.parametrize(
