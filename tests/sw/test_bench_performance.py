@@ -438,6 +438,7 @@ def test_the_record_reaches_its_marks():
         quiet = row["rtl_quieted"]
         assert quiet["cycles_predicted"] == quiet["cycles_counted"]
         assert quiet["group_imbalance"] == quiet["group_imbalance_counted"]
+        assert quiet["longest_beats"] == quiet["longest_beats_counted"]
     spartus = rows["spartus"]
     assert spartus["occupancy_matvec"] >= 0.99
     assert spartus["occupancy_total"] >= 0.95
