@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsegate.errors import SparseGateError
+from sparsegate.errors import MissingData, SparseGateError
 from sparsegate.network import sequences
 
 VOWELS = "vowels"
@@ -206,7 +206,7 @@ def _shipped(name: str) -> Path:
             folder = Path(root) / "datasets" / "data" / name
             if folder.is_dir():
                 return folder
-    raise SparseGateError(
+    raise MissingData(
         f"the data set {name} comes with the package sktime, which is not installed; run 'pip install sktime'"
     )
 

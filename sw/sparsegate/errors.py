@@ -7,3 +7,7 @@ class SparseGateError(ValueError):
 
 class ToolError(SparseGateError):
     """An external tool is missing, too old, or failed."""
+
+
+class MissingData(SparseGateError):
+    """Data of a measurement, or what reads them, are not there: a run of several passes it over."""

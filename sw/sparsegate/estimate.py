@@ -106,17 +106,42 @@ class Estimate:
         )
 
 
-def estimate(program: Program, config: HardwareConfig, on: str = "LFE5U-85F", multipliers: str = "dsp") -> Estimate:
-    """Area and cycles of one configuration.
+def estimate(
+    program: Program, config: HardwareConfig, on: str = "LFE5U-85F", multipliers: str | None = None
+) -> Estimate:
+    """Area and cycles of one configuration. ``multipliers``: "dsp" or "logic"; the default is what the device has.
 
     Raises
     ------
     SparseGateError
         If the Program does not run on it, or it asks a device for what only others have.
     """
-    layout, chip = Layout(program, config), device(on)
+    chip = device(on)
+    kind = kind_of_multipliers(chip, multipliers)
+    config = _on(config, chip, kind)
+    layout = Layout(program, config)
+    return _estimated(layout, sizes(layout, chip, kind), chip, kind)
+
+
+def kind_of_multipliers(chip: Device, asked: str | None = None) -> str:
+    """What multipliers are made of: "dsp", the device's own, or "logic"; the default is what the device has.
+
+    Raises
+    ------
+    SparseGateError
+        If it is something else, or the device has none.
+    """
+    if asked not in (None, "dsp", "logic"):
+        raise SparseGateError(f"multipliers are made of {asked!r}, expected 'dsp' or 'logic'")
+    if asked == "dsp" and not chip.dsp:
+        raise SparseGateError(f"{chip.name} has no multipliers; use --multipliers logic")
+    return asked or ("dsp" if chip.dsp else "logic")
+
+
+def _on(config: HardwareConfig, chip: Device, multipliers: str) -> HardwareConfig:
+    """The configuration as synthesis takes it for a device."""
     check_family(config, chip.family)
-    return _estimated(layout, sizes(layout, chip, multipliers), chip, multipliers)
+    return replace(config, multiplier=min(config.multiplier, WIDEST[chip.family])) if multipliers == "dsp" else config
 
 
 def check_family(config: HardwareConfig, family: str) -> None:
@@ -128,7 +153,7 @@ def check_family(config: HardwareConfig, family: str) -> None:
         )
 
 
-def _estimated(layout: Layout, found: Mapping[str, float], chip: Device, multipliers: str = "dsp") -> Estimate:
+def _estimated(layout: Layout, found: Mapping[str, float], chip: Device, multipliers: str) -> Estimate:
     """The estimate of a layout of these sizes."""
     laws = load_laws().get(chip.family, {})
     luts, counted = _law(laws, "luts", found), step_cycles(layout)
@@ -182,28 +207,35 @@ def share(family: str) -> float:
     return max(SHARE, load_routed().get(family, {}).get("share") or 0)
 
 
-def fit(program: Program, on: str, config: HardwareConfig | None = None, fixed: Collection[str] = ()) -> list[Estimate]:
+def fit(
+    program: Program,
+    on: str,
+    config: HardwareConfig | None = None,
+    fixed: Collection[str] = (),
+    multipliers: str | None = None,
+) -> list[Estimate]:
     """Arrays that fit a device, the fastest first: the least time of a step, or where that is not known the fewest cycles
     (:func:`timed`), then the fewest PEs.
 
     ``fixed``: fields among :data:`SEARCHED` that are as the configuration says. Accumulators go into block RAM only where an array
     is too large otherwise, as few banks as that takes. Arrays that the Program cannot run on, or not with
-    the rest of the configuration, are passed over.
+    the rest of the configuration, are passed over. ``multipliers``: "dsp" or "logic", the default is what the device has;
+    arrays with some of each are not searched.
 
     Raises
     ------
     SparseGateError
         If none fits.
     """
-    chip, start = device(on), config or HardwareConfig()
-    start = replace(start, multiplier=min(start.multiplier, WIDEST[chip.family]))
-    check_family(start, chip.family)
+    chip = device(on)
+    kind = kind_of_multipliers(chip, multipliers)
+    start = _on(config or HardwareConfig(), chip, kind)
     only = "block_banks" in fixed or chip.family != "ecp5"
     found: list[Estimate] = []
     ran, refused = False, None
-    for tried in _arrays(program, start, chip, fixed):
+    for tried in _arrays(program, start, _most_pes(program, chip, kind), fixed):
         try:
-            found += _fitting(program, tried, chip, (start.block_banks,) if only else range(tried.banks + 1))
+            found += _fitting(program, tried, chip, kind, (start.block_banks,) if only else range(tried.banks + 1))
         except SparseGateError as error:
             refused = refused or error
             continue
@@ -211,11 +243,10 @@ def fit(program: Program, on: str, config: HardwareConfig | None = None, fixed: 
     if not found and refused and not ran:
         raise SparseGateError(f"no array runs this Program with these options: {refused}")
     if not found:
-        most = round(share(chip.family) * chip.luts)
-        raise SparseGateError(
-            f"no array for this Program fits {chip.name}: {chip.dsp} multipliers, {chip.bram} block RAMs,"
-            f" {most} of {chip.luts} LUTs by the laws"
-        )
+        there = [f"{chip.dsp} multipliers" if kind == "dsp" else "multipliers of logic", f"{chip.bram} block RAMs"]
+        if "luts" in load_laws().get(chip.family, {}):
+            there.append(f"{round(share(chip.family) * chip.luts)} of {chip.luts} LUTs by the laws")
+        raise SparseGateError(f"no array for this Program fits {chip.name}: {', '.join(there)}")
     by_time = timed(found)
 
     def rank(one: Estimate) -> tuple[float, ...]:
@@ -225,19 +256,29 @@ def fit(program: Program, on: str, config: HardwareConfig | None = None, fixed: 
     return sorted(found, key=rank)
 
 
-def _fitting(program: Program, tried: HardwareConfig, chip: Device, block_banks: Iterable[int]) -> list[Estimate]:
+def _most_pes(program: Program, chip: Device, multipliers: str) -> int:
+    """PEs that a device has multipliers for; of logic, as many as it has LUTs for the bits of their partial products."""
+    if multipliers == "dsp":
+        return chip.dsp
+    terms = [term for phase in program.phases for term in phase.terms]
+    return chip.luts // (max(t.weight.width for t in terms) * max(t.form.width + 1 + t.shift for t in terms))
+
+
+def _fitting(
+    program: Program, tried: HardwareConfig, chip: Device, multipliers: str, block_banks: Iterable[int]
+) -> list[Estimate]:
     """The array with the first of these numbers of banks in block RAM, which grow, with which it fits; none if it does not."""
     for turn, count in enumerate(block_banks):
         layout = Layout(program, replace(tried, block_banks=count))
         try:
-            counts = _exact(layout, chip, "dsp")
+            counts = _exact(layout, chip, multipliers)
         except SparseGateError:
             if turn == 0:
                 raise
             break  # the accumulators are too many for a block RAM
         if counts["dsp"] > chip.dsp or counts["bram"] > chip.bram or (turn and count > layout.acc_banks):
             break
-        one = _estimated(layout, _linear(layout, chip.family) | counts, chip)
+        one = _estimated(layout, _linear(layout, chip.family) | counts, chip, multipliers)
         if one.fits(chip):
             return [one]
     return []
@@ -262,15 +303,15 @@ def timed(found: Sequence[Estimate]) -> bool:
     )
 
 
-def _arrays(program: Program, start: HardwareConfig, chip: Device, fixed: Collection[str]) -> Iterator[HardwareConfig]:
-    """The configurations that the search tries; of those of as many PEs, the ones with the most lanes first."""
+def _arrays(program: Program, start: HardwareConfig, most: int, fixed: Collection[str]) -> Iterator[HardwareConfig]:
+    """The configurations that the search tries, of ``most`` PEs; of those of as many PEs, the ones with the most lanes first."""
     cluster = start.cluster or max(phase.gates for phase in program.phases)
     heights = sorted({clusters for phase in program.phases for clusters in _halves(phase.blocks // phase.gates)})
     counts = [sum(len(program.layers[number].phases) for number in run.layers) for run in program.passes]
     banks = range(1, max(min(count, 2 + count % 2) for count in counts) + 1)
     for groups in (start.groups,) if "groups" in fixed else GROUPS:
         for rows in (start.rows,) if "rows" in fixed else (clusters * cluster for clusters in heights):
-            if rows * groups > chip.dsp:
+            if rows * groups > most:
                 continue
             clusters = rows // cluster
             divisors = [

@@ -64,7 +64,8 @@ class HardwareConfig:
     both directions of time may be given, as it must be buffered. ``outputs``: values of an output frame that the engine gives a
     cycle, a power of two. ``banks``: the most banks of accumulators; with one, a phase is dispatched only after the read-out of the
     one before, but small memories are not split further. ``block_banks``: of these banks, the deepest first, so many lie in an
-    ECP5's block RAM, which saves look-up tables where block RAM is left; cycles stay the same. ``bias_bits``: of a bias in the
+    ECP5's block RAM, which saves look-up tables where block RAM is left; a phase whose drain no other covers takes two cycles
+    more. ``bias_bits``: of a bias in the
     lanes' memories (default: as many as the Program's need, and up to four more where that costs no block RAM: for weights that
     come later). ``partial_bits``: of a PE's sums, which are those of its own column group (default: ``Layout.partial_width``).
     ``loaded``: weights are no part of a bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE

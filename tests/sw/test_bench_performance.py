@@ -18,7 +18,7 @@ from sparsegate.bench.workloads import Work, Workload
 from sparsegate.cli import app
 from sparsegate.cli import bench as bench_command
 from sparsegate.devices import device
-from sparsegate.errors import SparseGateError
+from sparsegate.errors import MissingData, SparseGateError, ToolError
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
 from sparsegate.program import Program
@@ -184,10 +184,12 @@ PLACED = AREA | {"device": "LFE5U-25F", "board": None, "speed": "6", "multiplier
 def test_cells_are_counted_where_others_count_theirs():
     given = {"synthesize": lambda *given: AREA, "count": lambda *given: {"DP16KD": 3, "$scopeinfo": 2, "LUT4": 1489}}
     assert row(**given)["engine_cells"] is None
-    found = row(replace(WORKLOAD, cell=True), **given)
+    found = row(replace(WORKLOAD, cell=True, published=(workloads.ELASTIC,)), **given)
     assert row(before=found) == found
     page = performance_table.page(performance.merged(None, [found], ["small"]))
     assert "in Yosys' cells: 3 DP16KD, 1,489 LUT4.\n" in page
+    beside = page.partition("## Beside what others report")[2].partition("## Every case")[0]
+    assert beside.count("GOPS dense-equivalent; the engine alone 3 DP16KD, 1,489 LUT4 | elastic-ai.creator 0.68 |") == 1
     assert "- Longest path: 7.00 ns a; 3.00 ns b.\n" in page
     assert "- Placements: seed 1 100 MHz, seed 2 has none; Yosys 12 s, nextpnr 4,568 s.\n" in page
 
@@ -487,7 +489,56 @@ def test_the_command(tmp_path, monkeypatch):
 
 
 def refuse(folder: Path, work: Path) -> Work:
-    raise SparseGateError("there are no data")
+    raise MissingData("there are no data")
+
+
+def crash(folder: Path, work: Path) -> Work:
+    raise ToolError("Yosys failed with status 3")
+
+
+def test_a_workload_that_fails_is_no_success(tmp_path, monkeypatch):
+    """The others are measured and kept; missing data alone are no failure."""
+    late = replace(WORKLOAD, name="late")
+    monkeypatch.setattr(
+        workloads, "WORKLOADS", {"bad": replace(WORKLOAD, name="bad", make=crash), "small": WORKLOAD, "late": late}
+    )
+    speeds = {"small": 90.0, "late": 89.9}  # of the 90 that are asked for
+    monkeypatch.setattr(
+        bench_command, "_place", lambda made, workload, *_: PLACED | {"fmax_mhz": speeds[workload.name]}
+    )
+    out = tmp_path / "performance.json"
+    done = CliRunner().invoke(app, ["bench", "--json", str(out), "--skip-rtl"])
+    said = " ".join(done.stderr.split())
+    assert done.exit_code == 1
+    assert "bad: failed, Yosys failed with status 3" in said
+    assert "could not be measured: bad" in said
+    assert [each["name"] for each in json.loads(out.read_text())["workloads"]] == ["small", "late"]
+    assert "late: timing is not met: 89.9 MHz reached, 90 MHz expected" in said
+    assert "small: timing" not in said
+    page = out.with_suffix(".md").read_text()
+    assert page.count("timing is not met") == 1
+    assert "; timing is not met: 89.9 MHz reached, 90 MHz expected.\n" in page
+
+
+def test_what_rtl_said_stands_while_nothing_has_changed():
+    found = SimpleNamespace(
+        simulator="verilator", steps=3, values_compared=60, mismatches=0, cycle_mismatches=0, counter_mismatches=[]
+    )
+    vars(found).update(cycles=1000, build_seconds=1.0, step_start=np.array([[7, 9]]), step_end=np.array([[8, 40]]))
+    found.group_beats = np.array([[3, 1], [2, 2]])
+    placed = {"synthesize": lambda *given: AREA, "tools": {"verilator": "5"}}
+    before = row(frames=3, simulate=lambda *given: found, **placed)
+    assert before["rtl_mismatches"] == 0
+    assert row(before=before, synthesize=lambda *given: AREA) == before
+    assert row(before=before, form=lambda *given: "abc") == before
+    # other hardware, another Program, or neither known
+    for again in (
+        row(before=before, synthesize=lambda *given: AREA | {"form": "abd"}),
+        row(before=before, form=lambda *given: "abd"),
+        row(before=before | {"digests": before["digests"] | {"program": ""}}, form=lambda *given: "abc"),
+        row(before=before | {"form": None}),
+    ):
+        assert (again["rtl"], again["rtl_quieted"], again["rtl_mismatches"]) == (None, None, None)
 
 
 def test_a_file_that_is_no_record_is_refused(tmp_path):

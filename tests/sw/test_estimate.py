@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -155,10 +156,45 @@ def test_fit_takes_the_fastest_that_fits():
     assert large[0].us < small[0].us
     for one in (small[0], small[-1]):
         assert estimate.estimate(program, config_of(one), "LFE5U-25F") == one
-    with pytest.raises(SparseGateError, match="no array for this Program fits iCE40HX8K: 0 multipliers, 32 block RAMs"):
+    with pytest.raises(
+        SparseGateError, match="no array for this Program fits iCE40HX8K: multipliers of logic, 32 block RAMs"
+    ):
         estimate.fit(program, "iCE40HX8K")
     with pytest.raises(SparseGateError, match="no device is called 'XC7'; known are LFE5U-12F"):
         estimate.fit(program, "XC7")
+
+
+def test_multipliers_of_logic_are_searched_where_a_device_has_none_or_they_are_asked_for():
+    program = small_program(12, 64, 9, 5)
+    found = estimate.fit(program, "iCE40HX8K", HardwareConfig(banks=1))
+    assert found
+    assert {one.dsp for one in found} == {0}
+    assert estimate.estimate(program, replace(config_of(found[0])), "iCE40HX8K") == found[0]
+    small = make_program(units=16)
+    own, logic = (estimate.fit(small, "LFE5U-25F", multipliers=kind) for kind in (None, "logic"))
+    assert min(one.dsp for one in own) > max(one.dsp for one in logic) == 0
+    array = ["rows", "groups", "lanes", "banks", "block_banks", "deep"]
+    places = {tuple(getattr(one, name) for name in array): one for one in own}
+    both = [(one, places.get(tuple(getattr(one, name) for name in array))) for one in logic]
+    assert any(other for _, other in both)
+    assert all(one.luts > other.luts for one, other in both if other)
+    with pytest.raises(SparseGateError, match="iCE40HX8K has no multipliers; use --multipliers logic"):
+        estimate.estimate(program, HardwareConfig(), "iCE40HX8K", "dsp")
+    with pytest.raises(SparseGateError, match="multipliers are made of 'tubes', expected 'dsp' or 'logic'"):
+        estimate.fit(program, "iCE40UP5K", multipliers="tubes")
+
+
+def test_what_synthesis_refuses_is_not_estimated():
+    """A UP5K's multipliers take 16 bits."""
+    wide = quantize(
+        synthetic.network(4, [synthetic.Shape("lstm", 8)], 0),
+        np.random.default_rng(0).normal(size=(2, 6, 4)),
+        config=QuantizeConfig(activation_bits=16, weight_bits=8),
+    )
+    assert Layout(wide, HardwareConfig(rows=4)).operand_width > 16
+    for ask in (estimate.estimate, lambda program, config, name: estimate.fit(program, name, config)):
+        with pytest.raises(SparseGateError, match="16"):
+            ask(wide, HardwareConfig(rows=4), "iCE40UP5K")
 
 
 def test_fit_is_no_worse_than_any_array_that_fits():
@@ -405,6 +441,31 @@ def test_the_command(tmp_path):
     assert (
         f"LUTs no law: {estimate.load_routed()['ice40']['layouts']} synthesized ice40 layout(s), 3 are needed" in shown
     )
+    both = CliRunner().invoke(app, ["estimate", str(path), "--fit", "LFE5U-25F", "--device", "LFE5U-85F"])
+    assert both.exit_code == 1
+    assert "--fit LFE5U-25F and --device LFE5U-85F were given, expected one" in " ".join(both.stderr.split())
+    # whether it fits: multipliers beyond the device's are of LUTs, which the law counts
+    for words, fits, said in (
+        (("--rows", 8), True, "fits yes, by the laws multipliers 14 of 28 "),
+        (("--rows", 32, "--lanes", 8), False, "fits no, it lacks 16 block RAMs multipliers 28 of 28, 28 more of logic"),
+        (
+            ("--rows", 16, "--groups", 2),
+            False,
+            f"fits no, by the laws: more than {estimate.share('ecp5'):.1%} of the LUTs",
+        ),
+        (("--rows", 8, "--groups", 3, "--lanes", 2), False, "fits by the laws, with 2 multipliers of logic"),
+        (("--rows", 8, "--groups", 3, "--lanes", 2), False, "multipliers 28 of 28, 2 more of logic"),
+        (("--rows", 16, "--multipliers", "logic"), True, "multipliers 0 of 28 "),
+    ):
+        words = (path, "--device", "LFE5U-25F", *words)
+        assert json.loads(run(*words, "--json"))["fits"] is fits
+        assert said in " ".join(run(*words).split())
+    shown = " ".join(run(path, "--device", "iCE40UP5K", "--rows", 8).split())
+    assert re.search(r"fits no, it lacks (\d+) block RAMs multipliers 8 of 8, 6 more of logic", shown)
+    loaded = tmp_path / "loaded.safetensors"
+    small_program(12, 64, 9, 5).save(loaded)
+    shown = " ".join(run(loaded, "--device", "iCE40UP5K", "--rows", 4, "--banks", 1, "--load-weights").split())
+    assert "single-port RAMs 4 of 4" in shown
     errors = json.loads(run("--points", POINTS, "--json"))["errors"]
     assert errors == estimate.errors(estimate.read_points(POINTS))
 

@@ -62,6 +62,9 @@ REPORT = ("critical_path", "seed", "tried", "router", "untimed", "frequency_mhz"
 """What place-and-route said beside clock and area: ns and nets of the longest path, placements and their MHz, the router, cells
 without delays in its model, the clock asked for, seconds, and the digest of the design without its memories' contents."""
 
+SIMULATED = ("rtl", "rtl_quieted", "rtl_mismatches")
+"""What RTL said of a row."""
+
 Say = Callable[[str], None]
 Synthesize = Callable[[Program, Workload], Mapping[str, Any]]
 """Places and routes a Program for a workload's device and clock: the keys of ``AREA`` and ``REPORT``, ``how`` and ``tools``."""
@@ -308,7 +311,8 @@ def measure(
     form: Form | None = None,
 ) -> dict[str, Any]:
     """One row. ``before``: the row of an earlier run, whose clock and area stand where the shape and the array are the same;
-    with ``form`` it is said where the hardware has changed since.
+    with ``form`` it is said where the hardware has changed since. Without ``simulate`` what its RTL said stands too, where the
+    Program and the hardware are the same.
     ``count`` goes with ``synthesize``. ``tools``: versions of what else is used here.
 
     Raises
@@ -375,8 +379,22 @@ def measure(
         if form is not None and before["fmax_mhz"] is not None:
             say(f"{workload.name}: whether it is what was placed and routed")
             row["form"] = form(program, workload)
+    if simulate is None and before is not None and _unchanged(before, row):
+        row |= {key: before[key] for key in SIMULATED}
+        tools = {"verilator": before["tools"]["verilator"]} if "verilator" in before["tools"] else {}
     row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": {**area["tools"], **(tools or {})}}
     return timed(row)
+
+
+def _unchanged(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether an earlier row is of the same Program on the same hardware, as far as its digests are known."""
+    return (
+        _same(before, row)
+        and row["form"] is not None
+        and before.get("form") == row["form"]
+        and before["digests"]["program"] == row["digests"]["program"]
+        and all(key in before for key in SIMULATED)
+    )
 
 
 def _same(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
@@ -416,6 +434,14 @@ def bounded(row: Mapping[str, Any]) -> bool:
 def outdated(row: Mapping[str, Any]) -> bool:
     """Whether the design that was placed and routed is another one than would be placed now, as far as that is known."""
     return row.get("form") is not None and (row["report"] or {}).get("form") != row["form"]
+
+
+def missed(row: Mapping[str, Any]) -> str | None:
+    """In words, what clock was asked for and what was reached, where that is less; an earlier record does not know it."""
+    asked = (row["report"] or {}).get("frequency_mhz")
+    if asked is None or row["fmax_mhz"] >= asked:
+        return None
+    return f"timing is not met: {row['fmax_mhz']:.1f} MHz reached, {asked:g} MHz expected"
 
 
 def merged(before: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> dict[str, Any]:

@@ -95,11 +95,11 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
             f"- Clock: {row['us_how']}.",
         ]
         if row.get("report"):
-            lines.append(f"- Placements: {_placements(row['report'])}.")
+            late = performance.missed(row)
+            lines.append(f"- Placements: {_placements(row['report'])}{f'; {late}' if late else ''}.")
             lines.append(f"- Longest path: {'; '.join(row['report']['critical_path'])}.")
         if row.get("engine_cells"):
-            counts = ", ".join(f"{count:,} {kind}" for kind, count in row["engine_cells"].items() if kind in CELLS)
-            lines.append(f"- The engine alone, without UART and packet layer, in Yosys' cells: {counts}.")
+            lines.append(f"- The engine alone, without UART and packet layer, in Yosys' cells: {_engine(row)}.")
         lines.append(f"- RTL: {_compared(row['rtl'])}." if row["rtl"] else "- RTL: not run.")
         if row.get("rtl_quieted"):
             quiet = row["rtl_quieted"]
@@ -128,6 +128,11 @@ def _placements(report: Mapping[str, Any]) -> str:
     known = report["stages"]
     seconds = ", ".join(f"{word} {known[key]:,.0f} s" for key, word in LONGEST.items() if key in known)
     return f"{tried}{f'; {seconds}' if seconds else ''}"
+
+
+def _engine(row: Mapping[str, Any]) -> str:
+    """Cells of the engine alone."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in row["engine_cells"].items() if kind in CELLS)
 
 
 def _compared(found: Mapping[str, Any]) -> str:
@@ -163,6 +168,8 @@ def others(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
         f"{row['cycles_per_step']:,.1f} cycles, {least}{_number(row['us_per_step'], '.2f')} µs,"
         f" {most}{_number(row['gops_dense_equivalent'], ',.1f')} GOPS dense-equivalent"
     )
+    if row.get("engine_cells"):
+        ours += f"; the engine alone {_engine(row)}"
     found = [(each["system"], each["figures"], each["source"]) for each in row["published"]]
     if row["alternative"]:
         times = ", ".join(f"{value:g} µs ({key})" for key, value in row["alternative"]["us_per_step"].items())

@@ -44,6 +44,8 @@ it the engine is; then throughput, memory, and how cycles and area grow. Made fr
 - **input**: one value a cycle. **output**: `outputs` of the array's configuration, 1 unless it says otherwise.
 - **bound**: the largest of these; nothing that shares an array of this size can be faster. **distance**: cycles ÷ bound.
 - **chip**: nonzeros ÷ all multipliers of the device, were every one of them a PE.
+- **block RAM**: bits of the nonzeros with their indices ÷ the bits that all memories of the device that hold weights give a cycle,
+  were all of them weights' and full: 36 bits of an ECP5's or Gowin's block RAM, 16 of an iCE40's or of its SPRAM.
 - **memory**: bits of the nonzeros with their indices, and of the memories that hold them; blocks that the whole design takes.
 """
 
@@ -59,6 +61,8 @@ dash: not placed and routed. How many columns are unchanged decides:
 - *real inputs* is real temporal sparsity: recorded inputs at Θ = 0, in trained networks, or as real inputs to random weights.
 - *nine tenths unchanged* is not: columns are drawn from a seed, each moving with probability 1/10.
 """
+READ_BITS = {"ecp5": 36, "gowin": 36, "ice40": 16}
+"""Bits that a block RAM gives a cycle at most, where it is read only; an iCE40's SPRAM gives as many."""
 WHICH = {
     "nothing_skipped": "nothing skipped",
     "real": "real inputs",
@@ -135,7 +139,7 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
     rows = record["workloads"]
     parts = [HEAD]
     for case, title in CASES.items():
-        columns = ("workload", *BOUNDS.values(), "chip", "bound", "cycles", "distance")
+        columns = ("workload", *BOUNDS.values(), "chip", "block RAM", "bound", "cycles", "distance")
         lines = [f"## {title}\n", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
         for row in rows:
             name, limit = bound(row, case)
@@ -147,6 +151,7 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
                 row["name"],
                 *(f"{limits[key]:,.0f}" for key in BOUNDS),
                 f"{share * row['nnz'] / device(row['device']).dsp:,.0f}",
+                f"{share * row['nnz'] * row['limits']['entry_bits'] / _weight_bits(row):,.0f}",
                 name,
                 f"{cycles:,.1f}",
                 f"{cycles / limit:.3f}",
@@ -160,6 +165,12 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
         parts.append(area.laws(points))
     parts.append(area.beyond(rows, points))
     return "\n".join(part for part in parts if part)
+
+
+def _weight_bits(row: Mapping[str, Any]) -> int:
+    """Bits that the memories of a row's device in which its weights lie give a cycle."""
+    chip = device(row["device"])
+    return READ_BITS[chip.family] * (chip.sprams if row["hardware"]["loaded"] and chip.sprams else chip.bram)
 
 
 def _throughput(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -261,17 +272,19 @@ def _laws(points: Sequence[Mapping[str, Any]]) -> str:
         f"    cycles = {a:.3f} × array + {b:.3f} × read-out {'+' if c >= 0 else '-'} {abs(c):.1f}    "
         f"(largest error {100 * worst:.1f} %)\n",
         "with array = slots × N × (columns of the longest group), slots = ⌈4 × units / (M × PE rows)⌉, which is nonzeros ÷ PEs",
-        "where everything divides, and read-out = 4 × units ÷ PE rows, with a lane for each cluster. Memory is nonzeros × (weight",
-        "bits + log2 M), whatever the array.\n",
+        "where everything divides, and read-out = 4 × units ÷ PE rows, with a lane for each cluster. Points are the cycle model's,",
+        "which RTL is held against. Bits of nonzeros are nonzeros × (weight bits + log2 M), whatever the array. Block RAMs are",
+        "counted: they follow these bits on a small array and PEs on a large one, each with a memory of its own, full or not.\n",
         "LUTs and flip-flops are *estimated*, by the laws of area below; none of these was synthesized.\n",
-        "| units | pattern | PEs | nonzeros | bits | array | read-out | cycles | by the law | LUTs | flip-flops |",
-        "|" + "---|" * 11,
+        "| units | pattern | PEs | nonzeros | bits | block RAMs | array | read-out | cycles | by the law | LUTs | flip-flops |",
+        "|" + "---|" * 12,
     ]
     for point in points:
         law, made = a * point["array"] + b * point["read_out"] + c, area.by_the_laws(point["sizes"])
         lines.append(
             f"| {point['units']} | {point['pattern']} | {point['rows']} × {point['groups']} | {point['nonzeros']:,} |"
-            f" {point['weight_bits']:,} | {point['array']:,} | {point['read_out']:,} | {point['cycles']:,.1f} | {law:,.1f} |"
+            f" {point['weight_bits']:,} | {point['sizes']['bram']:.0f} | {point['array']:,} | {point['read_out']:,} |"
+            f" {point['cycles']:,.1f} | {law:,.1f} |"
             f" {made['luts']:,} | {made['ffs']:,} |"
         )
     return "\n".join(lines) + "\n"

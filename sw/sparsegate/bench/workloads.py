@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sparsegate import artefact, datasets, features, magnitude, normalize, quantize, synthetic
 from sparsegate.bench import real
-from sparsegate.errors import SparseGateError
+from sparsegate.errors import MissingData, SparseGateError
 from sparsegate.layout import HardwareConfig
 from sparsegate.network import Network
 from sparsegate.pattern import DENSE, NM
@@ -175,7 +175,7 @@ def encoder(folder: Path, work: Path) -> Work:
 def _need(folder: Path, model: str) -> None:
     missing = real.missing(folder)
     if model in missing:
-        raise SparseGateError(missing[model])
+        raise MissingData(missing[model])
 
 
 def _of_others(

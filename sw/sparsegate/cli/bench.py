@@ -91,7 +91,9 @@ def performance(
 ) -> None:
     """Cycles, occupancy, clock, area, time of a step and throughput of whole workloads, beside what others report.
 
-    FILE keeps the rows of workloads that are not measured. A workload whose data are missing is skipped, with the reason. The
+    Place and route of all of them takes hours; --no-pnr takes minutes. FILE keeps the rows of workloads that are not
+    measured, and of the others what is left out and has not changed: clock, area, and what RTL said. A workload whose data
+    are missing is skipped, with the reason; one that fails otherwise ends the command with status 1 after the others. The
     word [bold]performance[/] may be left out.
 
     Example: [bold]sparsegate bench performance spartus --no-pnr --json performance.json[/]
@@ -103,12 +105,13 @@ def performance(
     from sparsegate.bench import cpu, performance_table, real, workloads
     from sparsegate.bench import performance as bench
     from sparsegate.bench import roofline as page
-    from sparsegate.errors import SparseGateError
+    from sparsegate.errors import MissingData, SparseGateError
 
     chosen = workloads.chosen(names or [])
     folder, before = real.data_folder(data_dir), bench.read(out)
     earlier = {row["name"]: row for row in (before or {}).get("workloads", [])}
-    rows, skipped = [], {}
+    beside = points or out.with_name("synthesis.json")
+    rows, skipped, failed = [], {}, {}
     with console.task("performance") as task:
 
         def place(program: Program, workload: Workload) -> dict[str, Any]:
@@ -146,33 +149,41 @@ def performance(
                     {} if skip_rtl else _simulator(),
                     form,
                 )
-            except SparseGateError as error:
+            except MissingData as error:
                 skipped[workload.name] = str(error)
                 continue
+            except SparseGateError as error:
+                failed[workload.name] = str(error)
+                continue
             rows.append(row)
-            # a record is written after every row: the next one may take an hour
+            # the record and its page are written after every row: the next one may take an hour
             result = bench.merged(bench.read(out), rows, list(workloads.WORKLOADS))
+            measured = estimate.read_points(beside) if beside.exists() else []
             artefact.write_json(out, result)
+            artefact.write_text(out.with_suffix(".md"), performance_table.page(result, measured))
         if roofline is not None and rows:
             task.say("how cycles grow with the shape")
             result["laws"] = page.laws()
             artefact.write_json(out, result)
+            artefact.write_text(roofline, page.page(result, measured))
     for name, reason in skipped.items():
         console.note(f"{name}: skipped, {reason}")
-    if not rows:
-        raise SparseGateError("no workload could be measured")
-    beside = points or out.with_name("synthesis.json")
-    measured = estimate.read_points(beside) if beside.exists() else []
-    artefact.write_text(out.with_suffix(".md"), performance_table.page(result, measured))
-    if roofline is not None:
-        artefact.write_text(roofline, page.page(result, measured))
-    short = [
-        tuple(line[at] for at in performance_table.SHORT)
-        for line in (performance_table.COLUMNS, *map(performance_table.cells, rows))
-    ]
-    _show(result, False, "workloads; FILE has every case, and what others report", short[0], short[1:], out)
-    if any(row["rtl_mismatches"] for row in rows):
-        raise SparseGateError("RTL differs from the models; FILE says where")
+    for name, reason in failed.items():
+        console.note(f"{name}: failed, {reason}")
+    for row in rows:
+        if late := bench.missed(row):
+            console.note(f"{row['name']}: {late}")
+    if rows:
+        short = [
+            tuple(line[at] for at in performance_table.SHORT)
+            for line in (performance_table.COLUMNS, *map(performance_table.cells, rows))
+        ]
+        title = f"workloads; {out.with_suffix('.md')} has every case, area, and what others report"
+        _show(result, False, title, short[0], short[1:], out)
+    if failed or not rows:
+        raise SparseGateError(f"could not be measured: {', '.join([*failed, *skipped])}")
+    if differing := [row["name"] for row in rows if row["rtl_mismatches"]]:
+        raise SparseGateError(f"RTL differs from the models: {', '.join(differing)}; {out} says in how many values")
 
 
 def _place(program: Program, workload: Workload, work: Path, seeds: int, say: Callable[[str], None]) -> dict[str, Any]:

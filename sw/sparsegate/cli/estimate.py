@@ -18,6 +18,7 @@ from sparsegate.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from sparsegate.devices import Device
     from sparsegate.estimate import Estimate
 
 
@@ -29,8 +30,13 @@ def estimate(
     ] = None,
     array: Array,
     device: Annotated[
-        str, typer.Option("--device", help="Device whose block RAMs and multipliers are counted.")
-    ] = "LFE5U-85F",
+        str | None,
+        typer.Option("--device", help="Device whose block RAMs and multipliers are counted. Default: LFE5U-85F."),
+    ] = None,
+    multipliers: Annotated[
+        str | None,
+        typer.Option("--multipliers", help="'dsp' or 'logic'. Default: the device's own, where it has some."),
+    ] = None,
     fit: Annotated[
         str | None,
         typer.Option(
@@ -64,8 +70,11 @@ def estimate(
     Example: [bold]sparsegate estimate build/program.safetensors --fit LFE5U-85F[/]
     """
     from sparsegate import estimate as rules
+    from sparsegate.devices import device as chip_of
     from sparsegate.errors import SparseGateError
 
+    if fit is not None and device is not None:
+        raise SparseGateError(f"--fit {fit} and --device {device} were given, expected one of the two")
     result: dict[str, Any] = {}
     table: list[tuple[str, object]] = []
     if refit is not None:
@@ -81,13 +90,13 @@ def estimate(
         with console.task("estimate"):
             if fit is not None:
                 fixed = [name for name in rules.SEARCHED if array[name] is not None]
-                found = rules.fit(compiled.program, fit, compiled.config, fixed)
+                found = rules.fit(compiled.program, fit, compiled.config, fixed, multipliers)
                 best = found[0]
                 result["fit"] = [asdict(one) for one in found[:5]]
                 result["ranked_by"] = "time" if rules.timed(found) else "cycles"
             else:
-                best = rules.estimate(compiled.program, compiled.config, device)
-        result |= asdict(best)
+                best = rules.estimate(compiled.program, compiled.config, device or "LFE5U-85F", multipliers)
+        result |= asdict(best) | {"fits": best.fits(chip_of(best.device))}
         table += _rows(best)
         if fit is not None:
             unknown = "cycles, as an array whose clock is unknown might be the fastest"
@@ -122,17 +131,38 @@ def _rows(one: Estimate) -> list[tuple[str, object]]:
     depth, banks = "deep" if one.deep else "shallow", f"{one.banks} bank{'s' * (one.banks > 1)} of accumulators"
     if one.block_banks and chip.family == "ecp5":
         banks += f" ({min(one.block_banks, one.banks)} in block RAM)"
+    multipliers = f"{min(one.dsp, chip.dsp)} of {chip.dsp}"
+    if one.dsp > chip.dsp:
+        multipliers += f", {one.dsp - chip.dsp} more of logic"
+    memories = [("single-port RAMs", f"{one.sprams} of {chip.sprams}")] if one.sprams else []
     return [
         ("device", one.device),
         ("array", f"{one.rows} rows x {one.groups} groups, {one.lanes} lanes, {banks}, {depth}"),
-        ("multipliers", f"{one.dsp} of {chip.dsp}"),
+        ("fits", _verdict(one, chip)),
+        ("multipliers", multipliers),
         ("block RAMs", f"{one.bram} of {chip.bram}"),
+        *memories,
         ("LUTs", law(one.luts, chip.luts, "luts")),
         ("flip-flops", law(one.ffs, chip.ffs, "ffs")),
         ("cycles a step", one.cycles),
         ("clock", clock),
         ("time of a step", "unknown" if one.us is None else f"{one.us:.2f} us"),
     ]
+
+
+def _verdict(one: Estimate, chip: Device) -> str:
+    """Whether a device has room for an estimate, in words."""
+    from dataclasses import replace
+
+    from sparsegate import estimate as rules
+
+    if one.bram > chip.bram:
+        return f"no, it lacks {one.bram - chip.bram} block RAMs"
+    if not replace(one, dsp=0).fits(chip):
+        return f"no, by the laws: more than {rules.share(chip.family):.1%} of the LUTs or flip-flops"
+    if one.dsp > chip.dsp:
+        return f"{'unknown' if one.luts is None else 'by the laws'}, with {one.dsp - chip.dsp} multipliers of logic"
+    return "multipliers and block RAMs do; LUTs are not known" if one.luts is None else "yes, by the laws"
 
 
 def _errors(row: dict[str, Any]) -> str:
