@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from sparsegate import estimate, synthetic
+from sparsegate.cli import app
 from sparsegate.devices import device
 from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.pattern import NM
+from sparsegate.program import Program
 from sparsegate.quantize import quantize
 from sparsegate_hw import netlist, patch, reprogram, synth
 from tests.hw import bitstream
@@ -79,13 +84,14 @@ def test_the_form_does_not_depend_on_contents():
             ),
         ),
     )
-    for name, multipliers, blocks in (
-        ("LFE5U-25F", "dsp", 0),
-        ("LFE5U-25F", "dsp", 1),  # block RAMs of accumulators are no contents
-        ("iCE40HX8K", "logic", 0),
-        ("GW2A-18", "dsp", 0),
+    for name, multipliers, options in (
+        ("LFE5U-25F", "dsp", {}),
+        ("LFE5U-25F", "dsp", {"block_banks": 1}),  # block RAMs of accumulators are no contents
+        ("iCE40HX8K", "logic", {}),
+        ("iCE40UP5K", "dsp", {"loaded": True, "multiplier": 16}),  # nor are weights that the host loads
+        ("GW2A-18", "dsp", {}),
     ):
-        config = replace(CONFIG, block_banks=blocks)
+        config = replace(CONFIG, **options)
         chosen = synth.target(device=name, multipliers=multipliers)
         forms, contents = [], []
         for one in (program, tuned(program), zeros):
@@ -134,6 +140,28 @@ def test_patching_an_ecp5(tmp_path):
         built.stages[tool] for tool in ("yosys", "nextpnr")
     ]
     assert again.bitstream.read_bytes() == done.bitstream.read_bytes() != built.bitstream.read_bytes()
+    # so does the command, which leaves the Program that it runs beside it
+    other.save(tmp_path / "tuned.safetensors")
+    folder, out = str(built.bitstream.parent), tmp_path / "tuned.bit"
+    said = CliRunner().invoke(app, ["patch", folder, str(tmp_path / "tuned.safetensors"), "-o", str(out), "--json"])
+    assert said.exit_code == 0, said.output
+    result = json.loads(said.stdout)
+    assert (result["memories"], result["changed"]) == (done.memories, done.changed)
+    assert out.read_bytes() == done.bitstream.read_bytes()
+    assert Program.load(Path(result["program"])).digest == done.program.digest
+    # a bias that the netlist has no bits for, or another shape, is a sentence, and nothing is written
+    layer = other.layers[0]
+    grown = layer.bias.copy()
+    grown[0, 0] = -(1 << Layout(program, config).bias_bits)
+    wrong = {"grown": replace(other, layers=(replace(layer, bias=grown),)), "shape": make_program(6)}
+    for name, sentence in (("grown", "biases need"), ("shape", "has units 6, the bitstream was built for 16")):
+        wrong[name].save(tmp_path / f"{name}.safetensors")
+        words = ["patch", folder, str(tmp_path / f"{name}.safetensors"), "-o", str(tmp_path / f"{name}.bit")]
+        said = CliRunner().invoke(app, words)
+        assert said.exit_code == 1
+        assert sentence in " ".join(said.stderr.split())
+        assert "Traceback" not in said.output
+        assert not list(tmp_path.glob(f"{name}.bit*"))
     # and back
     back = reprogram.reprogram(again.bitstream.parent, program, tmp_path / "back.bit")
     assert back.bitstream.read_bytes() == built.bitstream.read_bytes()
