@@ -600,6 +600,7 @@ def point(program: Program, config: HardwareConfig, measured: Mapping[str, Any],
         + (f", {config.block_banks} banks in block RAM" if config.block_banks else ""),
         "command": command,
         **{key: measured[key] for key in MEASURED},
+        "untimed": measured.get("untimed", ""),
         "hardware": asdict(config),
         "sizes": sizes(layout, chip, str(measured["multipliers"])),
         "tools": dict(measured["tools"]),
@@ -685,7 +686,8 @@ def routed(points: Sequence[Mapping[str, Any]], laws: Mapping[str, Any]) -> dict
 
     ``layouts``: different ones among them. ``errors``: figure -> the lowest and the highest error of a law that was fitted without
     the point in question. ``share``: the most of a device's LUTs that the law says of one that was routed, rounded up so that
-    it fits itself. Both are empty without laws. ``clocks``: speed grade, depth, LUTs and Fmax of each.
+    it fits itself. Both are empty without laws. ``clocks``: speed grade, depth, LUTs and Fmax of each that is not but an upper
+    bound, for lack of delays in nextpnr's model.
     """
     found: dict[str, dict[str, Any]] = {}
     for family, mine in _families(points).items():
@@ -701,7 +703,7 @@ def routed(points: Sequence[Mapping[str, Any]], laws: Mapping[str, Any]) -> dict
         clocks = [
             {"speed": one["speed"], "deep": one["hardware"]["deep"], "luts": one["luts"], "fmax_mhz": one["fmax_mhz"]}
             for one in mine
-            if one["fmax_mhz"] is not None
+            if one["fmax_mhz"] is not None and not one.get("untimed")
         ]
         found[family] = {
             "layouts": _layouts(mine),

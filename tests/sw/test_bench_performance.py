@@ -343,7 +343,7 @@ def test_larger_arrays_are_counted_and_estimated():
     assert area.beyond([measured | {"stretch": []}]) == ""
 
 
-def test_estimates_stand_beside_what_was_measured():
+def test_estimates_stand_beside_what_was_measured(monkeypatch):
     points = estimate.read_points(POINTS)
     shown = area.estimates(points, ["spartus", "ese"])
     designs = re.findall(r"^\| `(.*?)`, ", shown, re.M)
@@ -360,10 +360,16 @@ def test_estimates_stand_beside_what_was_measured():
     assert f"| `ese`, LFE5U-85F | {luts:,} / {ese['luts']:,} ({error:+.1f} %) | " in shown
     assert f" | {ese['sizes']['bram']} / {ese['bram']} (+0.0 %) | " in shown
     (small,) = [one for one in points if one["command"] == "sparsegate bench vowels"]
-    assert f"| `vowels`, iCE40UP5K | no law / {small['luts']:,} | " in shown
     grown = area.laws(points)
     assert f"{ese['luts']:,}, {luts:,}, {error:+.1f} % |" in grown
-    assert "vowels" not in grown
+    by_family = dict(
+        zip(("", *estimate.load_laws()), re.split(r"^(?:ECP5|iCE40|Gowin), at", grown, flags=re.M), strict=True)
+    )
+    assert ["| vowels |" in by_family[family] for family in ("ecp5", "ice40", "gowin")] == [False, True, False]
+    assert ["| ese |" in by_family[family] for family in ("ecp5", "ice40", "gowin")] == [True, False, False]
+    monkeypatch.setattr(estimate, "load_laws", lambda: {"ecp5": {"luts": law}})
+    shown = area.estimates(points, ["spartus", "ese"])
+    assert f"| `vowels`, iCE40UP5K | no law / {small['luts']:,} | " in shown
 
 
 @pytest.mark.skipif(not RECORD.exists(), reason="there is no committed record yet")
@@ -429,6 +435,17 @@ def test_the_record_s_cycles_come_out_again(tmp_path, name):
     assert point["sizes"].keys() == estimate.sizes(layout, device(row["device"])).keys()
 
 
+@pytest.mark.parametrize("name", ["peer-4", "peer-8"])
+def test_the_record_is_of_today_s_hardware(tmp_path, name):
+    """After a change of the engine 'bench --no-pnr' says which rows are of the one before."""
+    from sparsegate_hw.synth import form_digest
+
+    (row,) = [each for each in performance.read(RECORD)["workloads"] if each["name"] == name]
+    workload = workloads.WORKLOADS[name]
+    made, hertz = workload.make(tmp_path / "none", tmp_path).program, bench_command._hertz(workload)
+    assert form_digest(made, workload.config, device=workload.device, frequency_hz=hertz) == row["form"]
+
+
 def test_the_record_reaches_its_marks():
     """Published sizes, and what the engine is to reach with them."""
     assert 4 * 1024 * (123 + 1024) // 16 == 293_632
@@ -437,6 +454,8 @@ def test_the_record_reaches_its_marks():
     assert {name: rows[name]["nnz"] for name in ("spartus", "ese")} == {"spartus": 293_632, "ese": 235_776}
     assert all(row["rtl_mismatches"] == 0 for row in rows.values())
     for row in rows.values():
+        assert not performance.outdated(row)
+        assert performance.missed(row) is None
         quiet = row["rtl_quieted"]
         assert quiet["cycles_predicted"] == quiet["cycles_counted"]
         assert quiet["group_imbalance"] == quiet["group_imbalance_counted"]
@@ -462,6 +481,11 @@ def test_the_command(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     record = json.loads(out.read_text())
     assert [each["name"] for each in record["workloads"]] == ["small"]
+    (small,) = record["workloads"]
+    shown = re.search(r"small +16 +(\S+) +(\S+) % +- +- +- +- +-\s", done.stdout)
+    assert shown is not None
+    assert shown[1] == f"{small['cycles_per_step']:,.1f}"
+    assert shown[2] == f"{100 * small['occupancy_total']:.1f}"
     assert "gone: skipped, there are no data" in done.stderr
     assert out.with_suffix(".md").read_text() == performance_table.page(record)
     # synthesized points are shown where they are beside
@@ -609,6 +633,26 @@ def test_others_stand_beside():
         in page
     )
     assert " | the CPU | 120.5 µs (1 thread): onnxruntime | run by us |" in page
+
+
+@pytest.mark.parametrize("name", [name for name, each in workloads.WORKLOADS.items() if each.packed or each.stretch])
+def test_other_arrays_are_ones_that_the_engine_has(tmp_path, name):
+    """On a Program of the workload's shape, which is all that counts; random where the real one needs data or a training."""
+    shapes = {
+        "vowels": (12, [Shape("lstm", 64, NM(1, 8), NM(1, 8)), Shape("linear", 9, when="last")]),
+        "keywords": (12, [Shape("lstm", 64, NM(1, 8), NM(1, 8))] * 3 + [Shape("linear", 35, when="last")]),
+        "encoder": (40, [Shape("lstm", 256, NM(2, 32), NM(2, 32))] * 3 + [Shape("linear", 256, when="last")]),
+    }
+    workload, family = workloads.WORKLOADS[name], name.partition("-")[0]
+    if family in shapes:
+        inputs, layers = shapes[family]
+        x = np.random.default_rng(1).normal(size=(2, 6, inputs))
+        config = workloads.SMALL if family == "vowels" else quantize.QuantizeConfig()
+        made = quantize.quantize(synthetic.network(inputs, layers, seed=1), x, config=config)
+    else:
+        made = workload.make(tmp_path / "none", tmp_path).program
+    for config in (workload.config, *workload.packed, *workload.stretch):
+        assert estimate.sizes(Layout(made, config), device(workload.device))["one"] == 1
 
 
 def test_other_arrays_become_points(tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from sparsegate.errors import SparseGateError
 from sparsegate.layout import HardwareConfig
 
 FAMILY = "ecp5"
+"""Of the arrays that are larger than their device."""
+FAMILIES = {"ecp5": "ECP5", "ice40": "iCE40", "gowin": "Gowin"}
 WORDS = {"luts": "LUTs", "ffs": "flip-flops", "bram": "block RAMs", "dsp": "multipliers"}
 MADE_BY = "sparsegate bench "
 """Before a workload's name, in the command of its point."""
@@ -42,11 +44,14 @@ flip-flops follow laws that are fitted to these very points ([synthesis.json](sy
 few sizes explain them. **left out**: the error of a law fitted to the other points, which is what to expect of a new design.
 *Packed*: other arrays, synthesized and packed but not placed (`sparsegate bench area`), larger ones than the device among them.
 """
+INTRODUCTION = """\
+Least squares of the relative errors at the synthesized designs, with UART and packet layer, each family by itself; LUTs of an iCE40
+are its logic cells. The sizes in which the laws are linear:
+"""
 GROWTH = """\
 So accumulators grow with units × column groups, adders with PEs, lists with units and with lanes × groups. Density changes what is
 in block RAM; of these sizes it moves the sums forwarded, a deep engine's registers and small memories. A law that is fitted without
-one of the points misses it by more: see [benchmarks/performance.md](benchmarks/performance.md). An iCE40 has too few
-points for a law.
+one of the points misses it by more: see [benchmarks/performance.md](benchmarks/performance.md).
 """
 BEYOND = """\
 ## Larger than the device
@@ -114,24 +119,23 @@ def _percent(share: float | None) -> str:
 
 
 def laws(points: Sequence[Mapping[str, Any]]) -> str:
-    """How LUTs and flip-flops grow, and the fit at the synthesized points."""
-    mine = [one for one in points if device(str(one["device"])).family == FAMILY]
-    known = estimate.load_laws()[FAMILY]
-    used = [name for name in SIZES if any(name in law for law in known.values())]
-    lines = [
-        "## How area grows\n",
-        f"Least squares of the relative errors at the {len(mine)} synthesized ECP5 designs, with UART and packet layer:\n",
-    ]
-    for figure, law in known.items():
-        terms = (f"{value:,g}" if name == "one" else f"{value:,g} × {name}" for name, value in law.items())
-        lines.append(f"    {WORDS[figure]} = {' + '.join(terms)}")
-    lines += ["", *(f"- **{name}**: {SIZES[name]}." for name in used), "", GROWTH]
-    lines += _header(("design", *used, *(f"{WORDS[figure]}: measured, law, error" for figure in known)))
-    fits_of = zip(mine, estimate.errors(mine), strict=True)
-    for one, row in sorted(fits_of, key=lambda both: (both[0]["fmax_mhz"] is None, both[0]["luts"])):
-        sizes = (f"{one['sizes'][name]:,g}" for name in used)
-        fits = (f"{one[figure]:,}, {row['estimate'][figure]:,}, {_percent(row[figure])}" for figure in known)
-        lines.append(f"| {' | '.join((_design(one), *sizes, *fits))} |")
+    """How LUTs and flip-flops grow, and the fit at the synthesized points, of every family that has laws."""
+    known = estimate.load_laws()
+    used = [name for name in SIZES if any(name in law for laws in known.values() for law in laws.values())]
+    lines = ["## How area grows\n", INTRODUCTION, *(f"- **{name}**: {SIZES[name]}." for name in used), "", GROWTH]
+    for family, of in known.items():
+        mine = [one for one in points if device(str(one["device"])).family == family]
+        lines.append(f"\n{FAMILIES[family]}, at {len(mine)} synthesized designs:\n")
+        for figure, law in of.items():
+            terms = (f"{value:,g}" if name == "one" else f"{value:,g} × {name}" for name, value in law.items())
+            lines.append(f"    {WORDS[figure]} = {' + '.join(terms)}")
+        own = [name for name in used if any(name in law for law in of.values())]
+        lines += ["", *_header(("design", *own, *(f"{WORDS[figure]}: measured, law, error" for figure in of)))]
+        fits_of = zip(mine, estimate.errors(mine), strict=True)
+        for one, row in sorted(fits_of, key=lambda both: (both[0]["fmax_mhz"] is None, both[0]["luts"])):
+            sizes = (f"{one['sizes'][name]:,g}" for name in own)
+            fits = (f"{one[figure]:,}, {row['estimate'][figure]:,}, {_percent(row[figure])}" for figure in of)
+            lines.append(f"| {' | '.join((_design(one), *sizes, *fits))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -24,8 +24,18 @@ COLUMNS = (
     "GOPS, sparse / dense-equivalent",
     "RTL differs",
 )
-SHORT = (0, 2, 4, 5, 6, 7, 8, 13, 14)
-"""Columns that a terminal has room for."""
+SHORT = {
+    "workload": 0,
+    "PEs": 2,
+    "cycles": 4,
+    "occupancy": 6,
+    "MHz": 7,
+    "µs": 8,
+    "LUTs": 9,
+    "GOPS": 13,
+    "differ": 14,
+}
+"""Columns that a terminal has room for; of two figures in one the last: occupancy of all cycles, dense-equivalent GOPS."""
 CASES = {
     "nothing_skipped": "nothing skipped",
     "real": "real inputs",
@@ -159,6 +169,12 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{most}{_number(row['gops_sparse'], ',.2f')} / {_number(row['gops_dense_equivalent'], ',.1f')}",
         _number(row["rtl_mismatches"], ""),
     )
+
+
+def short(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One workload's headline for a terminal."""
+    found = cells(row)
+    return tuple(found[at].rpartition(" / ")[2] for at in SHORT.values())
 
 
 def others(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
