@@ -219,7 +219,9 @@ def _simulator() -> dict[str, str]:
 def area(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="keywords, encoder, spartus. Default: all that have other arrays."),
+        typer.Argument(
+            metavar="[NAME]...", help="vowels, keywords, keywords-gw2a, encoder, ese, spartus. Default: all."
+        ),
     ] = None,
     points: Annotated[
         Path,
