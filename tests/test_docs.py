@@ -80,6 +80,16 @@ def scale_lines(record: dict) -> list[str]:
     ]
 
 
+def test_the_tools_reach_their_goals():
+    """Those that the page names, on the machine that the record names: steps and cycles a second, seconds, and bytes."""
+    found = json.loads((ROOT / "docs" / "benchmarks" / "scale.json").read_text(encoding="utf-8"))
+    assert (found["compile"]["rows"], found["compile"]["groups"], found["golden"]["units"]) == (32, 3, 1024)
+    assert found["golden"]["golden"] >= 1_000
+    assert found["compile"]["seconds"] < 60
+    assert found["compile"]["megabytes"] < 2_000
+    assert found["rtl"]["cycles_per_second"] >= 20_000
+
+
 @pytest.mark.parametrize(
     ("page", "record", "lines"),
     [
