@@ -436,6 +436,21 @@ def test_the_record_s_cycles_come_out_again(tmp_path, name):
     assert point["sizes"].keys() == estimate.sizes(layout, device(row["device"])).keys()
 
 
+@pytest.mark.parametrize(("name", "estimated"), [("spartus", "25.2"), ("ese", "22.9")])
+def test_the_search_finds_the_arrays_of_the_largest_rows(tmp_path, name, estimated):
+    """As docs/synthesis.md says, with their times."""
+    workload = workloads.WORKLOADS[name]
+    found, *_ = estimate.fit(workload.make(tmp_path / "none", tmp_path).program, workload.device)
+    (row,) = [each for each in performance.read(RECORD)["workloads"] if each["name"] == name]
+    for figure in ("rows", "groups", "lanes", "banks", "deep"):
+        wanted = min(row["hardware"][figure], 1) if figure == "banks" else row["hardware"][figure]
+        assert getattr(found, figure) == wanted, figure
+    assert (found.cycles, found.dsp, found.bram) == (row["cycles_per_step"], row["dsp"], row["bram"])
+    assert f"{found.us:.1f}" == estimated
+    page = (ROOT / "docs" / "synthesis.md").read_text(encoding="utf-8")
+    assert f"`{name}` {estimated} µs (routed: {row['us_per_step']:.1f})" in page
+
+
 @pytest.mark.parametrize("name", ["peer-4", "peer-8"])
 def test_the_record_is_of_today_s_hardware(tmp_path, name):
     """After a change of the engine 'bench --no-pnr' says which rows are of the one before."""
