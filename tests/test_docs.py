@@ -80,7 +80,7 @@ def scale_lines(record: dict) -> list[str]:
     ]
 
 
-def test_the_tools_reach_their_goals():
+def test_the_record_of_the_tools_reaches_its_goals():
     """Those that the page names, on the machine that the record names: steps and cycles a second, seconds, and bytes."""
     found = json.loads((ROOT / "docs" / "benchmarks" / "scale.json").read_text(encoding="utf-8"))
     assert (found["compile"]["rows"], found["compile"]["groups"], found["golden"]["units"]) == (32, 3, 1024)

@@ -32,6 +32,11 @@ class Device:
     clock_hz: int
     sprams: int = 0
 
+    @property
+    def fabric(self) -> str:
+        """Devices of one fabric and speed grade have the same delays: all sizes of an ECP5, and else each by itself."""
+        return self.family if self.family == "ecp5" else self.name
+
 
 def _ecp5() -> dict[str, Device]:
     # nextpnr lets a 12F have all of the 25F that it is cut from

@@ -47,8 +47,10 @@ TURNS = 8
 """Clusters that take turns at a lane, at most: beyond that, lanes save less than the longer read-out costs."""
 OTHER_BLOCKS = 1
 """Block RAMs of an iCE40 for what is distributed RAM elsewhere: the identity."""
-FEWEST = 3
+FEWEST = 5
 """Different layouts among the points of a family from which laws are fitted."""
+SPARE = 2
+"""Layouts that are more than a law's coefficients, so that its errors tell something."""
 STEPS = 4
 """Of the sequence on which cycles are counted."""
 
@@ -196,7 +198,7 @@ def clock_of(chip: Device, deep: bool, luts: int | None) -> Clock | None:
         float(one["fmax_mhz"])
         for one in load_routed().get(chip.family, {}).get("clocks", ())
         if luts
-        and (one["speed"], one["deep"]) == (chip.speed, deep)
+        and (one["fabric"], one["speed"], one["deep"]) == (chip.fabric, chip.speed, deep)
         and max(luts, one["luts"]) <= NEAR * min(luts, one["luts"])
     ]
     return Clock(round(sum(near) / len(near), 2), min(near), max(near), len(near)) if near else None
@@ -304,7 +306,7 @@ def timed(found: Sequence[Estimate]) -> bool:
 
 
 def _arrays(program: Program, start: HardwareConfig, most: int, fixed: Collection[str]) -> Iterator[HardwareConfig]:
-    """The configurations that the search tries, of ``most`` PEs; of those of as many PEs, the ones with the most lanes first."""
+    """The configurations that the search tries, of at most ``most`` PEs; of as many PEs, the ones with the most lanes first."""
     cluster = start.cluster or max(phase.gates for phase in program.phases)
     heights = sorted({clusters for phase in program.phases for clusters in _halves(phase.blocks // phase.gates)})
     counts = [sum(len(program.layers[number].phases) for number in run.layers) for run in program.passes]
@@ -600,7 +602,7 @@ def point(program: Program, config: HardwareConfig, measured: Mapping[str, Any],
         + (f", {config.block_banks} banks in block RAM" if config.block_banks else ""),
         "command": command,
         **{key: measured[key] for key in MEASURED},
-        "untimed": measured.get("untimed", ""),
+        "untimed": measured.get("untimed") or "",
         "hardware": asdict(config),
         "sizes": sizes(layout, chip, str(measured["multipliers"])),
         "tools": dict(measured["tools"]),
@@ -645,16 +647,18 @@ def refit(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, 
         for figure, names in SIZES.items():
             wanted = np.array([float(one[figure]) for one in mine])
             matrix = np.array([[float(one["sizes"][name]) for name in names] for one in mine])
-            solved = _not_negative(matrix / wanted[:, None], np.ones(len(mine)))
+            solved = _not_negative(matrix / wanted[:, None], np.ones(len(mine)), _layouts(mine) - SPARE)
             law = {name: float(f"{value:.4g}") for name, value in zip(names, solved, strict=True) if value > 0}
             laws.setdefault(family, {})[figure] = law
     return laws
 
 
-def _not_negative(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares with coefficients of 0 or more, by trying every set of columns; of equally good ones, the smallest."""
+def _not_negative(matrix: NDArray[np.float64], wanted: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Least squares with coefficients of 0 or more, ``most`` of them not 0, by trying every set of columns; of equally good ones,
+    the smallest.
+    """
     best: tuple[float, NDArray[np.float64]] = (float("inf"), np.zeros(matrix.shape[1]))
-    for count in range(1, min(matrix.shape) + 1):
+    for count in range(1, min(most, *matrix.shape) + 1):
         for columns in itertools.combinations(range(matrix.shape[1]), count):
             solved, *_ = np.linalg.lstsq(matrix[:, columns], wanted, rcond=None)
             if (solved < 0).any():
@@ -667,12 +671,10 @@ def _not_negative(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> N
 
 
 def _families(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Points that laws of a family are fitted on: those with its own multipliers, or all where there are none such."""
+    """Points that laws of a family are fitted on: multipliers of logic are a size like others."""
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for one in sorted(points, key=lambda one: one["multipliers"] != "dsp"):
-        mine = found.setdefault(device(str(one["device"])).family, [])
-        if not mine or one["multipliers"] == mine[0]["multipliers"]:
-            mine.append(one)
+    for one in points:
+        found.setdefault(device(str(one["device"])).family, []).append(one)
     return dict(sorted(found.items()))
 
 
@@ -686,8 +688,8 @@ def routed(points: Sequence[Mapping[str, Any]], laws: Mapping[str, Any]) -> dict
 
     ``layouts``: different ones among them. ``errors``: figure -> the lowest and the highest error of a law that was fitted without
     the point in question. ``share``: the most of a device's LUTs that the law says of one that was routed, rounded up so that
-    it fits itself. Both are empty without laws. ``clocks``: speed grade, depth, LUTs and Fmax of each that is not but an upper
-    bound, for lack of delays in nextpnr's model.
+    it fits itself. Both are empty without laws. ``clocks``: fabric, speed grade, depth, LUTs and Fmax of each that is not but an
+    upper bound, for lack of delays in nextpnr's model.
     """
     found: dict[str, dict[str, Any]] = {}
     for family, mine in _families(points).items():
@@ -701,7 +703,13 @@ def routed(points: Sequence[Mapping[str, Any]], laws: Mapping[str, Any]) -> dict
             if family in laws and one["fmax_mhz"] is not None
         ]
         clocks = [
-            {"speed": one["speed"], "deep": one["hardware"]["deep"], "luts": one["luts"], "fmax_mhz": one["fmax_mhz"]}
+            {
+                "fabric": device(str(one["device"])).fabric,
+                "speed": one["speed"],
+                "deep": one["hardware"]["deep"],
+                "luts": one["luts"],
+                "fmax_mhz": one["fmax_mhz"],
+            }
             for one in mine
             if one["fmax_mhz"] is not None and not one.get("untimed")
         ]

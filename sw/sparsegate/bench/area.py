@@ -49,9 +49,10 @@ Least squares of the relative errors at the synthesized designs, with UART and p
 are its logic cells. The sizes in which the laws are linear:
 """
 GROWTH = """\
-So accumulators grow with units × column groups, adders with PEs, lists with units and with lanes × groups. Density changes what is
-in block RAM; of these sizes it moves the sums forwarded, a deep engine's registers and small memories. A law that is fitted without
-one of the points misses it by more: see [benchmarks/performance.md](benchmarks/performance.md).
+Accumulators grow with units × column groups, adders with PEs, lists with units and with lanes × groups. Density changes what is
+in block RAM; of these sizes it moves the sums forwarded and a deep engine's registers. A law has no more coefficients than two less
+than there are different layouts, and where it is fitted without one of the points it misses that by more: see
+[benchmarks/performance.md](benchmarks/performance.md). A Gowin has too few points for a law.
 """
 BEYOND = """\
 ## Larger than the device
@@ -105,6 +106,8 @@ def _header(columns: Sequence[str]) -> tuple[str, str]:
 def _beside(estimated: int | None, measured: int) -> str:
     if estimated is None:
         return f"no law / {measured:,}"
+    if not measured:
+        return f"{estimated:,} / 0"
     return f"{estimated:,} / {measured:,} ({_percent(estimated / measured - 1)})"
 
 

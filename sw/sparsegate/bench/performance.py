@@ -317,8 +317,10 @@ def measure(
 
     Raises
     ------
-    SparseGateError
+    MissingData
         If the data of a workload, or what reads them, are missing.
+    SparseGateError
+        If it fails otherwise.
     """
     say(f"{workload.name}: network and inputs")
     made = workload.make(folder, work)
@@ -382,6 +384,8 @@ def measure(
     if simulate is None and before is not None and _unchanged(before, row):
         row |= {key: before[key] for key in SIMULATED}
         tools = {"verilator": before["tools"]["verilator"]} if "verilator" in before["tools"] else {}
+    elif simulate is None:
+        area = {**area, "tools": {key: value for key, value in area["tools"].items() if key != "verilator"}}
     row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": {**area["tools"], **(tools or {})}}
     return timed(row)
 
@@ -393,6 +397,7 @@ def _unchanged(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
         and row["form"] is not None
         and before.get("form") == row["form"]
         and before["digests"]["program"] == row["digests"]["program"]
+        and before["inputs"] == row["inputs"]
         and all(key in before for key in SIMULATED)
     )
 
@@ -441,7 +446,7 @@ def missed(row: Mapping[str, Any]) -> str | None:
     asked = (row["report"] or {}).get("frequency_mhz")
     if asked is None or row["fmax_mhz"] >= asked:
         return None
-    return f"timing is not met: {row['fmax_mhz']:.1f} MHz reached, {asked:g} MHz expected"
+    return f"timing is not met: {row['fmax_mhz']:g} MHz reached, {asked:g} MHz expected"
 
 
 def merged(before: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> dict[str, Any]:

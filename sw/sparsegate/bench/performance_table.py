@@ -173,8 +173,8 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def short(row: Mapping[str, Any]) -> tuple[str, ...]:
     """One workload's headline for a terminal."""
-    found = cells(row)
-    return tuple(found[at].rpartition(" / ")[2] for at in SHORT.values())
+    found = [cells(row)[at] for at in SHORT.values()]
+    return tuple(("≤ " if " / " in text and text[0] == "≤" else "") + text.rpartition(" / ")[2] for text in found)
 
 
 def others(row: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -43,7 +43,7 @@ it the engine is; then throughput, memory, and how cycles and area grow. Made fr
 - **read-out**: one accumulator of every PE row leaves in a cycle. **cell lanes**: one unit a lane and cycle.
 - **input**: one value a cycle. **output**: `outputs` of the array's configuration, 1 unless it says otherwise.
 - **bound**: the largest of these; nothing that shares an array of this size can be faster. **distance**: cycles ÷ bound.
-- **chip**: nonzeros ÷ all multipliers of the device, were every one of them a PE.
+- **chip**: nonzeros ÷ all multipliers of the device, were every one of them a PE; a dash where it has none.
 - **block RAM**: bits of the nonzeros with their indices ÷ the bits that all memories of the device that hold weights give a cycle,
   were all of them weights' and full: 36 bits of an ECP5's or Gowin's block RAM, 16 of an iCE40's or of its SPRAM.
 - **memory**: bits of the nonzeros with their indices, and of the memories that hold them; blocks that the whole design takes.
@@ -56,7 +56,7 @@ THROUGHPUT = f"""\
 
 2 × dense MACs ÷ time of a step, against the {ESE_GOPS:,} GOPS of ESE (FPGA'17, {ESE_PES:,} PEs at {ESE_MHZ} MHz, the paper's
 abstract). A multiplier is one of the device that the design takes, for cells and tables as well as PEs; MHz are nextpnr's Fmax. A
-dash: not placed and routed. How many columns are unchanged decides:
+dash: not placed and routed, or without multipliers. How many columns are unchanged decides:
 
 - *real inputs* is real temporal sparsity: recorded inputs at Θ = 0, in trained networks, or as real inputs to random weights.
 - *nine tenths unchanged* is not: columns are drawn from a seed, each moving with probability 1/10.
@@ -146,11 +146,11 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
             limits = dict(row["limits"]["cycles"])
             share = 1.0 if case == "nothing_skipped" else 1 - row["cases"][case]["columns_skipped"]
             limits["array"] *= share
-            cycles = row["cases"][case]["cycles_per_step"]
+            cycles, chip = row["cases"][case]["cycles_per_step"], device(row["device"])
             cells = [
                 row["name"],
                 *(f"{limits[key]:,.0f}" for key in BOUNDS),
-                f"{share * row['nnz'] / device(row['device']).dsp:,.0f}",
+                f"{share * row['nnz'] / chip.dsp:,.0f}" if chip.dsp else "-",
                 f"{share * row['nnz'] * row['limits']['entry_bits'] / _weight_bits(row):,.0f}",
                 name,
                 f"{cycles:,.1f}",
@@ -183,7 +183,7 @@ def _throughput(rows: Sequence[Mapping[str, Any]]) -> str:
             gops, a_mhz = case["gops_dense_equivalent"], 2e-3 * row["dense_macs"] / case["cycles_per_step"]
             cells = (
                 "-" if gops is None else f"{most}{gops:,.1f}",
-                "-" if gops is None else f"{most}{gops / row['dsp']:.2f}",
+                "-" if gops is None or not row["dsp"] else f"{most}{gops / row['dsp']:.2f}",
                 f"{a_mhz:.3f}",
                 "-" if gops is None else f"{most}{100 * gops / ESE_GOPS:.1f} %",
             )

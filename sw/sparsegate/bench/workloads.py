@@ -377,6 +377,18 @@ WORKLOADS: dict[str, Workload] = {
             ),
         ),
         Workload(
+            "vowels-hx8k",
+            "trained LSTM 12→64 at 1:8 with a head of 9 classes, multipliers in logic",
+            "iCE40HX8K",
+            HardwareConfig(rows=4, multiplier=16, banks=1),
+            vowels,
+            (ECITON,),
+            packed=(
+                HardwareConfig(rows=4, multiplier=16, banks=1, lanes=1, deep=True),
+                HardwareConfig(rows=8, multiplier=16, banks=1, lanes=1),
+            ),
+        ),
+        Workload(
             "sprams",
             "LSTM 40→240 at 1:8 with a head of 10 classes, weights in the four SPRAMs, loaded by the host",
             "iCE40UP5K",

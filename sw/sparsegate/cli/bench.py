@@ -50,7 +50,7 @@ def performance(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="vowels, sprams, keywords, keywords-gw2a, encoder, ese, spartus, peer. Default: all.",
+            help="vowels, vowels-hx8k, sprams, keywords, keywords-gw2a, encoder, ese, spartus, peer. Default: all.",
         ),
     ] = None,
     out: Annotated[
@@ -111,6 +111,8 @@ def performance(
     folder, before = real.data_folder(data_dir), bench.read(out)
     earlier = {row["name"]: row for row in (before or {}).get("workloads", [])}
     beside = points or out.with_name("synthesis.json")
+    if beside.exists():
+        estimate.read_points(beside)  # refused before an hour's work, not after it
     rows, skipped, failed = [], {}, {}
     with console.task("performance") as task:
 
@@ -180,10 +182,13 @@ def performance(
         )
         lines = [performance_table.short(row) for row in rows]
         _show(result, False, title, tuple(performance_table.SHORT), lines, out)
-    if failed or not rows:
-        raise SparseGateError(f"could not be measured: {', '.join([*failed, *skipped])}")
+    wrong = []
+    if missing := [*failed, *(skipped if not rows else ())]:
+        wrong.append(f"could not be measured: {', '.join(missing)}")
     if differing := [row["name"] for row in rows if row["rtl_mismatches"]]:
-        raise SparseGateError(f"RTL differs from the models: {', '.join(differing)}; {out} says in how many values")
+        wrong.append(f"RTL differs from the models: {', '.join(differing)}; {out} says in how many values")
+    if wrong:
+        raise SparseGateError("; ".join(wrong))
 
 
 def _place(program: Program, workload: Workload, work: Path, seeds: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -220,7 +225,8 @@ def area(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...", help="vowels, keywords, keywords-gw2a, encoder, ese, spartus. Default: all."
+            metavar="[NAME]...",
+            help="vowels, vowels-hx8k, keywords, keywords-gw2a, encoder, ese, spartus. Default: all.",
         ),
     ] = None,
     points: Annotated[
@@ -245,15 +251,23 @@ def area(
 
     from sparsegate import estimate
     from sparsegate.bench import real, workloads
-    from sparsegate.errors import SparseGateError
+    from sparsegate.errors import MissingData, SparseGateError
     from sparsegate_hw.synth import pack
 
     folder = real.data_folder(data_dir)
+    chosen = [each for each in workloads.chosen(names or []) if each.packed]
+    if not chosen:
+        having = ", ".join(each.name for each in workloads.WORKLOADS.values() if each.packed)
+        raise SparseGateError(f"no other arrays are measured of {', '.join(names or [])}, only of {having}")
     rows: list[dict[str, Any]] = []
     with console.task("area") as task:
-        for workload in workloads.chosen(names or []):
-            for config in workload.packed:
+        for workload in chosen:
+            try:
                 program = replace(workload.make(folder, work).program, name=workload.name)
+            except MissingData as error:
+                console.note(f"{workload.name}: skipped, {error}")
+                continue
+            for config in workload.packed:
                 task.say(f"{workload.name}: {config.rows} x {config.groups} PEs")
                 measured = pack(
                     program, config, device=workload.device, frequency_hz=_hertz(workload), progress=task.say
@@ -261,8 +275,7 @@ def area(
                 rows.append(estimate.point(program, config, measured, f"sparsegate bench area {workload.name}"))
                 estimate.add_point(points, rows[-1])
     if not rows:
-        having = ", ".join(each.name for each in workloads.WORKLOADS.values() if each.packed)
-        raise SparseGateError(f"no other arrays are measured of {', '.join(names or [])}, only of {having}")
+        raise SparseGateError(f"could not be measured: {', '.join(each.name for each in chosen)}")
     figures = ("luts", "ffs", "bram", "dsp")
     cells = [(row["name"], *(f"{row[figure]:,}" for figure in figures)) for row in rows]
     columns = ("design", "LUTs", "flip-flops", "block RAMs", "multipliers")

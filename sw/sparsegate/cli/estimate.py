@@ -31,7 +31,7 @@ def estimate(
     array: Array,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="Device whose block RAMs and multipliers are counted. Default: LFE5U-85F."),
+        typer.Option("--device", help="Device to estimate for. Default: LFE5U-85F."),
     ] = None,
     multipliers: Annotated[
         str | None,
@@ -155,12 +155,14 @@ def _verdict(one: Estimate, chip: Device) -> str:
 
     from sparsegate import estimate as rules
 
+    more = one.dsp - chip.dsp
     if one.bram > chip.bram:
-        return f"no, it lacks {one.bram - chip.bram} block RAMs"
+        return f"no: {one.bram} block RAMs, the device has {chip.bram}"
     if not replace(one, dsp=0).fits(chip):
         return f"no, by the laws: more than {rules.share(chip.family):.1%} of the LUTs or flip-flops"
-    if one.dsp > chip.dsp:
-        return f"{'unknown' if one.luts is None else 'by the laws'}, with {one.dsp - chip.dsp} multipliers of logic"
+    if more > 0:
+        room = "" if one.luts is None else ", for which it has room by the laws"
+        return f"not without {more} multiplier{'s' * (more > 1)} of logic{room}"
     return "multipliers and block RAMs do; LUTs are not known" if one.luts is None else "yes, by the laws"
 
 

@@ -92,7 +92,8 @@ BlockBanks = Annotated[
     int | None,
     typer.Option(
         "--block-banks",
-        help="So many of these banks in block RAM of an ECP5, where some is left: fewer LUTs, two cycles more a phase. Default: 0.",
+        help="So many of these banks in block RAM of an ECP5, where some is left: fewer LUTs, at most two cycles more a phase."
+        " Default: 0.",
     ),
 ]
 Deep = Annotated[
