@@ -312,6 +312,20 @@ def test_a_device_without_multipliers_has_a_row(monkeypatch):
     assert " | 0 / 0 | " in area.estimates([made], [])
 
 
+def test_what_the_memories_of_weights_give_a_cycle_is_a_limit():
+    """Of an iCE40 UP5K's four SPRAMs a word each, which bounds it more than its multipliers do; of block RAM 16 or 36 bits."""
+    rows = {each["name"]: each for each in performance.read(RECORD)["workloads"]}
+    text = roofline.page({"workloads": list(rows.values())}).partition("## Nothing skipped")[2].partition("\n## ")[0]
+    found = {
+        name: re.search(rf"^\| {name} \|(?: [\d,]+ \|){{5}} (\S+) \| (\S+) \|", text, re.M).groups() for name in rows
+    }
+    bits = {"sprams": 4 * 16, "vowels": 30 * 16, "vowels-hx8k": 32 * 16, "keywords-gw2a": 46 * 36, "spartus": 208 * 36}
+    for name, a_cycle in bits.items():
+        held = rows[name]["nnz"] * rows[name]["limits"]["entry_bits"]
+        assert found[name][1] == f"{held / a_cycle:,.0f}"
+    assert found["sprams"] == ("4,200", "5,775")
+
+
 def test_ese_s_figures_are_the_published_ones():
     assert f"{roofline.ESE_GOPS:,} GOPS dense-equivalent" in workloads.ESE.figures
     assert f"{roofline.ESE_PES} PEs, {roofline.ESE_MHZ} MHz" in workloads.ESE.figures
