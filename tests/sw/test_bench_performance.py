@@ -534,7 +534,7 @@ def test_the_command(tmp_path, monkeypatch):
     record = json.loads(out.read_text())
     assert [each["name"] for each in record["workloads"]] == ["small"]
     (small,) = record["workloads"]
-    shown = re.search(r"small +16 +(\S+) +(\S+) % +- +- +- +- +-\s", done.stdout)
+    shown = re.search(r"small +(\S+) +(\S+) % +- +- +- +-\s", done.stdout)
     assert shown is not None
     assert shown[1] == f"{small['cycles_per_step']:,.1f}"
     assert shown[2] == f"{100 * small['occupancy_total']:.1f}"

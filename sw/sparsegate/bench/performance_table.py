@@ -26,16 +26,14 @@ COLUMNS = (
 )
 SHORT = {
     "workload": 0,
-    "PEs": 2,
     "cycles": 4,
     "occupancy": 6,
     "MHz": 7,
     "µs": 8,
-    "LUTs": 9,
     "GOPS": 13,
     "differ": 14,
 }
-"""Columns that a terminal has room for; of two figures in one the last: occupancy of all cycles, dense-equivalent GOPS."""
+"""Columns that 80 characters have room for; of two figures in one the last: occupancy of all cycles, dense-equivalent GOPS."""
 CASES = {
     "nothing_skipped": "nothing skipped",
     "real": "real inputs",

@@ -178,7 +178,7 @@ def performance(
     if rows:
         title = (
             "a step with nothing skipped: occupancy of all cycles, dense-equivalent GOPS, values in which RTL differs;"
-            f" {out.with_suffix('.md')} has every case, all of the area, and what others report"
+            f" {out.with_suffix('.md')} has every case, area, and what others report"
         )
         lines = [performance_table.short(row) for row in rows]
         _show(result, False, title, tuple(performance_table.SHORT), lines, out)
