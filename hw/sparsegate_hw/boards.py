@@ -11,7 +11,7 @@ from amaranth.build import ResourceError
 from sparsegate import devices
 from sparsegate.devices import Device
 from sparsegate.errors import SparseGateError, ToolError
-from sparsegate.estimate import sizes
+from sparsegate.estimate import kind_of_multipliers, sizes
 from sparsegate.layout import Layout
 from sparsegate_hw.primitives import Fabric
 
@@ -107,11 +107,7 @@ def target(board: str | None = None, device: str | None = None, multipliers: str
             raise SparseGateError(f"no board is called {board!r}; known are {', '.join(PLATFORMS)}")
         platform = _platform(board)
         found = Target(_device(platform), platform.package, getattr(platform, "speed", ""), board)
-    if multipliers not in (None, "dsp", "logic"):
-        raise SparseGateError(f"multipliers are made of {multipliers!r}, expected 'dsp' or 'logic'")
-    if multipliers == "dsp" and not found.chip.dsp:
-        raise SparseGateError(f"{found.device} has no multipliers; use --multipliers logic")
-    return replace(found, multipliers=multipliers or ("dsp" if found.chip.dsp else "logic"))
+    return replace(found, multipliers=kind_of_multipliers(found.chip, multipliers))
 
 
 def _platform(board: str) -> Any:

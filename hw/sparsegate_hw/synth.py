@@ -19,16 +19,15 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from amaranth.back import rtlil
 
 from sparsegate import artefact
-from sparsegate.devices import WIDEST
 from sparsegate.errors import SparseGateError, ToolError
-from sparsegate.estimate import check_family
+from sparsegate.estimate import suited
 from sparsegate.layout import HardwareConfig
 from sparsegate.program import Program
 from sparsegate_hw import patch
@@ -221,10 +220,7 @@ class Build:
     def of(
         cls, program: Program, config: HardwareConfig | None, chosen: Target, frequency_hz: int | None, baud: int
     ) -> Build:
-        config = config or HardwareConfig()
-        if chosen.multipliers == "dsp":
-            config = replace(config, multiplier=min(config.multiplier, WIDEST[chosen.family]))
-        check_family(config, chosen.family)
+        config = suited(config or HardwareConfig(), chosen.chip, chosen.multipliers)
         return cls(chosen, config, frequency_hz or chosen.chip.clock_hz, baud, versions(chosen.family))
 
     @property

@@ -120,7 +120,7 @@ def estimate(
     """
     chip = device(on)
     kind = kind_of_multipliers(chip, multipliers)
-    config = _on(config, chip, kind)
+    config = suited(config, chip, kind)
     layout = Layout(program, config)
     return _estimated(layout, sizes(layout, chip, kind), chip, kind)
 
@@ -140,8 +140,14 @@ def kind_of_multipliers(chip: Device, asked: str | None = None) -> str:
     return asked or ("dsp" if chip.dsp else "logic")
 
 
-def _on(config: HardwareConfig, chip: Device, multipliers: str) -> HardwareConfig:
-    """The configuration as synthesis takes it for a device."""
+def suited(config: HardwareConfig, chip: Device, multipliers: str) -> HardwareConfig:
+    """The configuration as a device takes it: operands as wide as its multipliers at most.
+
+    Raises
+    ------
+    SparseGateError
+        If it asks for what only other devices have.
+    """
     check_family(config, chip.family)
     return replace(config, multiplier=min(config.multiplier, WIDEST[chip.family])) if multipliers == "dsp" else config
 
@@ -231,7 +237,7 @@ def fit(
     """
     chip = device(on)
     kind = kind_of_multipliers(chip, multipliers)
-    start = _on(config or HardwareConfig(), chip, kind)
+    start = suited(config or HardwareConfig(), chip, kind)
     only = "block_banks" in fixed or chip.family != "ecp5"
     found: list[Estimate] = []
     ran, refused = False, None

@@ -352,6 +352,9 @@ LEAN = replace(WIDE, lanes=4, banks=1, deep=True)
 so full that it closes at 98.5 MHz instead of 119.5. With a second bank of accumulators, too, it does not fit.
 """
 
+TINY = HardwareConfig(rows=4, multiplier=16, banks=1)
+"""Of an iCE40: its multipliers take 16 bits, and a second bank of accumulators would take four more of its block RAMs."""
+
 NARROW = HardwareConfig(rows=8, banks=1, deep=True)
 """A second bank of accumulators would take 48 of a GW2A-18's 46 block RAMs for ``keywords``."""
 
@@ -367,32 +370,32 @@ WORKLOADS: dict[str, Workload] = {
             "vowels",
             "trained LSTM 12→64 at 1:8 with a head of 9 classes",
             "iCE40UP5K",
-            HardwareConfig(rows=4, multiplier=16, banks=1),
+            TINY,
             vowels,
             (ECITON,),
             packed=(
-                HardwareConfig(rows=4, multiplier=16, banks=1, lanes=1, deep=True),
-                HardwareConfig(rows=8, multiplier=16, banks=1),
-                HardwareConfig(rows=16, multiplier=16, banks=1, lanes=2),
+                replace(TINY, lanes=1, deep=True),
+                replace(TINY, rows=8),
+                replace(TINY, rows=16, lanes=2),
             ),
         ),
         Workload(
             "vowels-hx8k",
             "trained LSTM 12→64 at 1:8 with a head of 9 classes, multipliers in logic",
             "iCE40HX8K",
-            HardwareConfig(rows=4, multiplier=16, banks=1),
+            TINY,
             vowels,
             (ECITON,),
             packed=(
-                HardwareConfig(rows=4, multiplier=16, banks=1, lanes=1, deep=True),
-                HardwareConfig(rows=8, multiplier=16, banks=1, lanes=1),
+                replace(TINY, lanes=1, deep=True),
+                replace(TINY, rows=8, lanes=1),
             ),
         ),
         Workload(
             "sprams",
             "LSTM 40→240 at 1:8 with a head of 10 classes, weights in the four SPRAMs, loaded by the host",
             "iCE40UP5K",
-            HardwareConfig(rows=4, multiplier=16, banks=1, loaded=True),
+            replace(TINY, loaded=True),
             random_lstm("sprams", 40, 240, NM(1, 8), head=10, config=replace(SMALL, weight_bits=8)),
             (ECITON,),
             seeds=3,  # nearly full: some find no placement

@@ -13,6 +13,7 @@ from sparsegate.cli.options import (
     ARRAY,
     Array,
     Json,
+    Multipliers,
     array_options,
     open_program,
 )
@@ -33,10 +34,7 @@ def estimate(
         str | None,
         typer.Option("--device", help="Device to estimate for. Default: LFE5U-85F."),
     ] = None,
-    multipliers: Annotated[
-        str | None,
-        typer.Option("--multipliers", help="'dsp' or 'logic'. Default: the device's own, where it has some."),
-    ] = None,
+    multipliers: Multipliers = None,
     fit: Annotated[
         str | None,
         typer.Option(

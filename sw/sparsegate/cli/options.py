@@ -96,6 +96,10 @@ BlockBanks = Annotated[
         " Default: 0.",
     ),
 ]
+Multipliers = Annotated[
+    str | None,
+    typer.Option("--multipliers", help="'dsp' or 'logic'. Default: the device's own, where it has some."),
+]
 Deep = Annotated[
     bool | None,
     typer.Option(
