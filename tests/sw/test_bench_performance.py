@@ -401,8 +401,11 @@ def test_estimates_stand_beside_what_was_measured(monkeypatch):
     grown = area.laws(points)
     assert f"{ese['luts']:,}, {luts:,}, {error:+.1f} % |" in grown
     _, ecp5, ice40 = re.split(r"^(?:ECP5|iCE40), at", grown, flags=re.M)
+    assert "vowels" not in ecp5
     for name, inside in (("| vowels |", (False, True)), ("| ese |", (True, False)), ("gw2a", (False, False))):
         assert (name in ecp5, name in ice40) == inside
+    (gowin,) = [one for one in points if one["command"] == "sparsegate bench keywords-gw2a"]
+    assert f"| `keywords-gw2a`, GW2A-18 | no law / {gowin['luts']:,} | " in shown
     monkeypatch.setattr(estimate, "load_laws", lambda: {"ecp5": {"luts": law}})
     shown = area.estimates(points, ["spartus", "ese"])
     assert f"| `vowels`, iCE40UP5K | no law / {small['luts']:,} | " in shown

@@ -58,8 +58,9 @@ def estimate(
 
     Multipliers and block RAMs are counted from the layout, cycles are the cycle model's for a step in which
     nothing is skipped. LUTs and flip-flops follow laws of the device's family, fitted on synthesized points, the
-    whole board design included; [bold]sparsegate synth --points FILE[/] adds a point. The clock is the mean of what
-    points of a like size, of the same speed grade and pipeline depth, reached; where there is none, it is not known.
+    whole board design included; [bold]sparsegate synth --points FILE[/] adds a point. A Gowin has too few points for a
+    law: its LUTs and flip-flops are not estimated. The clock is the mean of what points of a like size, of the same
+    speed grade and pipeline depth, reached; where there is none, it is not known.
 
     --fit takes a few seconds. It ranks by time of a step, or by cycles where an array without a clock might be the
     fastest.
