@@ -51,6 +51,7 @@ def test_a_routed_design_with_loaded_weights_gives_the_golden_integers(tmp_path)
     built = synth.synthesize(program, CONFIG, board="icebreaker", baud=5_000_000, folder=tmp_path, attempts=1)
     chip, counts = bitstream.routed(built.bitstream.parent, tmp_path)
     assert re.search(r"\b4 +ICESTORM_SPRAM\b", counts)
+    assert re.search(r"\b7 +ICESTORM_DSP\b", counts)
     raw = synthetic.stimulus(program.input_format, 2, 4, program.inputs, seed=5)
     for talk in (bitstream.talk, bitstream.talk_verilated):
         bitstream.check(tmp_path, chip, program, CONFIG, raw, np.array([4, 3]), talk)
