@@ -90,7 +90,7 @@ bench-real: setup ## docs/benchmarks/real_models.json again: two networks that o
 	$(BIN)/sparsegate bench real --out docs/benchmarks/real_models.json $(BENCH_ARGS)
 
 docs: setup ## rewrite docs/cli.md from the commands' own help
-	@$(BIN)/python -m sparsegate.cli.document docs/cli.md
+	@$(BIN)/python -m sparsegate_app.cli.document docs/cli.md
 
 clean: ## remove everything generated except .venv
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

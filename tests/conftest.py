@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -29,3 +30,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker(mark):
                     item.add_marker(pytest.mark.skip(reason=f"{program} is not installed; '{install}' provides it"))
+
+
+@pytest.fixture(scope="session")
+def vowels():
+    """JapaneseVowels from sktime."""
+    from sparsegate.data import datasets
+
+    if importlib.util.find_spec("sktime") is None and importlib.util.find_spec("aeon") is None:
+        pytest.skip("JapaneseVowels needs the package sktime")
+    return datasets.load("vowels")
+
+
+@pytest.fixture(scope="session")
+def trained(vowels):
+    """A float network of 16 units, trained for a few epochs: enough to be far from random."""
+    from sparsegate.training import train
+
+    return train.train_float(vowels, hidden=16, epochs=8, seed=1)

@@ -31,8 +31,8 @@ def test_contracts_of_import_linter():
 @pytest.mark.parametrize(
     "modules",
     [
-        "sparsegate.golden, sparsegate.cycles, sparsegate.images, sparsegate.quantize, sparsegate.explain",
-        "sparsegate.datasets, sparsegate.protocol, sparsegate.host, sparsegate.doctor",
+        "sparsegate.golden, sparsegate.array.cycles, sparsegate.array.images, sparsegate.quantize, sparsegate.golden.explain",
+        "sparsegate.data.datasets, sparsegate.protocol, sparsegate.host, sparsegate_app.doctor",
     ],
 )
 def test_the_numbers_need_numpy_only(modules):
@@ -40,6 +40,6 @@ def test_the_numbers_need_numpy_only(modules):
 
 
 def test_hardware_needs_no_torch():
-    found = loaded("import sparsegate_hw.emit, sparsegate_hw.synth, sparsegate_sim.simulate")
+    found = loaded("import sparsegate_hw.synthesis.emit, sparsegate_hw.synthesis.synth, sparsegate_sim.simulate")
     assert "amaranth" in found
     assert not found & {"torch", "matplotlib"}

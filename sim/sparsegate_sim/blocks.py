@@ -34,7 +34,7 @@ def run(
         If the bench fails.
     """
     # a bench imports this module too, and has no need of Amaranth
-    from sparsegate_hw.verilog import convert
+    from sparsegate_hw.synthesis.verilog import convert
 
     verilog = convert(component, TOP)
     ports = {name: [port.width, port.signed] for name, port in verilog_ports(verilog, TOP).items()}

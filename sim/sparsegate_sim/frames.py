@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsegate.layout import Layout
+from sparsegate.array import Layout
 from sparsegate.program import RawState
 
 

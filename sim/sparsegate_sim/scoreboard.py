@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsegate.array import Layout
 from sparsegate.golden import Trace
-from sparsegate.layout import Layout
 from sparsegate_sim import frames
 from sparsegate_sim.drive import Recording
 

@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparsegate import artefact, cycles, golden
+from sparsegate import artefact, golden
+from sparsegate.array import HardwareConfig, Layout, cycles
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import HardwareConfig, Layout
 from sparsegate.program import Program, RawState
 from sparsegate_sim import cache, emulate, frames, memories, runner
 from sparsegate_sim.drive import Driver, Plan, Recording, plan, ports, signals, verilog_ports
@@ -147,7 +147,7 @@ def simulate(
     begin = time.perf_counter()
     component = None
     if simulator == "amaranth":
-        from sparsegate_hw.engine import Engine
+        from sparsegate_hw.engine.engine import Engine
 
         component = Engine(program, config)
     elif verilog is None:
@@ -171,8 +171,8 @@ class _Holder:
 
 @lru_cache(maxsize=4)
 def _verilog(digest: str, config: HardwareConfig, holder: _Holder) -> str:
-    from sparsegate_hw.engine import Engine
-    from sparsegate_hw.verilog import convert
+    from sparsegate_hw.engine.engine import Engine
+    from sparsegate_hw.synthesis.verilog import convert
 
     return convert(Engine(holder.program, config), TOP)
 
@@ -200,7 +200,7 @@ def record(
         recording = _amaranth(component, work, waves)
         return recording, time.perf_counter() - begin, 0.0
     if verilog is None:
-        from sparsegate_hw.verilog import convert
+        from sparsegate_hw.synthesis.verilog import convert
 
         verilog = convert(component, TOP)
     verilog, contents = memories.outside(verilog)
@@ -248,7 +248,7 @@ def _cocotb(
             built,
             TOP,
             simulator,  # type: ignore[arg-type]
-            "sparsegate_sim.bench_engine",
+            "sparsegate_sim.benches.engine",
             folder=folder,
             environment=environment,
             waves=waves,

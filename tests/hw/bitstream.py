@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsegate import golden, synthetic
-from sparsegate.cycles import predict
+from sparsegate import golden
+from sparsegate.array import HardwareConfig, Layout
+from sparsegate.array.cycles import predict
 from sparsegate.host import weight_requests
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.network import synthetic
 from sparsegate.program import Program
 from sparsegate.protocol import (
     Command,
@@ -28,8 +29,8 @@ from sparsegate.protocol import (
     decode_thresholds,
     encode_step,
 )
-from sparsegate_hw import netlist, synth
-from sparsegate_hw.uart import divisor_for
+from sparsegate_hw.board.uart import divisor_for
+from sparsegate_hw.synthesis import netlist, synth
 from sparsegate_sim import tools, verilated
 from sparsegate_sim.emulate import VERILATE
 

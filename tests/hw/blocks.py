@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from amaranth.sim import Simulator
 
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.array import HardwareConfig, Layout
+from sparsegate.network.synthetic import Shape, network
 from sparsegate.pattern import DENSE, NM
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig, quantize
-from sparsegate.synthetic import Shape, network
 
 
 def simulate(component: Any, *testbenches: Callable) -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsegate import cycles, golden
+from sparsegate import golden
+from sparsegate.array import BLOCK_SHAPES, HardwareConfig, Layout, cycles
 from sparsegate.cells import CELLS
-from sparsegate.fixed import narrow
-from sparsegate.layout import BLOCK_SHAPES, HardwareConfig, Layout
+from sparsegate.network.synthetic import Shape, network, stimulus
+from sparsegate.numerics.fixed import narrow
 from sparsegate.pattern import NM
 from sparsegate.program import Program, RawState
 from sparsegate.quantize import QuantizeConfig, quantize
-from sparsegate.synthetic import Shape, network, stimulus
 from sparsegate_sim.simulate import SimulationResult, simulate
 
 

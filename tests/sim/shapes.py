@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate import golden
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.array import HardwareConfig, Layout
+from sparsegate.network.synthetic import Shape, network, stimulus
 from sparsegate.pattern import NM
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig, quantize
-from sparsegate.synthetic import Shape, network, stimulus
 from sparsegate_sim.drive import LOAD, SAVE, Port, Recording
 
 

@@ -7,17 +7,17 @@ import random
 import numpy as np
 import pytest
 
-from sparsegate import activation
-from sparsegate.fixed import QFormat
-from sparsegate_hw.activation import ActivationLookup
-from sparsegate_hw.delta import DeltaCompare, InputEncoder
-from sparsegate_hw.lane import CellPipeline
-from sparsegate_hw.pe import ProcessingElement
+from sparsegate.numerics import tables
+from sparsegate.numerics.fixed import QFormat
+from sparsegate_hw.arithmetic.activation import ActivationLookup
+from sparsegate_hw.engine.encoder import DeltaCompare, InputEncoder
+from sparsegate_hw.engine.lane import CellPipeline
+from sparsegate_hw.engine.pe import ProcessingElement
 from sparsegate_sim import blocks
 from tests.hw.blocks import small_layout, small_program
 from tests.sim.test_runner import SIMULATORS
 
-PIPELINE = "sparsegate_sim.bench_pipeline"
+PIPELINE = "sparsegate_sim.benches.pipeline"
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
@@ -38,7 +38,7 @@ def test_input_encoder(simulator, tmp_path) -> None:
     width = layout.program.input_format.width
     parameters = {"frames": frames, "lists": lists, "groups": groups, "width": width, "threshold": threshold, "seed": 5}
     got = blocks.run(
-        InputEncoder(layout), "sparsegate_sim.bench_encoder", parameters, simulator=simulator, folder=tmp_path
+        InputEncoder(layout), "sparsegate_sim.benches.encoder", parameters, simulator=simulator, folder=tmp_path
     )
     assert got == {"frames": 60}
 
@@ -47,7 +47,7 @@ def test_input_encoder(simulator, tmp_path) -> None:
 @pytest.mark.parametrize("function", ["sigmoid", "tanh"])
 @pytest.mark.parametrize("step_bits", [0, 3])
 def test_activation_table_for_every_input(function: str, step_bits: int, tmp_path) -> None:
-    table = activation.table(function, QFormat(10, 6), QFormat(10, 8), step_bits)
+    table = tables.table(function, QFormat(10, 6), QFormat(10, 8), step_bits)
     dut = ActivationLookup(table)
     values = np.random.default_rng(1).permutation(np.arange(-table.source.max, table.source.max + 1))
     expected = dut.model(values)
@@ -113,5 +113,5 @@ def test_processing_element(simulator, deep, tmp_path) -> None:
             model = dict.fromkeys(model, 0)
     parameters = {"bursts": bursts, "mac": depths.mac, "readout": depths.readout - depths.broadcast - 1, "seed": 8}
     dut = ProcessingElement(layout, index, weight)
-    got = blocks.run(dut, "sparsegate_sim.bench_pe", parameters, simulator=simulator, folder=tmp_path)
+    got = blocks.run(dut, "sparsegate_sim.benches.pe", parameters, simulator=simulator, folder=tmp_path)
     assert got == {"compared": 4 * layout.acc_depth}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparsegate import golden, synthetic
-from sparsegate.layout import HardwareConfig
+from sparsegate import golden
+from sparsegate.array import HardwareConfig
+from sparsegate.network import synthetic
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
-from sparsegate_hw.board import Board
-from sparsegate_hw.engine import Engine
+from sparsegate_hw.board.board import Board
+from sparsegate_hw.engine.engine import Engine
 from sparsegate_sim import blocks
 from sparsegate_sim.serial import Line
 from tests.sim.test_runner import SIMULATORS
@@ -51,7 +52,7 @@ def converse(simulator: str, noise: float, when: str, folder) -> tuple[dict, gol
         "thresholds": [1, 0, 0],
         "timeout": 20.0,
     }
-    got = blocks.run(board, "sparsegate_sim.bench_board", parameters, simulator=simulator, folder=folder)
+    got = blocks.run(board, "sparsegate_sim.benches.board", parameters, simulator=simulator, folder=folder)
     return got, golden.run(program, raw, lengths, (1, 0, 0), saturations=True)
 
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparsegate import cycles, golden
+from sparsegate import golden
+from sparsegate.array import HardwareConfig, Layout, cycles
 from sparsegate.errors import SparseGateError, ToolError
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import NM
-from sparsegate.synthetic import Shape
-from sparsegate_hw.engine import Engine
-from sparsegate_hw.verilog import convert
+from sparsegate_hw.engine.engine import Engine
+from sparsegate_hw.synthesis.verilog import convert
 from sparsegate_sim import cache, drive, emulate, frames, tools
 from sparsegate_sim.drive import Port
 from sparsegate_sim.runner import SimulationError

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from sparsegate import golden
+from sparsegate.array import HardwareConfig, Layout
 from sparsegate.cells import CELLS
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.network.synthetic import Shape, stimulus
 from sparsegate.pattern import DENSE, NM
 from sparsegate.quantize import QuantizeConfig
-from sparsegate.synthetic import Shape, stimulus
 from sparsegate_sim.simulate import simulate
 from tests.sim.drawn import Case, cost, draw, run
 

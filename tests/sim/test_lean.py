@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from amaranth.back import rtlil
 
+from sparsegate.array import HardwareConfig
 from sparsegate.cells import CELLS
-from sparsegate.layout import HardwareConfig
+from sparsegate.network.synthetic import Shape, network
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
-from sparsegate.synthetic import Shape, network
-from sparsegate_hw.engine import Engine
+from sparsegate_hw.engine.engine import Engine
 
 UNITS = 8
 

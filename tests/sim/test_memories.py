@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sparsegate import synthetic
-from sparsegate.layout import HardwareConfig
+from sparsegate.array import HardwareConfig
+from sparsegate.network import synthetic
+from sparsegate.network.synthetic import Shape
 from sparsegate.quantize import QuantizeConfig, build, prepare
-from sparsegate.synthetic import Shape
-from sparsegate_hw.engine import Engine
-from sparsegate_hw.verilog import convert
+from sparsegate_hw.engine.engine import Engine
+from sparsegate_hw.synthesis.verilog import convert
 from sparsegate_sim import memories
 from sparsegate_sim.simulate import TOP, simulate
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from sparsegate import golden, low_rank, magnitude, permute, quantize, synthetic
-from sparsegate.fake_quant import FakeQuant
-from sparsegate.layout import HardwareConfig, Layout
-from sparsegate.network import Network
+from sparsegate import golden, quantize
+from sparsegate.array import HardwareConfig, Layout
+from sparsegate.compress import low_rank, magnitude, permute
+from sparsegate.network import Network, synthetic
+from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import NM
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig
-from sparsegate.synthetic import Shape
+from sparsegate.training.fake_quant import FakeQuant
 from tests.sim.drawn import Case, run
 
 CONFIGS = {

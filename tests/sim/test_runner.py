@@ -8,7 +8,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.errors import SparseGateError, ToolError
-from sparsegate_hw.verilog import convert
+from sparsegate_hw.synthesis.verilog import convert
 from sparsegate_sim import blocks, cache, runner
 
 SIMULATORS = [
@@ -37,7 +37,7 @@ def doubles(factor: int = 2, later: int = 2) -> dict:
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
 def test_a_bench_runs_and_reports(simulator, tmp_path) -> None:
-    got = blocks.run(Double(), "sparsegate_sim.bench_pipeline", doubles(), simulator=simulator, folder=tmp_path)
+    got = blocks.run(Double(), "sparsegate_sim.benches.pipeline", doubles(), simulator=simulator, folder=tmp_path)
     assert got["compared"] == 40
     assert got["cycles"] > 42  # there were bubbles
     assert [path.name for path in tmp_path.iterdir()] == ["simulation.log"]
@@ -49,14 +49,14 @@ def test_a_bench_that_fails_says_why(simulator, wrong, tmp_path) -> None:
     with pytest.raises(
         runner.SimulationError, match=r"bench_pipeline.pipeline failed: item \d+, port o: expected \d+, got \d+"
     ):
-        blocks.run(Double(), "sparsegate_sim.bench_pipeline", doubles(**wrong), simulator=simulator, folder=tmp_path)
+        blocks.run(Double(), "sparsegate_sim.benches.pipeline", doubles(**wrong), simulator=simulator, folder=tmp_path)
 
 
 @pytest.mark.icarus
 @pytest.mark.parametrize("form", ["vcd", "fst"])
 def test_waveforms_on_request(form, tmp_path) -> None:
     waves = tmp_path / "deep" / f"waves.{form}"
-    blocks.run(Double(), "sparsegate_sim.bench_pipeline", doubles(), waves=waves, folder=tmp_path)
+    blocks.run(Double(), "sparsegate_sim.benches.pipeline", doubles(), waves=waves, folder=tmp_path)
     content = waves.read_bytes()
     assert (b"$enddefinitions" in content) == (form == "vcd")
     assert len(content) > 500

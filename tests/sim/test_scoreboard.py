@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparsegate import golden
-from sparsegate.layout import Layout
+from sparsegate.array import Layout
 from sparsegate_sim import frames
 from sparsegate_sim.drive import Recording
 from sparsegate_sim.scoreboard import Scoreboard

@@ -5,14 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sparsegate import cycles, datasets, golden, synthetic
+from sparsegate import golden
+from sparsegate.array import HardwareConfig, Layout, cycles
+from sparsegate.data import datasets
 from sparsegate.errors import SparseGateError
-from sparsegate.layout import HardwareConfig, Layout
+from sparsegate.network import synthetic
 from sparsegate.pattern import NM
 from sparsegate.program import Matrix, Program
 from sparsegate.quantize import quantize
-from sparsegate_hw.engine import Engine
-from sparsegate_hw.verilog import convert
+from sparsegate_hw.engine.engine import Engine
+from sparsegate_hw.synthesis.verilog import convert
 from sparsegate_sim import drive
 from sparsegate_sim.scoreboard import Scoreboard
 from sparsegate_sim.simulate import TOP, judge, record, simulate

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from sparsegate.cells import CELLS, cell
+from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig
-from sparsegate.synthetic import Shape
 
 RECURRENT = [kind for kind, what in CELLS.items() if what.recurrent]
 HEADS = [kind for kind, what in CELLS.items() if not what.recurrent]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsegate import synthetic
 from sparsegate.errors import SparseGateError
+from sparsegate.network import synthetic
 from sparsegate.protocol import (
     NAK,
     RUN_WORDS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sparsegate.cells.cell import Fixed, Phase
-from sparsegate.fixed import QFormat
+from sparsegate.numerics.fixed import QFormat
 
 
 class BoundArithmetic:

@@ -1,8 +1,8 @@
 """What a cell is: gates, states and one arithmetic program, written once and run by every level.
 
 A cell's :meth:`Cell.step` is written against :class:`Arithmetic`. Handing it different arithmetics gives the float
-evaluator, the golden model, the torch fake-quantization (``sparsegate.fake_quant``) and the RTL pipeline
-(``sparsegate_hw.lane``), so the sequence of roundings cannot differ between them; what each operation *does* is
+evaluator, the golden model, the torch fake-quantization (``sparsegate.training.fake_quant``) and the RTL pipeline
+(``sparsegate_hw.engine.lane``), so the sequence of roundings cannot differ between them; what each operation *does* is
 implemented and tested separately at each level.
 """
 
@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from sparsegate import activation
-from sparsegate.fixed import QFormat, narrow
+from sparsegate.numerics import tables
+from sparsegate.numerics.fixed import QFormat, narrow
 
 
 class Arithmetic(Protocol):
@@ -190,7 +190,7 @@ class FloatArithmetic:
         return value
 
     def lookup(self, function: str, value: Any) -> Any:
-        return activation.exact(function, value)
+        return tables.exact(function, value)
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,6 @@ class IntegerArithmetic:
 
     def lookup(self, function: str, value: Fixed) -> Fixed:
         source, target = self._formats["pre"], self._formats["gate"]
-        table = activation.table(function, source, target, self._step_bits)
+        table = tables.table(function, source, target, self._step_bits)
         raw = np.asarray(value.raw)
         return Fixed(table.full_of(raw.dtype).take(raw + source.max), target.frac)

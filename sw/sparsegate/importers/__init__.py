@@ -19,7 +19,7 @@ from sparsegate.importers import state_dict
 from sparsegate.importers.chain import Patterns, one_hot
 from sparsegate.importers.part import Part, printable
 from sparsegate.network import Network
-from sparsegate.passes import When
+from sparsegate.network.passes import When
 
 FORMS = "a Network of SparseGate, safetensors, torch.save's .pt or .pth, Keras' .keras or .h5, or .onnx"
 

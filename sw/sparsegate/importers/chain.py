@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from sparsegate.errors import SparseGateError
 from sparsegate.importers.part import Array, Part, check_size
 from sparsegate.network import Layer, Network
-from sparsegate.passes import WHEN, When
+from sparsegate.network.passes import WHEN, When
 from sparsegate.pattern import DENSE, NM, Wanted, pair
 
 Patterns = Wanted | Mapping[str, Wanted]

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsegate.errors import SparseGateError
-from sparsegate.gumbel import G2LSTM
 from sparsegate.importers import state_dict
 from sparsegate.importers.chain import Link, embedding
 from sparsegate.importers.part import Array, printable
+from sparsegate.training.gumbel import G2LSTM
 
 NO_ARITHMETIC = (nn.Dropout, nn.Identity, nn.modules.loss._Loss)
 """Modules that change no value at inference, or are no part of it."""
@@ -290,7 +290,7 @@ def _only_holds(module: nn.Module) -> bool:
 def _hooks(module: nn.Module) -> bool:
     """Whether something is computed around a module's forward; what our own pruning does there changes no value."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return any(getattr(hook, "__module__", None) != "sparsegate.prune" for hook in hooks)
+    return any(getattr(hook, "__module__", None) != "sparsegate.training.masks" for hook in hooks)
 
 
 def _link(name: str, module: nn.Module, activation: nn.Module | None, known_row: bool, root: bool) -> Link | None:

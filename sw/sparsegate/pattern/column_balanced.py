@@ -17,7 +17,7 @@ class ColumnBalanced(Share):
 
     A column of the stacked matrix, with all of its gates, is dealt out to ``subcolumns`` sub-columns: row r belongs to number
     ``r % subcolumns``. Each keeps ``share`` of its weights, rounded up: the algorithm drops the smallest γ = 1 - ``share``,
-    rounded down. Its probability α of a drop is that of the schedule (``sparsegate.schedule.Annealed``).
+    rounded down. Its probability α of a drop is that of the schedule (``sparsegate.training.schedule.Annealed``).
     """
 
     share: Fraction

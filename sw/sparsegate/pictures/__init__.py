@@ -11,17 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sparsegate import calibration, golden
+from sparsegate import golden
 from sparsegate.cells import cell
 from sparsegate.network import Network
 from sparsegate.pictures.columns import changed_columns
-from sparsegate.pictures.curves import (
-    accuracy_by_bits,
-    accuracy_by_density,
-    accuracy_by_stage,
-    sensitivity,
-    theta,
-)
+from sparsegate.pictures.curves import accuracy_by_bits, accuracy_by_density, accuracy_by_stage, sensitivity, theta
 from sparsegate.pictures.histograms import (
     activation_histograms,
     activations,
@@ -33,6 +27,7 @@ from sparsegate.pictures.histograms import (
 from sparsegate.pictures.look import encoded, save
 from sparsegate.pictures.matrices import matrices_of, sparsity_map
 from sparsegate.program import Program
+from sparsegate.quantize import calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,25 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparsegate.errors import SparseGateError
-from sparsegate.pictures.look import (
-    BLUE,
-    COLOURS,
-    GREY,
-    MARKERS,
-    densities,
-    figure_of,
-    legend,
-    line,
-    panels,
-    tidy,
-)
+from sparsegate.pictures.look import BLUE, COLOURS, GREY, MARKERS, densities, figure_of, legend, line, panels, tidy
 from sparsegate.pictures.matrices import MATRICES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sparsegate.sensitivity import Scan
-    from sparsegate.temporal import Point
+    from sparsegate.compress.sensitivity import Scan
+    from sparsegate.golden.temporal import Point
 
 FAMILIES = {
     "bbs": "bank-balanced (BBS)",
@@ -215,7 +204,7 @@ def sensitivity(scan: Scan, label: str = "score") -> Figure:
 def theta(
     curves: Sequence[Point] | Mapping[str, Sequence[Point]], label: str = "accuracy, %", scale: float = 100.0
 ) -> Figure:
-    """Score, times ``scale``, and share of products skipped against Θ, as :func:`sparsegate.temporal.curve` measures them.
+    """Score, times ``scale``, and share of products skipped against Θ, as :func:`sparsegate.golden.temporal.curve` measures them.
 
     One curve, or several by name.
     """

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparsegate import activation, gates, golden
+from sparsegate import golden
 from sparsegate.cells import Fixed
+from sparsegate.compress import gates
 from sparsegate.errors import SparseGateError
-from sparsegate.fixed import QFormat
 from sparsegate.network import Network
+from sparsegate.numerics import tables
+from sparsegate.numerics.fixed import QFormat
 from sparsegate.pictures.look import BLUE, ORANGE, figure_of, percent, tidy
 from sparsegate.pictures.matrices import GATES, MATRICES, matrices_of
 from sparsegate.program import Program
@@ -109,7 +111,8 @@ def gates_of(
 ) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Values of the gates between 0 and 1 on data (N, T, I), by layer and gate: those of all units at all steps.
 
-    A Network gives floats (:func:`sparsegate.gates.gate_values`), a Program what its golden model looks up in its table, (n,).
+    A Network gives floats (:func:`sparsegate.compress.gates.gate_values`), a Program what its golden model looks up in its
+    table, (n,).
     """
     if isinstance(model, Network):
         return gates.gate_values(model, x, lengths)
@@ -122,7 +125,7 @@ def gates_of(
         layer = layers[name]
         if site in gates.SIGMOID and site in layer.cell.gates:
             form = layer.formats
-            table = activation.table("sigmoid", form["pre"], form["gate"], layer.step_bits)
+            table = tables.table("sigmoid", form["pre"], form["gate"], layer.step_bits)
             raw = table.full.take(np.asarray(value.raw)[steps > t] + form["pre"].max)
             found.setdefault(name, {}).setdefault(site, []).append(form["gate"].real(raw).reshape(-1))
 

@@ -1,0 +1,7 @@
+"""The golden model: the integers that every other level must give, vectorised over a batch of sequences."""
+
+from __future__ import annotations
+
+from sparsegate.golden.model import FLOAT32_EXACT, PassTrace, Stream, Trace, run
+
+__all__ = ["FLOAT32_EXACT", "PassTrace", "Stream", "Trace", "run"]

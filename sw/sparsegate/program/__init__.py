@@ -1,0 +1,35 @@
+"""The Program: integers and formats only, the contract between quantization, golden model, cycle model and engine."""
+
+from __future__ import annotations
+
+from sparsegate.program.program import (
+    ACTIVATION_BITS,
+    EXACT,
+    FORMAT,
+    FRACS,
+    MAX_THRESHOLD,
+    THRESHOLD_BITS,
+    VERSION,
+    Layer,
+    Matrix,
+    Phase,
+    Program,
+    RawState,
+    Term,
+)
+
+__all__ = [
+    "ACTIVATION_BITS",
+    "EXACT",
+    "FORMAT",
+    "FRACS",
+    "MAX_THRESHOLD",
+    "THRESHOLD_BITS",
+    "VERSION",
+    "Layer",
+    "Matrix",
+    "Phase",
+    "Program",
+    "RawState",
+    "Term",
+]

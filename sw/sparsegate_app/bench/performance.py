@@ -1,0 +1,479 @@
+"""Cycles, occupancy, clock, area and throughput of whole workloads: ``sparsegate bench``.
+
+A *case* is how many columns move: all of them (which depends on shapes alone), those of real inputs at Θ = 0, or one in ten. The
+cycle part takes minutes and gives the same cycles every time; place and route, simulation and the CPU are passed in or left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsegate import artefact, estimate, golden
+from sparsegate.array import HardwareConfig, Layout, cycles
+from sparsegate.errors import SparseGateError
+from sparsegate.fpga.devices import device
+from sparsegate.golden import Stream, Trace
+from sparsegate.program import Phase, Program
+from sparsegate.protocol import Command, Frame, StepReply, value_bytes
+from sparsegate_app.bench.workloads import Work, Workload
+
+DEFINITION = """\
+cycles_per_step: cycles from the end of a step to the end of the next, by the cycle model, which RTL is held against
+(rtl_mismatches: values, step times and counters that differ). Case nothing_skipped: every column of every matrix is sent at
+every step, in the middle of a sequence. real: the inputs named beside it at threshold 0, whole sequences back to back, first
+and last steps included. nine_tenths_unchanged: each column moves with probability 1/10, drawn from a seed. latency: cycles from
+taking a frame to its last result while the next one is on its way; alone: the same where a frame comes when the one before is
+done, as a board's wrapper runs them. nnz, dense_macs: of the layers that run at every step; nnz are the N entries of every real
+block and column. occupancy: useful MACs / (PEs x cycles), of the matrix-vector phases and of all cycles; padding and idle rows
+are not useful. gops_sparse = 2 nnz / t, gops_dense_equivalent = 2 dense_macs / t, t = us_per_step = cycles_per_step / fmax_mhz,
+which is nextpnr's estimate after routing; nothing is measured on a board. group_imbalance: the longest column group's beats
+over their mean, both summed over steps. rtl_quieted: RTL with inputs and thresholds of which about a tenth of the columns move;
+cycles_counted from its first step's start to its last one's end, in the simulation, beside cycles_predicted;
+group_imbalance_counted: of the beats that the dispatchers issued there; longest_beats, longest_beats_counted: beats of each
+dispatch's longest group, summed; imbalance_cycles: how many of them are beyond the mean. limits: cycles of a step with nothing
+skipped that each part takes at least, bits of nonzeros with their indices and of the memories that hold them, and bytes of a step
+through the UART. overlap: nothing skipped, with one bank of accumulators, in which phases wait for the read-out of the
+one before, and with more. stretch: the same of arrays that are not built. digests: of the Program, and of its shape alone.
+report: of place and route: the longest path, the seed and the router that gave it, MHz of every seed that was tried (null: it
+found no placement), the clock that was asked for, seconds of Yosys, nextpnr and packer, and form, the digest of the design
+without its memories' contents; form beside report is that of the hardware as it was when the row was written. engine_cells:
+Yosys' cells of the engine without UART and packet layer. alternative: the same layer on the CPU that is named."""
+
+HEADLINE = "nothing_skipped"
+"""The case whose figures stand for a workload: it depends on shapes alone, so that anybody gets the same cycles."""
+TENTH = 0.1
+STEPS = 256
+"""Steps of the case whose columns are drawn."""
+QUIET_STEPS = 24
+"""Steps of its like that RTL runs."""
+QUIET_THETAS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096, 8192)
+SEED = 1
+MIDDLE = 2
+"""Steps at either end of a sequence that are left out where it is to be in full swing."""
+
+AREA = ("fmax_mhz", "luts", "ffs", "bram", "dsp")
+REPORT = ("critical_path", "seed", "tried", "router", "untimed", "frequency_mhz", "stages", "form")
+"""What place-and-route said beside clock and area: ns and nets of the longest path, placements and their MHz, the router, cells
+without delays in its model, the clock asked for, seconds, and the digest of the design without its memories' contents."""
+
+SIMULATED = ("rtl", "rtl_quieted", "rtl_mismatches")
+"""What RTL said of a row."""
+
+Say = Callable[[str], None]
+Synthesize = Callable[[Program, Workload], Mapping[str, Any]]
+"""Places and routes a Program for a workload's device and clock: the keys of ``AREA`` and ``REPORT``, ``how`` and ``tools``."""
+Form = Callable[[Program, Workload], str]
+"""Digest of the design that would be placed, without its memories' contents."""
+Count = Callable[[Program, Workload], Mapping[str, int]]
+"""Synthesizes a Program's engine alone: cells by type."""
+Simulate = Callable[[Program, HardwareConfig, NDArray[np.int64]], Any]
+"""Runs raw sequences in RTL: ``sparsegate_sim.simulate.simulate``."""
+Alternative = Callable[[int, int], Mapping[str, Any] | None]
+"""What the CPU needs for an LSTM of so many inputs and units, or None where it cannot be measured."""
+
+
+def drawn(program: Program, steps: int, share: float, seed: int = SEED) -> Trace:
+    """A trace of one sequence in which each column moves with probability ``share``; 1 sends every column at every step.
+
+    Its values mean nothing: the cycle model takes from a trace which columns move, and nothing else.
+    """
+    form = golden.run(program, np.zeros((1, 1, program.inputs), np.int64))
+    rng = np.random.default_rng(seed)
+    passes = []
+    for run in form.passes:
+        length = 1 if run.of.when != "step" else steps
+
+        def stream(like: Stream, length: int = length) -> Stream:
+            size = like.values.shape[2]
+            # random() lies below 1
+            sent = rng.random((1, length, size)) < share
+            return Stream(np.zeros(sent.shape, np.int64), sent, np.ones((1, size), np.int64), like.primed)
+
+        streams = tuple(stream(like) for like in run.streams)
+        passes.append(replace(run, streams=streams, lengths=np.full(1, length)))
+    return replace(form, passes=tuple(passes), lengths=np.full(1, steps))
+
+
+def every_step(layout: Layout) -> list[Phase]:
+    """The phases that run at every step: the work of a step."""
+    return [phase.phase for number, phase in enumerate(layout.phases) if layout.every_step(number)]
+
+
+def nonzeros(phase: Phase) -> int:
+    """Entries of real blocks of all columns: N a block, never more than the block has rows."""
+    unit_blocks = phase.blocks // phase.gates
+    short = phase.units - (unit_blocks - 1) * phase.block
+    return sum(
+        term.matrix.columns
+        * phase.gates
+        * ((unit_blocks - 1) * min(term.matrix.entries, phase.block) + min(term.matrix.entries, short))
+        for term in phase.terms
+    )
+
+
+def dense(phase: Phase) -> int:
+    """MACs of the same phase without sparsity."""
+    return sum(term.matrix.columns * phase.gates * phase.units for term in phase.terms)
+
+
+def full(program: Program, layout: Layout) -> dict[str, Any]:
+    """Figures of a step with nothing skipped, in the middle of a sequence."""
+    steps = 4 * MIDDLE
+    trace = drawn(program, steps, 1.0)
+    found = cycles.predict(trace, layout)
+    end, middle = found.end[0], slice(MIDDLE, steps - MIDDLE)
+    taken = float(end[middle].max() - end[MIDDLE - 1]) / (steps - 2 * MIDDLE)
+    macs = sum(nonzeros(phase) for phase in every_step(layout))
+    return {
+        "cycles_per_step": round(taken, 3),
+        "latency": round(float(found.busy[0, middle].mean()), 3),
+        "alone": round(float(cycles.predict(trace, layout, apart=True).busy[0, middle].mean()), 3),
+        "columns_skipped": 0.0,
+        "occupancy_matvec": round(macs / (layout.config.pes * float(found.matvec[0, middle].mean())), 5),
+        "occupancy_total": round(macs / (layout.config.pes * taken), 5),
+        "group_imbalance": round(found.imbalance, 4),
+        "steps": steps - 2 * MIDDLE,
+    }
+
+
+def counted(trace: Trace, layout: Layout) -> dict[str, Any]:
+    """Figures of a whole run."""
+    found = cycles.predict(trace, layout)
+    return {
+        "cycles_per_step": round(found.total / int(trace.lengths.sum()), 3),
+        "latency": round(float(found.busy[found.end >= 0].mean()), 3),
+        "alone": round(float(cycles.predict(trace, layout, apart=True).busy[found.end >= 0].mean()), 3),
+        "columns_skipped": round(1 - found.columns_sent / found.columns_seen, 5),
+        "occupancy_matvec": round(found.occupancy_matvec, 5),
+        "occupancy_total": round(found.occupancy_total, 5),
+        "group_imbalance": round(found.imbalance, 4),
+        "steps": int(trace.lengths.sum()),
+    }
+
+
+def limits(layout: Layout) -> dict[str, Any]:
+    """What bounds a step with nothing skipped, in cycles, were everything else for nothing; and the memory that weights take.
+
+    ``multipliers``: an entry a PE and cycle. ``array``: the same with idle rows, padding and groups of unequal length.
+    ``read_out``: an accumulator of every PE row a cycle. ``cell_lanes``: a unit a lane and cycle. ``input``: a value a
+    cycle. ``output``: ``config.outputs`` values a cycle. ``uart_bytes``: on a board's UART, both ways.
+    """
+    program = layout.program
+    numbers = [number for number in range(len(layout.phases)) if layout.every_step(number)]
+    beats = positions = units = 0
+    for number in numbers:
+        phase = layout.phases[number]
+        in_group = [
+            sum(matrix.burst * int(np.count_nonzero(matrix.group == group)) for matrix in phase.matrices)
+            for group in range(layout.groups)
+        ]
+        beats += max(in_group)
+        positions += phase.positions
+        units += phase.phase.units
+    macs = sum(nonzeros(layout.phases[number].phase) for number in numbers)
+    streams_out = layout.every_step(len(layout.phases) - 1)
+    stored = sum(nonzeros(phase) for phase in program.phases) * layout.entry_width
+    return {
+        "cycles": {
+            "multipliers": round(macs / layout.config.pes, 2),
+            "array": beats,
+            "read_out": positions,
+            "cell_lanes": round(units / layout.lanes, 2),
+            "input": program.inputs,
+            "output": layout.output_beats if streams_out else 0,
+        },
+        "weight_bits": stored,
+        "weight_memory_bits": layout.config.pes * layout.weight_depth * layout.entry_width,
+        "entry_bits": layout.entry_width,
+        "uart_bytes": uart_bytes(program, streams_out),
+    }
+
+
+def uart_bytes(program: Program, streams_out: bool) -> int:
+    """Bytes of a step's request and reply on a board's UART, with or without outputs."""
+    request = bytes(1 + program.inputs * value_bytes(program.input_format.width))
+    outputs = np.zeros(program.outputs, np.int64) if streams_out else None
+    reply = StepReply(0, outputs).encode(program.output_format.width)
+    return sum(len(Frame(Command.FRAME, 0, payload).encode()) for payload in (request, reply))
+
+
+def quieted(work: Work, config: HardwareConfig, seed: int = SEED) -> tuple[Program, NDArray[np.int64]]:
+    """A Program and raw inputs (1, T, I) of which about a tenth of all columns move, in the engine itself.
+
+    Each input takes the value of the next frame with probability 1/10 and else stays as it is; thresholds on all other vectors are
+    the ones at which the share of moving columns comes nearest to a tenth. So it stands for ``nine_tenths_unchanged``, whose
+    columns are drawn and have no values.
+    """
+    real = work.raw[0, np.arange(QUIET_STEPS) % int(work.lengths[0])]
+    moves = np.random.default_rng(seed).random(real.shape) < TENTH
+    moves[0] = True
+    last = np.maximum.accumulate(np.where(moves, np.arange(len(real))[:, None], 0))  # step whose value is still there
+    raw = np.take_along_axis(real, last, axis=0)[None]
+
+    def from_tenth(program: Program) -> float:
+        found = cycles.predict(golden.run(program, raw), Layout(program, config))
+        return abs(found.columns_sent / found.columns_seen - TENTH)
+
+    others = len(work.program.thresholds) - 1
+    tried = [work.program.with_thresholds(0, *[theta] * others) for theta in QUIET_THETAS] if others else [work.program]
+    return min(tried, key=from_tenth), raw
+
+
+def overlap(program: Program, config: HardwareConfig) -> list[dict[str, Any]]:
+    """Figures of a step with nothing skipped where phases wait for the read-out of the one before, in one bank of accumulators,
+    and where more banks let them run meanwhile; ``built``: which the configuration has. Empty where a step has one phase.
+    """
+    layouts = {Layout(program, replace(config, banks=banks)).acc_banks: banks for banks in (1, 2, 3)}
+    built = Layout(program, config)
+    if len(every_step(built)) == 1:
+        return []
+    keys = ("cycles_per_step", "occupancy_matvec", "occupancy_total")
+    rows = []
+    for found, banks in sorted(layouts.items()):
+        figures = full(program, Layout(program, replace(config, banks=banks)))
+        rows.append({"banks": found, "built": found == built.acc_banks} | {key: figures[key] for key in keys})
+    return rows
+
+
+def beyond(program: Program, config: HardwareConfig, on: str) -> dict[str, Any]:
+    """Cycles of a step with nothing skipped on an array that is not built, and the sizes from which its area is estimated."""
+    layout, chip = Layout(program, config), device(on)
+    found = full(program, layout)
+    return {
+        "hardware": asdict(config) | {"lanes": layout.lanes},
+        "cycles_per_step": found["cycles_per_step"],
+        "occupancy_total": found["occupancy_total"],
+        "sizes": estimate.sizes(layout, chip),
+    }
+
+
+def rtl(work: Work, config: HardwareConfig, frames: int, simulate: Simulate) -> dict[str, Any]:
+    """The first frames of the first sequence through the Verilated engine, every value, step and counter compared."""
+    return _compared(simulate(work.program, config, work.raw[:1, : min(frames, int(work.lengths[0]))]))
+
+
+def rtl_quieted(work: Work, config: HardwareConfig, simulate: Simulate) -> dict[str, Any]:
+    """The same of a run in which a tenth of the columns move; cycles and imbalance of the column groups, predicted and counted."""
+    program, raw = quieted(work, config)
+    found = cycles.predict(golden.run(program, raw), Layout(program, config))
+    result = simulate(program, config, raw)
+    longest, counted = int(found.beats.sum()), result.group_beats
+    even = float(longest - found.mean_beats.sum())  # what the longest group has to do beyond the mean
+    return _compared(result) | {
+        "thresholds": list(program.thresholds),
+        "columns_skipped": round(1 - found.columns_sent / found.columns_seen, 5),
+        "cycles_predicted": found.total,
+        "cycles_counted": int(result.step_end.max() - result.step_start[0, 0]),
+        "group_imbalance": round(found.imbalance, 4),
+        "group_imbalance_counted": None if counted is None else round(spread(counted), 4),
+        "longest_beats": longest,
+        "longest_beats_counted": None if counted is None else int(counted.max(axis=1).sum()),
+        "imbalance_cycles": round(even, 1),
+    }
+
+
+def spread(beats: NDArray[np.int64]) -> float:
+    """Of the beats of every dispatch and column group (D, G): those of each dispatch's longest group over their mean."""
+    return float(beats.max(axis=1).sum() / beats.mean(axis=1).sum()) if beats.any() else 1.0
+
+
+def _compared(result: Any) -> dict[str, Any]:
+    return {
+        "simulator": result.simulator,
+        "steps": result.steps,
+        "values_compared": result.values_compared,
+        "mismatches": result.mismatches,
+        "cycle_mismatches": result.cycle_mismatches,
+        "counter_mismatches": len(result.counter_mismatches),
+        "cycles": result.cycles,
+        "build_seconds": round(result.build_seconds, 1),
+    }
+
+
+def measure(
+    workload: Workload,
+    folder: Path,
+    work: Path,
+    say: Say,
+    frames: int = 0,
+    simulate: Simulate | None = None,
+    synthesize: Synthesize | None = None,
+    alternative: Alternative | None = None,
+    before: Mapping[str, Any] | None = None,
+    count: Count | None = None,
+    tools: Mapping[str, str] | None = None,
+    form: Form | None = None,
+) -> dict[str, Any]:
+    """One row. ``before``: the row of an earlier run, whose clock and area stand where the shape and the array are the same;
+    with ``form`` it is said where the hardware has changed since. Without ``simulate`` what its RTL said stands too, where the
+    Program and the hardware are the same.
+    ``count`` goes with ``synthesize``. ``tools``: versions of what else is used here.
+
+    Raises
+    ------
+    MissingData
+        If the data of a workload, or what reads them, are missing.
+    SparseGateError
+        If it fails otherwise.
+    """
+    say(f"{workload.name}: network and inputs")
+    made = workload.make(folder, work)
+    program, config = made.program, workload.config
+    layout = Layout(program, config)
+    say(f"{workload.name}: cycles")
+    cases = {
+        "nothing_skipped": full(program, layout),
+        "real": counted(golden.run(program, made.raw, made.lengths), layout),
+        "nine_tenths_unchanged": counted(drawn(program, STEPS, TENTH), layout),
+    }
+    phases = every_step(layout)
+    row: dict[str, Any] = {
+        "name": workload.name,
+        "about": workload.about,
+        "device": workload.device,
+        "pes": config.pes,
+        "hardware": asdict(config) | {"lanes": layout.lanes},
+        "network": made.network,
+        "inputs": made.inputs,
+        "nnz": sum(nonzeros(phase) for phase in phases),
+        "dense_macs": sum(dense(phase) for phase in phases),
+        "case": HEADLINE,
+        "cases": cases,
+        "limits": limits(layout),
+        "overlap": overlap(program, config),
+        "stretch": [beyond(program, other, workload.device) for other in workload.stretch],
+        "digests": {"program": program.digest, "shape": program.shape_digest},
+        "rtl_mismatches": None,
+        "rtl": None,
+        "rtl_quieted": None,
+        "published": [asdict(each) for each in workload.published],
+        "alternative": None,
+    }
+    if simulate is not None:
+        say(f"{workload.name}: RTL")
+        row["rtl"] = found = rtl(made, config, frames, simulate)
+        row["rtl_quieted"] = quiet = rtl_quieted(made, config, simulate)
+        row["rtl_mismatches"] = sum(
+            each["mismatches"] + (each["cycle_mismatches"] or 0) + each["counter_mismatches"] for each in (found, quiet)
+        )
+    if alternative is not None and workload.alternative is not None:
+        say(f"{workload.name}: the same layer on the CPU")
+        row["alternative"] = alternative(*workload.alternative)
+    area: Mapping[str, Any] = dict.fromkeys(AREA) | {"how": "not placed and routed", "tools": {}}
+    row |= {"report": None, "engine_cells": None, "form": None}
+    if synthesize is not None:
+        say(f"{workload.name}: place and route")
+        area = synthesize(program, workload)
+        row["report"] = {key: area[key] for key in REPORT}
+        row["form"] = area["form"]
+        if workload.cell and count is not None:
+            say(f"{workload.name}: the engine alone")
+            row["engine_cells"] = dict(count(program, workload))
+    elif before is not None and _same(before, row):
+        area = {key: before[key] for key in AREA} | {"how": before["pnr"], "tools": before["tools"]}
+        row |= {key: before.get(key) for key in ("report", "engine_cells", "form")}
+        if form is not None and before["fmax_mhz"] is not None:
+            say(f"{workload.name}: whether it is what was placed and routed")
+            row["form"] = form(program, workload)
+    if simulate is None and before is not None and _unchanged(before, row):
+        row |= {key: before[key] for key in SIMULATED}
+        tools = {"verilator": before["tools"]["verilator"]} if "verilator" in before["tools"] else {}
+    elif simulate is None:
+        area = {**area, "tools": {key: value for key, value in area["tools"].items() if key != "verilator"}}
+    row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": {**area["tools"], **(tools or {})}}
+    return timed(row)
+
+
+def _unchanged(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether an earlier row is of the same Program on the same hardware, as far as its digests are known."""
+    return (
+        _same(before, row)
+        and row["form"] is not None
+        and before.get("form") == row["form"]
+        and before["digests"]["program"] == row["digests"]["program"]
+        and before["inputs"] == row["inputs"]
+        and all(key in before for key in SIMULATED)
+    )
+
+
+def _same(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether an earlier row is of the same shape on the same array and device."""
+    arrays = [HardwareConfig(**one["hardware"]) for one in (before, row)]  # a field that came later has its default
+    return (
+        before["device"] == row["device"]
+        and arrays[0] == arrays[1]
+        and before.get("digests", {}).get("shape") == row["digests"]["shape"]
+    )
+
+
+def timed(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with times and throughput of every case, and the headline case's figures at its top."""
+    clock = row["fmax_mhz"]
+    for case in row["cases"].values():
+        time = None if clock is None else case["cycles_per_step"] / clock
+        case["us_per_step"] = None if time is None else round(time, 4)
+        for key, macs in (("gops_sparse", row["nnz"]), ("gops_dense_equivalent", row["dense_macs"])):
+            case[key] = None if time is None else round(2e-3 * macs / time, 2)
+    headline = row["cases"][row["case"]]
+    keys = ("cycles_per_step", "columns_skipped", "occupancy_matvec", "occupancy_total", "us_per_step")
+    row |= {key: headline[key] for key in (*keys, "gops_sparse", "gops_dense_equivalent")}
+    row["us_how"] = (
+        "no clock: not placed and routed" if clock is None else f"cycles by the cycle model / Fmax: {row['pnr']}"
+    )
+    if clock is not None and outdated(row):
+        row["us_how"] += "; the hardware has changed since, and was not placed and routed again"
+    return row
+
+
+def bounded(row: Mapping[str, Any]) -> bool:
+    """Whether the clock is an upper bound, as cells have no delays in nextpnr's model of the device."""
+    return bool((row.get("report") or {}).get("untimed"))
+
+
+def outdated(row: Mapping[str, Any]) -> bool:
+    """Whether the design that was placed and routed is another one than would be placed now, as far as that is known."""
+    return row.get("form") is not None and (row["report"] or {}).get("form") != row["form"]
+
+
+def missed(row: Mapping[str, Any]) -> str | None:
+    """In words, what clock was asked for and what was reached, where that is less; an earlier record does not know it."""
+    asked = (row["report"] or {}).get("frequency_mhz")
+    if asked is None or row["fmax_mhz"] >= asked:
+        return None
+    return f"timing is not met: {row['fmax_mhz']:g} MHz reached, {asked:g} MHz expected"
+
+
+def merged(before: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> dict[str, Any]:
+    """The record: new rows, and those of an earlier record that were not measured again."""
+    found = {row["name"]: row for row in (before or {}).get("workloads", [])} | {row["name"]: row for row in rows}
+    kept = {key: before[key] for key in ("laws",) if before and key in before}
+    return {"definition": DEFINITION, "workloads": [found[name] for name in order if name in found]} | kept
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """An earlier record; None where there is none.
+
+    Raises
+    ------
+    SparseGateError
+        If the file is none, or a row lacks what another run may take from it.
+    """
+    if not path.exists():
+        return None
+    found = artefact.read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("workloads"), list):
+        raise SparseGateError(f"{path} is no record of 'sparsegate bench'; name another file with --json")
+    with artefact.reading(path):
+        for row in found["workloads"]:
+            if lacking := [key for key in ("name", "device", "pnr", "tools", *AREA) if key not in row]:
+                raise SparseGateError(
+                    f"row {row.get('name', '')!r} has no {lacking[0]!r}; name another file with --json"
+                )
+            HardwareConfig(**row["hardware"])
+    return found
