@@ -14,7 +14,7 @@ from sparsegate import __version__, artefact
 from sparsegate.array import HardwareConfig, Layout
 from sparsegate.array.images import images, memory_bits
 from sparsegate.numerics import tables
-from sparsegate.program import Layer, Program
+from sparsegate.program import Program, QuantizedLayer
 from sparsegate_hw.engine.engine import Engine, saturation_sites
 from sparsegate_hw.synthesis.folders import making
 from sparsegate_hw.synthesis.verilog import convert
@@ -104,7 +104,7 @@ def describe(layout: Layout) -> dict[str, Any]:
     }
 
 
-def _describe_layer(layout: Layout, layer: Layer, sources: list[str]) -> dict[str, Any]:
+def _describe_layer(layout: Layout, layer: QuantizedLayer, sources: list[str]) -> dict[str, Any]:
     """One row: the layer, its phases, and for each of these the proof that its accumulators hold every sum."""
     phases = [(n, phase) for n, phase in enumerate(layout.phases) if phase.phase.layer is layer]
     matrices = {"x": layer.matrix_x, "h": layer.matrix_h, "p": layer.matrix_p}

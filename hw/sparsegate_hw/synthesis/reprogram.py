@@ -15,7 +15,7 @@ from sparsegate import artefact
 from sparsegate.array import HardwareConfig, Layout
 from sparsegate.errors import SparseGateError
 from sparsegate.fpga.devices import device
-from sparsegate.program import Layer, Program
+from sparsegate.program import Program, QuantizedLayer
 from sparsegate_hw.synthesis import patch
 from sparsegate_hw.synthesis.boards import target
 from sparsegate_hw.synthesis.families import FAMILIES
@@ -138,7 +138,7 @@ def fitted(program: Program, built: Program) -> Program:
     return program
 
 
-def _fitted(new: Layer, old: Layer) -> Layer:
+def _fitted(new: QuantizedLayer, old: QuantizedLayer) -> QuantizedLayer:
     for what in ("kind", "units", "inputs", "outputs", "block", "block_p", "when", "step_bits", "sources", "reverse"):
         found, wanted = getattr(new, what), getattr(old, what)
         if found != wanted:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sparsegate.cells import Phase
+from sparsegate.cells import PhaseSpec
 
 MEMORY = 2
 """A read-only memory: its own register, and the one at its output."""
@@ -172,19 +172,19 @@ class Stages:
     sites: Mapping[str, int]
 
 
-def stages(what: Phase, step_bits: int, depths: Depths) -> Stages:
+def stages(what: PhaseSpec, step_bits: int, depths: Depths) -> Stages:
     """Run a phase's arithmetic for its pipeline stages."""
     arithmetic = StageArithmetic(step_bits, depths)
     step = what.step(arithmetic)
     return Stages(max(step.h, *step.states.values(), 0), dict(step.states), arithmetic.sites)
 
 
-def cell_latency(what: Phase, step_bits: int, depths: Depths) -> int:
+def cell_latency(what: PhaseSpec, step_bits: int, depths: Depths) -> int:
     """Cycles from a phase's accumulators, biases added, to its output."""
     return stages(what, step_bits, depths).latency
 
 
-def result_latency(what: Phase, step_bits: int, groups: int, depths: Depths) -> int:
+def result_latency(what: PhaseSpec, step_bits: int, groups: int, depths: Depths) -> int:
     """Cycles from a read-out address at the sequencer to the result leaving the lane, and its column being known."""
     around = depths.readout + group_sum(groups) + SELECT + BIAS + depths.delta + depths.known
     return around + cell_latency(what, step_bits, depths)

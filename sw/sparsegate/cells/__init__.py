@@ -10,7 +10,7 @@ from sparsegate.cells.cell import (
     Fixed,
     FloatArithmetic,
     IntegerArithmetic,
-    Phase,
+    PhaseSpec,
     Step,
     phases_of,
 )
@@ -56,7 +56,7 @@ __all__ = [
     "Fixed",
     "FloatArithmetic",
     "IntegerArithmetic",
-    "Phase",
+    "PhaseSpec",
     "Step",
     "bounds",
     "cell",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sparsegate.cells.cell import Fixed, Phase
+from sparsegate.cells.cell import Fixed, PhaseSpec
 from sparsegate.numerics.fixed import QFormat
 
 
@@ -57,7 +57,7 @@ class BoundArithmetic:
         return self._see(1 << frac, frac)
 
 
-def peak(phase: Phase, formats: Mapping[str, QFormat], bound: int) -> int:
+def peak(phase: PhaseSpec, formats: Mapping[str, QFormat], bound: int) -> int:
     """Largest magnitude of any intermediate of a phase whose accumulators stay within ``bound``."""
     arithmetic = BoundArithmetic(formats, bound)
     phase.step(arithmetic)

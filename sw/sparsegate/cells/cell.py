@@ -65,7 +65,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseSpec:
     """One walk of the array over a layer's units: sparse products into accumulators, then arithmetic on each unit.
 
     ``output`` names the vector it produces: "h", or one that only a later phase of the layer sees. ``gates`` are the rows of
@@ -122,10 +122,10 @@ class Cell(ABC):
     """Activation tables that the arithmetic uses."""
 
     @property
-    def phases(self) -> tuple[Phase, ...]:
+    def phases(self) -> tuple[PhaseSpec, ...]:
         """The phases of a step, in order; the last one gives h."""
         columns = ("x", "h") if self.recurrent else ("x",)
-        return (Phase("h", self.gates, columns, self.sites, self.step, self.apart),)
+        return (PhaseSpec("h", self.gates, columns, self.sites, self.step, self.apart),)
 
     @abstractmethod
     def step(self, a: Arithmetic) -> Step:
@@ -136,11 +136,11 @@ def _project(a: Arithmetic) -> Step:
     return Step(a.narrow(a.gate("p"), "h", "p"))
 
 
-PROJECTION = Phase("h", ("p",), ("m",), ("p",), _project, acc="acc_p")
+PROJECTION = PhaseSpec("h", ("p",), ("m",), ("p",), _project, acc="acc_p")
 """What follows a cell whose layer has a projection (Sak et al. 2014, eq. 7): h = round(Wp m), where m is the cell's output."""
 
 
-def phases_of(what: Cell, projected: bool) -> tuple[Phase, ...]:
+def phases_of(what: Cell, projected: bool) -> tuple[PhaseSpec, ...]:
     """The phases of a layer: those of its cell, and the projection."""
     if not projected:
         return what.phases

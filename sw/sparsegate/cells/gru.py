@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsegate.cells.cell import Arithmetic, Cell, Phase, Step
+from sparsegate.cells.cell import Arithmetic, Cell, PhaseSpec, Step
 
 
 def _mix(a: Arithmetic, z: Any, n: Any) -> Step:
@@ -57,10 +57,10 @@ class ResetBeforeGRU(Cell):
     functions = ("sigmoid", "tanh")
 
     @property
-    def phases(self) -> tuple[Phase, ...]:
+    def phases(self) -> tuple[PhaseSpec, ...]:
         return (
-            Phase("q", ("r", "z"), ("x", "h"), ("r", "z", "q"), self._reset),
-            Phase("h", ("n",), ("x", "q"), ("n", "s", "h"), self.step),
+            PhaseSpec("q", ("r", "z"), ("x", "h"), ("r", "z", "q"), self._reset),
+            PhaseSpec("h", ("n",), ("x", "q"), ("n", "s", "h"), self.step),
         )
 
     def _reset(self, a: Arithmetic) -> Step:

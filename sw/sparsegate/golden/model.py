@@ -24,7 +24,7 @@ from sparsegate.errors import SparseGateError
 from sparsegate.network import lengths_of
 from sparsegate.network.passes import Pass, flipped, single
 from sparsegate.numerics.fixed import round_shift
-from sparsegate.program import MAX_THRESHOLD, Layer, Phase, Program, RawState
+from sparsegate.program import MAX_THRESHOLD, Phase, Program, QuantizedLayer, RawState
 
 FLOAT32_EXACT = 1 << 24
 INT32_MAX = (1 << 31) - 1
@@ -236,7 +236,7 @@ class _Runner:
 
     def __init__(
         self,
-        layer: Layer,
+        layer: QuantizedLayer,
         thresholds: Sequence[int],
         active: NDArray,
         lengths: NDArray,

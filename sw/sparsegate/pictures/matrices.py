@@ -13,7 +13,7 @@ from sparsegate.errors import SparseGateError
 from sparsegate.network import Network
 from sparsegate.pattern import DENSE, common_block
 from sparsegate.pictures.look import BLUE, figure_of, percent, raster
-from sparsegate.program import Layer, Program
+from sparsegate.program import Program, QuantizedLayer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def _layer(model: Network | Program, name: str | None) -> Any:
 
 def matrices_of(layer: Any) -> list[tuple[str, NDArray]]:
     """The dense matrices that a float or an integer (raw) layer has: x, h and p."""
-    if isinstance(layer, Layer):
+    if isinstance(layer, QuantizedLayer):
         projection = None if layer.matrix_p is None else layer.matrix_p.dense(1, layer.outputs, layer.block_p)
     else:
         projection = layer.w_p
@@ -96,6 +96,6 @@ def matrices_of(layer: Any) -> list[tuple[str, NDArray]]:
 
 def _block(layer: Any, key: str) -> int:
     """Units of a block of a matrix; 1 where it is dense."""
-    if isinstance(layer, Layer):
+    if isinstance(layer, QuantizedLayer):
         return int(layer.block_p if key == "p" else layer.block)
     return common_block(getattr(layer, f"pattern_{key}", DENSE))

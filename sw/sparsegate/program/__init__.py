@@ -10,10 +10,10 @@ from sparsegate.program.program import (
     MAX_THRESHOLD,
     THRESHOLD_BITS,
     VERSION,
-    Layer,
     Matrix,
     Phase,
     Program,
+    QuantizedLayer,
     RawState,
     Term,
 )
@@ -26,10 +26,10 @@ __all__ = [
     "MAX_THRESHOLD",
     "THRESHOLD_BITS",
     "VERSION",
-    "Layer",
     "Matrix",
     "Phase",
     "Program",
+    "QuantizedLayer",
     "RawState",
     "Term",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,9 +18,6 @@ from sparsegate.network import State, states_of
 from sparsegate.network.passes import WHEN, Pass, When, passes
 from sparsegate.numerics.fixed import QFormat, narrow
 from sparsegate.pattern import MAX_BLOCK, blocked, unblocked
-
-if TYPE_CHECKING:
-    from sparsegate import golden
 
 FORMAT = "sparsegate-program"
 VERSION = 2
@@ -139,9 +136,9 @@ class Phase:
     ``bias`` is (sums, units) in the order of ``spec.sums``.
     """
 
-    layer: Layer
+    layer: QuantizedLayer
     number: int
-    spec: cells.Phase
+    spec: cells.PhaseSpec
     units: int
     block: int
     formats: Mapping[str, QFormat]
@@ -253,7 +250,7 @@ WEIGHTS = {"x": "wx", "h": "wh", "q": "wh", "m": "wp"}
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class QuantizedLayer:
     """One layer of a Program.
 
     ``formats`` names every Q format: "x" (input columns), "h" (output), "wx", "wh", "acc" (exact accumulator), those of the cell
@@ -512,7 +509,7 @@ class Layer:
 class _Real:
     """A layer as :func:`sparsegate.network.states_of` sees it, with the states that users know: h once, whatever its bits."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: QuantizedLayer) -> None:
         self.name = layer.name
         self.carried = {key: size for key, size in layer.carried.items() if key != layer.cell.wide}
 
@@ -538,7 +535,7 @@ class Program:
 
     name: str
     input_format: QFormat
-    layers: tuple[Layer, ...]
+    layers: tuple[QuantizedLayer, ...]
     input_threshold: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Free JSON values (accuracy, origin); neither digest covers them, and nothing is computed from them."""
@@ -710,14 +707,6 @@ class Program:
                     found.setdefault(layer.name, {})[key] = layer.formats[source].real(parts[source])
         return found
 
-    def evaluate(self, raw: ArrayLike, lengths: ArrayLike | None = None, state: RawState | None = None) -> golden.Trace:
-        """Run the golden model on raw inputs (N, T, I): see :func:`sparsegate.golden.run`. The counterpart of
-        :meth:`Network.evaluate`; :meth:`quantize` and :meth:`quantize_state` make integers of real numbers.
-        """
-        from sparsegate import golden  # it imports this module
-
-        return golden.run(self, raw, lengths, state=state)
-
     def quantize(self, x: ArrayLike) -> NDArray[np.int64]:
         """Real inputs (..., I) to raw inputs; values outside the calibrated range saturate."""
         return self.input_format.quantize(x)
@@ -807,7 +796,7 @@ class Program:
                 if matrices[0] is None:
                     raise SparseGateError(f"layer {entry['name']!r} has no input matrix")
                 layers.append(
-                    Layer(
+                    QuantizedLayer(
                         name=str(entry["name"]),
                         kind=str(entry["kind"]),
                         units=int(entry["units"]),

@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparsegate.cells import cell, phases_of
 from sparsegate.errors import SparseGateError
-from sparsegate.network import Layer as FloatLayer
-from sparsegate.network import Network
+from sparsegate.network import Layer, Network
 from sparsegate.numerics.fixed import MAX_WIDTH, QFormat, bits_for, frac_for
 from sparsegate.pattern import NM, common_block
-from sparsegate.program import ACTIVATION_BITS, FRACS, Layer, Matrix, Program
+from sparsegate.program import ACTIVATION_BITS, FRACS, Matrix, Program, QuantizedLayer
 from sparsegate.quantize import compensate
 from sparsegate.quantize.calibration import (
     METHODS,
@@ -154,7 +153,7 @@ def choose_formats(network: Network, calibration: Calibration, config: QuantizeC
             frac = min(frac, frac_for(start, width)) if seen.largest else frac_for(start, width)
         return QFormat(width, frac)
 
-    def start_of(layer: FloatLayer, state: str) -> float:
+    def start_of(layer: Layer, state: str) -> float:
         return float(np.abs(network.initial.get(layer.name, {}).get(state, np.zeros(1))).max())
 
     starts: dict[tuple[str, str], float] = defaultdict(float)
@@ -325,12 +324,12 @@ def _numbers(vectors: tuple[int, ...], before: Sequence[object]) -> tuple[int, .
 
 
 def _layer(
-    layer: FloatLayer,
+    layer: Layer,
     sources: tuple[int, ...],
     form: dict[str, QFormat],
     accs: dict[str, QFormat],
     config: QuantizeConfig,
-) -> Layer:
+) -> QuantizedLayer:
     """A layer with rounded weights."""
     what, at = cell(layer.kind), f"layer {layer.name!r}"
     gates, units = layer.gates, layer.units
@@ -353,7 +352,7 @@ def _layer(
     matrix_x = pack("x", layer.w_x, gates, layer.pattern_x, block)
     assert matrix_x is not None
     thresholds = (config.threshold,) * len(phases_of(what, layer.w_p is not None))
-    return Layer(
+    return QuantizedLayer(
         name=layer.name,
         kind=layer.kind,
         units=units,

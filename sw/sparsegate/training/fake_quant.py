@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from sparsegate import quantize
-from sparsegate.cells import PROJECTION, Cell, Phase, cell, phases_of
+from sparsegate.cells import PROJECTION, Cell, PhaseSpec, cell, phases_of
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Layer, Network, State, lengths_of
 from sparsegate.network.passes import When
@@ -193,7 +193,7 @@ class _Reader:
             self.functions[value] = function
 
 
-def _together(spec: Phase) -> tuple[str, ...]:
+def _together(spec: PhaseSpec) -> tuple[str, ...]:
     """Tables of a phase's first gates, as far as they go through them as they are: those can be looked up at once."""
     reader = _Reader()
     spec.step(reader)
@@ -244,7 +244,7 @@ class FakeQuantLayer(nn.Module):
         return cell(self.layer.kind)
 
     @property
-    def specs(self) -> tuple[Phase, ...]:
+    def specs(self) -> tuple[PhaseSpec, ...]:
         """The phases of a step."""
         return phases_of(self.cell, self.layer.w_p is not None)
 
@@ -303,7 +303,7 @@ class FakeQuantLayer(nn.Module):
         return _Narrow.apply(bias, self.formats["acc"].frac, -torch.inf, torch.inf)
 
     def _walk(
-        self, spec: Phase, seen: Tensor, weights: Mapping[str, Tensor]
+        self, spec: PhaseSpec, seen: Tensor, weights: Mapping[str, Tensor]
     ) -> tuple[tuple[Tensor, ...] | None, Tensor | None]:
         """What the input gives to a phase's sums at each step, with biases (N, sums), and the matrix (columns, sums) of its other
         vector."""
@@ -323,7 +323,7 @@ class FakeQuantLayer(nn.Module):
 
     def _sums(
         self,
-        spec: Phase,
+        spec: PhaseSpec,
         pre: Tensor | None,
         column: Tensor | None,
         weight: Tensor | None,
@@ -348,7 +348,7 @@ class FakeQuantLayer(nn.Module):
                 sums[f"{name}_h"] = other + inner[name]
         return product, sums
 
-    def _at_once(self, spec: Phase) -> Callable[[Tensor, Mapping[str, Tensor]], dict[int, Tensor]] | None:
+    def _at_once(self, spec: PhaseSpec) -> Callable[[Tensor, Mapping[str, Tensor]], dict[int, Tensor]] | None:
         """A function that looks the first gates of a phase's sums (N, sums) up in one go, where there are several."""
         functions, units = _together(spec), self.layer.units
         if len(functions) < 2 or spec.apart:

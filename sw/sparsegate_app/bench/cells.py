@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsegate import golden
 from sparsegate.cells import CELLS, cell
 from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
@@ -41,7 +42,7 @@ def measure(shape: Shape, bits: int, seed: int = 0) -> dict[str, float]:
     x = np.cumsum(rng.normal(0.0, 0.3, (SEQUENCES, STEPS, INPUTS)), axis=1)
     x /= np.maximum(1.0, np.abs(x).max() / 3)
     program = quantize(network, x, config=config(bits))
-    trace = program.evaluate(program.quantize(x))
+    trace = golden.run(program, program.quantize(x))
     error = np.abs(program.output_format.real(trace.outputs) - network.evaluate(x).outputs)
     return {"rms": float(np.sqrt(np.mean(error**2))), "max": float(error.max())}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sparsegate import artefact, pictures
+from sparsegate import artefact, golden, pictures
 from sparsegate.errors import SparseGateError
 from sparsegate.golden import temporal
 from sparsegate.network import synthetic
@@ -75,7 +75,7 @@ def test_a_row(bench, case, density, smaller):
     network = bench.pruned(case)
     program = bench.program(case, network)
     test = bench.task.test
-    last = program.evaluate(program.quantize(test.x), test.lengths).last
+    last = golden.run(program, program.quantize(test.x), test.lengths).last
     assert row["golden"] == {"accuracy": pytest.approx(np.mean(last.argmax(1) == test.target), abs=1e-6)}
     assert row["loss"] == pytest.approx(100 * (row["float"]["accuracy"] - row["golden"]["accuracy"]), abs=1e-3)
     at = {theta: program.with_thresholds(theta) for theta in (0, case.theta, row["theta"])}

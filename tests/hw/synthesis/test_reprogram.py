@@ -13,7 +13,7 @@ import pytest
 from tests.hw import bitstream
 from typer.testing import CliRunner
 
-from sparsegate import estimate
+from sparsegate import estimate, golden
 from sparsegate.array import HardwareConfig, Layout
 from sparsegate.errors import SparseGateError
 from sparsegate.fpga.devices import device
@@ -55,7 +55,7 @@ def test_accumulators_may_be_wider_than_needed():
     wide = with_acc(program, 2)
     assert reprogram.fitted(program, wide).shape_digest == wide.shape_digest
     raw = synthetic.stimulus(program.input_format, 2, 4, 3, seed=1)
-    assert (reprogram.fitted(program, wide).evaluate(raw).outputs == program.evaluate(raw).outputs).all()
+    assert (golden.run(reprogram.fitted(program, wide), raw).outputs == golden.run(program, raw).outputs).all()
     needed, width = wide.layers[0].formats["acc"].width, program.layers[0].formats["acc"].width
     with pytest.raises(SparseGateError, match=rf"need {needed} bits for their bound, the bitstream's have {width}"):
         reprogram.fitted(wide, program)

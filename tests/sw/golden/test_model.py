@@ -23,7 +23,7 @@ from sparsegate.network import synthetic
 from sparsegate.network.passes import WHEN
 from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import NM
-from sparsegate.program import Layer, Program
+from sparsegate.program import Program, QuantizedLayer
 from sparsegate.quantize import QuantizeConfig, quantize
 
 # --- a scalar model ----------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ Value = tuple[int, int]
 class Numbers:
     """What the cells' equations below are written with: exact sums and products, and the layer's tables and formats."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: QuantizedLayer) -> None:
         self.form, self.step_bits = layer.formats, layer.step_bits
 
     @property
@@ -165,7 +165,7 @@ class Vector:
 class Scalar:
     """A layer whose accumulators live from step to step."""
 
-    def __init__(self, layer: Layer, thresholds: list[int], start: dict[str, list[int]]) -> None:
+    def __init__(self, layer: QuantizedLayer, thresholds: list[int], start: dict[str, list[int]]) -> None:
         self.layer, self.k, form = layer, Numbers(layer), layer.formats
         self.phases = CELLS[layer.kind]
         self.gates = "".join(gates for _, gates, _, _ in self.phases)  # the order of the rows

@@ -17,7 +17,7 @@ from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.numerics.fixed import QFormat
 from sparsegate.pattern import NM, blocked, unblocked
-from sparsegate.program import FORMAT, VERSION, Layer, Matrix, Program
+from sparsegate.program import FORMAT, VERSION, Matrix, Program, QuantizedLayer
 from sparsegate.quantize import QuantizeConfig, quantize
 
 SHAPES = [Shape("lstm", 6, NM(2, 4), NM(1, 4)), Shape("linear", 3)]
@@ -127,7 +127,7 @@ def test_every_kind_comes_back_from_its_file(tmp_path, shapes, config, seed, ini
     back = Program.load(tmp_path / "p")
     assert (back.digest, back.shape_digest, back.passes) == (made.digest, made.shape_digest, made.passes)
     raw = made.quantize(np.random.default_rng(seed).normal(size=(2, 3, 3)))
-    assert (back.evaluate(raw).outputs == made.evaluate(raw).outputs).all()
+    assert (golden.run(back, raw).outputs == golden.run(made, raw).outputs).all()
     assert [vector.name for vector in back.vectors] == [vector.name for vector in made.vectors]
 
 
@@ -400,7 +400,7 @@ def test_a_shift_that_would_wrap_the_weights_is_refused(shift: int, weight: int)
     """Shifted in 64 bits, the first of these weights would be 0 and its bound, too."""
     matrix = Matrix(np.zeros((1, 8, 1), np.int64), np.full((1, 8, 1), weight))
     formats = {"x": QFormat(8, 0), "wx": QFormat(16, 0), "h": QFormat(16, 0), "acc": QFormat(64, shift)}
-    layer = Layer("fc", "linear", 1, 1, "step", formats, 0, matrix, None, np.zeros((1, 1), np.int64))
+    layer = QuantizedLayer("fc", "linear", 1, 1, "step", formats, 0, matrix, None, np.zeros((1, 1), np.int64))
     with pytest.raises(SparseGateError, match="accumulators may reach|an intermediate of the cell may reach"):
         Program("wrap", QFormat(8, 0), (layer,))
 
@@ -408,7 +408,7 @@ def test_a_shift_that_would_wrap_the_weights_is_refused(shift: int, weight: int)
 def test_a_block_beyond_reason_is_refused_before_anything_is_unpacked() -> None:
     matrix = Matrix(np.zeros((1, 1, 1), np.int64), np.ones((1, 1, 1), np.int64))
     formats = {"x": QFormat(8, 0), "wx": QFormat(8, 0), "h": QFormat(16, 0), "acc": QFormat(24, 0)}
-    layer = Layer("fc", "linear", 2, 10**10, "step", formats, 0, matrix, None, np.zeros((1, 2), np.int64))
+    layer = QuantizedLayer("fc", "linear", 2, 10**10, "step", formats, 0, matrix, None, np.zeros((1, 2), np.int64))
     with pytest.raises(SparseGateError, match="blocks of 10000000000 units found, expected at most 1024"):
         Program("large", QFormat(8, 0), (layer,))
 
