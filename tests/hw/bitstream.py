@@ -30,7 +30,8 @@ from sparsegate.protocol import (
     encode_step,
 )
 from sparsegate_hw.board.uart import divisor_for
-from sparsegate_hw.synthesis import netlist, synth
+from sparsegate_hw.synthesis import netlist
+from sparsegate_hw.synthesis.result import PROGRAM, SynthResult
 from sparsegate_sim import tools, verilated
 from sparsegate_sim.emulate import VERILATE
 
@@ -116,7 +117,7 @@ endmodule
 
 def routed(built, folder):
     """The placed and routed design of an iCE40's build, and the counts of its cells."""
-    result = synth.SynthResult.load(built)
+    result = SynthResult.load(built)
     written = netlist.write_routed(built, folder, "chip")
     pins = BARE if result.board is None else ICEBREAKER
     return Chip(written.sources, round(result.frequency_mhz * 1e6), result.baud, pins), written.report.read_text()
@@ -206,7 +207,7 @@ def check(folder, chip, program, config, raw, lengths, talk=talk):
 
 def main(built):
     """Check what ``sparsegate synth`` left in a folder for an iCEBreaker or a bare iCE40, in Verilator, on random data."""
-    result, program = synth.SynthResult.load(built), Program.load(built / synth.PROGRAM)
+    result, program = SynthResult.load(built), Program.load(built / PROGRAM)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         chip, counts = routed(built, folder)

@@ -13,7 +13,8 @@ from sparsegate_hw.arithmetic.constant import constant
 from sparsegate_hw.arithmetic.delay import delay
 from sparsegate_hw.engine.columns import ColumnList, ColumnReads
 from sparsegate_hw.engine.pe import Beat, depth_bits
-from sparsegate_hw.fabric.primitives import Register, shifted_sum
+from sparsegate_hw.fabric.primitives import Register
+from sparsegate_hw.fabric.wires import shifted_sum
 
 
 class Dispatcher(wiring.Component):

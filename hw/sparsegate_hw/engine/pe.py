@@ -13,7 +13,8 @@ from amaranth.lib.wiring import In, Out
 
 from sparsegate.array import Layout, timing
 from sparsegate_hw.arithmetic.delay import delay
-from sparsegate_hw.fabric.primitives import LoadedMemory, Multiplier, ReadOnlyMemory, ScratchMemory, choose
+from sparsegate_hw.fabric.primitives import LoadedMemory, Multiplier, ReadOnlyMemory, ScratchMemory
+from sparsegate_hw.fabric.wires import choose
 
 
 def depth_bits(depth: int) -> int:

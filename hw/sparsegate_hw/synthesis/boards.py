@@ -1,4 +1,4 @@
-"""Boards of amaranth-boards that SparseGate can be built for: an ECP5, iCE40 or Gowin of some size, a clock, a UART."""
+"""Boards of amaranth-boards that SparseGate can be built for: an FPGA of a known family, a clock, a UART."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sparsegate.errors import SparseGateError, ToolError
 from sparsegate.estimate import kind_of_multipliers, sizes
 from sparsegate.fpga import devices
 from sparsegate.fpga.devices import Device
-from sparsegate_hw.fabric.primitives import Fabric
+from sparsegate_hw.fabric.budget import Fabric
+from sparsegate_hw.fabric.family import families
 
 DEFAULT = "ulx3s-85f"
 
@@ -36,9 +37,6 @@ PLATFORMS = {
     "tang-primer-20k": ("tang_primer_20k", "TangPrimer20kDockPlatform"),
 }
 """Name on the command line -> module and class of amaranth-boards."""
-
-PARTS = {"GW2A-LV18PG256C8/I7": "GW2A-18"}
-"""Gowin's name of a part -> the device: its platforms tell nothing else."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Target:
 
     @property
     def family(self) -> str:
-        """Name in ``sparsegate_hw.synthesis.families``."""
+        """Name of its family of FPGAs."""
         return self.chip.family
 
     def fabric(self, layout: Layout | None = None) -> Fabric:
@@ -106,7 +104,7 @@ def target(board: str | None = None, device: str | None = None, multipliers: str
         if board not in PLATFORMS:
             raise SparseGateError(f"no board is called {board!r}; known are {', '.join(PLATFORMS)}")
         platform = _platform(board)
-        found = Target(_device(platform), platform.package, getattr(platform, "speed", ""), board)
+        found = Target(str(_device(platform)), platform.package, getattr(platform, "speed", ""), board)
     return replace(found, multipliers=kind_of_multipliers(found.chip, multipliers))
 
 
@@ -121,14 +119,14 @@ def _platform(board: str) -> Any:
     return platform
 
 
-def _device(platform: Any) -> str:
-    """Name of a platform's FPGA, which need not be a known one."""
-    return PARTS.get(platform.part, platform.part) if hasattr(platform, "part") else platform.device
+def _device(platform: Any) -> str | None:
+    """Name of a platform's FPGA; None if it is not a known one."""
+    return next(filter(None, (family.part(platform) for family in families().values())), None)
 
 
 def suitable(platform: Any) -> bool:
     """Whether a platform has all that a :class:`~sparsegate_hw.board.board.Top` asks for. LEDs are optional."""
-    if _device(platform) not in devices.DEVICES or platform.default_clk is None:
+    if _device(platform) is None or platform.default_clk is None:
         return False
     try:
         platform.lookup("uart", 0)

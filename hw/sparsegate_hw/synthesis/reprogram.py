@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +13,14 @@ from sparsegate.array import HardwareConfig, Layout
 from sparsegate.errors import SparseGateError
 from sparsegate.fpga.devices import device
 from sparsegate.program import Program, QuantizedLayer
-from sparsegate_hw.synthesis import patch
+from sparsegate_hw.fabric.configuration import Contents
+from sparsegate_hw.fabric.family import family
+from sparsegate_hw.synthesis import patch, tools
 from sparsegate_hw.synthesis.boards import target
-from sparsegate_hw.synthesis.families import FAMILIES
-from sparsegate_hw.synthesis.synth import PROGRAM, Build, Routed, SynthResult, run_tool
+from sparsegate_hw.synthesis.plan import Build, Design, sha256
+from sparsegate_hw.synthesis.result import PROGRAM, SynthResult
+from sparsegate_hw.synthesis.routed import Routed, pack
+from sparsegate_hw.synthesis.tools import Progress
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,7 @@ class Patched:
     seconds: float
 
 
-def reprogram(
-    folder: str | Path, program: Program, bitstream: str | Path, progress: Callable[[str], None] | None = None
-) -> Patched:
+def reprogram(folder: str | Path, program: Program, bitstream: str | Path, progress: Progress | None = None) -> Patched:
     """Write a bitstream that is the one in ``folder``, made by ``synthesize``, with the contents of ``program``.
 
     The Program may differ from that of the build in weights, indices, biases, parameters, thresholds and names. Its design
@@ -58,7 +57,7 @@ def reprogram(
     say = progress or (lambda line: None)
     folder, bitstream = Path(folder), Path(bitstream)
     result = SynthResult.load(folder)
-    if FAMILIES[device(result.device).family].unpacker is None:
+    if family(device(result.device).family).unpacker is None:
         raise SparseGateError(
             f"a bitstream for {result.device} cannot be patched, as no tool unpacks its block RAMs to check it;"
             " synthesize the Program into the same folder, which takes the routed design"
@@ -90,32 +89,21 @@ def reprogram(
     return Patched(bitstream, program, len(contents), changed, round(time.monotonic() - started, 1))
 
 
-def pack(build: Build, text: str, work: Path, say: Callable[[str], None]) -> None:
-    """Pack a textual configuration into ``work/top.bit`` (or what the family calls it)."""
-    family = build.family
-    routed, packer = f"top.{family.routed}", family.packer
-    (work / routed).write_text(text, encoding="utf-8")
-    arguments = family.pack(routed, f"top.{family.bitstream}")
-    run_tool(packer.name, [sys.executable, "-c", packer.code, *arguments], work, "pack.log", say)
-
-
-def unpacked(build: Build, bitstream: Path, work: Path, routed: Routed, say: Callable[[str], None]) -> patch.Contents:
+def unpacked(build: Build, bitstream: Path, work: Path, routed: Routed, say: Progress) -> Contents:
     """Contents of the memories in a bitstream in ``work``."""
-    unpacker, name = build.family.unpacker, f"unpacked.{build.family.routed}"
-    assert unpacker is not None
-    arguments = build.family.unpack(bitstream.name, name)
-    run_tool(unpacker.name, [sys.executable, "-c", unpacker.code, *arguments], work, "unpack.log", say)
+    name = f"unpacked.{build.family.routed}"
+    tools.unpacker(build.family).run(build.family.unpack(bitstream.name, name), work, "unpack.log", say)
     return patch.extract((work / name).read_text(encoding="utf-8"), routed.places)
 
 
-def _contents(build: Build, program: Program, result: SynthResult) -> patch.Contents:
-    form, contents = patch.split(build.elaborate(program)[0])
-    if hashlib.sha256(form.encode()).hexdigest() != result.form:
+def _contents(build: Build, program: Program, result: SynthResult) -> Contents:
+    design = Design.of(build, program)
+    if sha256(design.form) != result.form:
         raise SparseGateError(
             "the design that this SparseGate makes of the Program is another than the build's, though the shapes are the same;"
             " it was built by another version, synthesize again"
         )
-    return contents
+    return design.contents
 
 
 def fitted(program: Program, built: Program) -> Program:

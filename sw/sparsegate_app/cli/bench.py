@@ -131,7 +131,7 @@ def performance(
             return engine_cells(program, workload.config, workload.device, task.say)
 
         def form(program: Program, workload: Workload) -> str:
-            from sparsegate_hw.synthesis.synth import form_digest
+            from sparsegate_hw.synthesis.plan import form_digest
 
             return form_digest(program, workload.config, device=workload.device, frequency_hz=_hertz(workload))
 

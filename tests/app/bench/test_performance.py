@@ -494,7 +494,7 @@ def test_the_search_finds_the_arrays_of_the_largest_rows(tmp_path, name, estimat
 @pytest.mark.parametrize("name", ["peer-4", "peer-8"])
 def test_the_record_is_of_today_s_hardware(tmp_path, name):
     """After a change of the engine 'bench --no-pnr' says which rows are of the one before."""
-    from sparsegate_hw.synthesis.synth import form_digest
+    from sparsegate_hw.synthesis.plan import form_digest
 
     (row,) = [each for each in performance.read(RECORD)["workloads"] if each["name"] == name]
     workload = workloads.WORKLOADS[name]

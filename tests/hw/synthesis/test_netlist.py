@@ -22,7 +22,7 @@ from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig, quantize
 from sparsegate_hw.engine.engine import Engine
 from sparsegate_hw.engine.pe import depth_bits
-from sparsegate_hw.fabric.primitives import Fabric
+from sparsegate_hw.fabric.budget import Fabric
 from sparsegate_hw.synthesis import netlist
 
 pytestmark = [

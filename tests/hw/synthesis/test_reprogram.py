@@ -23,6 +23,9 @@ from sparsegate.program import Program
 from sparsegate.quantize import quantize
 from sparsegate_app.cli import app
 from sparsegate_hw.synthesis import netlist, patch, reprogram, synth
+from sparsegate_hw.synthesis.boards import target
+from sparsegate_hw.synthesis.plan import elaborate
+from sparsegate_hw.synthesis.routed import Routed
 
 CONFIG = HardwareConfig(rows=1)
 CLOCK, BAUD = 12_000_000, 1_000_000
@@ -93,10 +96,10 @@ def test_the_form_does_not_depend_on_contents():
         ("GW2A-18", "dsp", {}),
     ):
         config = replace(CONFIG, **options)
-        chosen = synth.target(device=name, multipliers=multipliers)
+        chosen = target(device=name, multipliers=multipliers)
         forms, contents = [], []
         for one in (program, tuned(program), zeros):
-            form, content = patch.split(synth.elaborate(one, config, chosen, CLOCK, BAUD)[0])
+            form, content = patch.split(elaborate(one, config, chosen, CLOCK, BAUD)[0])
             forms.append(form)
             contents.append(content)
         assert all(contents[0].values())
@@ -128,7 +131,7 @@ def test_patching_an_ecp5(tmp_path):
     program, other = make_program(16), tuned(make_program(16))
     config = replace(CONFIG, block_banks=1)
     built = synth.synthesize(program, config, device="LFE5U-25F", folder=tmp_path, attempts=1)
-    run = synth.Routed.load(built.bitstream.parent)
+    run = Routed.load(built.bitstream.parent)
     assert {place.kind for place in run.places.values()} == {"DP16KD", "TRELLIS_DPR16X4"}
     done = reprogram.reprogram(built.bitstream.parent, other, tmp_path / "other.bit")
     assert done.changed > 2
@@ -204,7 +207,7 @@ def test_another_program_in_a_gowins_routed_design(tmp_path):
     program, other = make_program(16), tuned(make_program(16))
     built = synth.synthesize(program, CONFIG, device="GW2A-18", folder=tmp_path, attempts=1)
     folder = built.bitstream.parent
-    run = synth.Routed.load(folder)
+    run = Routed.load(folder)
     assert {place.kind for place in run.places.values()} == {"pROMX9", "RAM16SDP4"}
     blocks = len([place for place in run.places.values() if place.kind == "pROMX9"])
     counted = estimate.sizes(Layout(program, CONFIG), device("GW2A-18"))
@@ -217,9 +220,9 @@ def test_another_program_in_a_gowins_routed_design(tmp_path):
         built.stages[tool] for tool in ("yosys", "nextpnr")
     ]
     assert again.bitstream.read_bytes() != built.bitstream.read_bytes()
-    new = synth.Routed.load(again.bitstream.parent)
+    new = Routed.load(again.bitstream.parent)
     for one, runs in ((run, program), (new, other)):
-        design, _ = synth.elaborate(runs, CONFIG, synth.target(device="GW2A-18"), 54_000_000, 1_000_000)
+        design, _ = elaborate(runs, CONFIG, target(device="GW2A-18"), 54_000_000, 1_000_000)
         contents = patch.extract(one.text, one.places)
         assert contents == patch.split(design)[1]
         at = {name: place.at for name, place in one.places.items() if place.kind == "RAM16SDP4"}
@@ -240,7 +243,7 @@ def test_the_bitstream_of_an_ice40_gives_the_golden_integers(tmp_path):
         program, CONFIG, board="ice40-hx8k", frequency_hz=CLOCK, baud=BAUD, folder=tmp_path, attempts=1
     )
     done = reprogram.reprogram(built.bitstream.parent, other, tmp_path / "other.bin")
-    assert {place.kind for place in synth.Routed.load(built.bitstream.parent).places.values()} == {"SB_RAM40_4K"}
+    assert {place.kind for place in Routed.load(built.bitstream.parent).places.values()} == {"SB_RAM40_4K"}
     raw = synthetic.stimulus(program.input_format, 2, 3, 3, seed=1)
     pins = built.bitstream.parent / "top.pcf"
     for image, runs in ((built.bitstream, program), (done.bitstream, done.program)):
