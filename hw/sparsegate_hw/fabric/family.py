@@ -39,8 +39,6 @@ STEPS = {
 class Command:
     """A tool of a Python package: ``module.run_<name>(arguments)``, or ``module.main()``, which looks at the command line."""
 
-    package: str
-    """Its name on PyPI."""
     module: str
     name: str
     main: bool = False

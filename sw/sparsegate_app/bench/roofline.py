@@ -9,7 +9,8 @@ import numpy as np
 
 from sparsegate import estimate
 from sparsegate.array import HardwareConfig, Layout
-from sparsegate.fpga.devices import device
+from sparsegate.fpga.devices import DEFAULT, device
+from sparsegate.fpga.family import family
 from sparsegate.host import BAUD
 from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
@@ -62,8 +63,6 @@ dash: not placed and routed, or without multipliers. How many columns are unchan
 - *real inputs* is real temporal sparsity: recorded inputs at Θ = 0, in trained networks, or as real inputs to random weights.
 - *nine tenths unchanged* is not: columns are drawn from a seed, each moving with probability 1/10.
 """
-READ_BITS = {"ecp5": 36, "gowin": 36, "ice40": 16}
-"""Bits that a block RAM gives a cycle at most, where it is read only; an iCE40's SPRAM gives as many."""
 WHICH = {
     "nothing_skipped": "nothing skipped",
     "real": "real inputs",
@@ -171,7 +170,8 @@ def page(record: Mapping[str, Any], points: Sequence[Mapping[str, Any]] = ()) ->
 def _weight_bits(row: Mapping[str, Any]) -> int:
     """Bits that the memories of a row's device in which its weights lie give a cycle."""
     chip = device(row["device"])
-    return READ_BITS[chip.family] * (chip.sprams if row["hardware"]["loaded"] and chip.sprams else chip.bram)
+    # a single-port memory gives as many as a block RAM of its device
+    return family(chip.family).read_bits * (chip.sprams if row["hardware"]["loaded"] and chip.sprams else chip.bram)
 
 
 def _throughput(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -281,7 +281,10 @@ def _laws(points: Sequence[Mapping[str, Any]]) -> str:
         "|" + "---|" * 12,
     ]
     for point in points:
-        law, made = a * point["array"] + b * point["read_out"] + c, area.by_the_laws(point["sizes"])
+        law, made = (
+            a * point["array"] + b * point["read_out"] + c,
+            area.by_the_laws(point["sizes"], device(DEFAULT).family),
+        )
         lines.append(
             f"| {point['units']} | {point['pattern']} | {point['rows']} × {point['groups']} | {point['nonzeros']:,} |"
             f" {point['weight_bits']:,} | {point['sizes']['bram']:.0f} | {point['array']:,} | {point['read_out']:,} |"

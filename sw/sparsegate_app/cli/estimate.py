@@ -101,6 +101,7 @@ def _rows(one: Estimate) -> list[tuple[str, object]]:
     """An estimate as a table."""
     from sparsegate import estimate as rules
     from sparsegate.fpga.devices import device
+    from sparsegate.fpga.family import family
 
     chip = device(one.device)
     known = rules.load_routed().get(chip.family, {})
@@ -120,7 +121,7 @@ def _rows(one: Estimate) -> list[tuple[str, object]]:
         near = one.clock
         clock = f"{near.mhz:.1f} MHz, of {near.points} synthesized of a like size ({near.low:.1f} to {near.high:.1f})"
     depth, banks = "deep" if one.deep else "shallow", f"{one.banks} bank{'s' * (one.banks > 1)} of accumulators"
-    if one.block_banks and chip.family == "ecp5":
+    if one.block_banks and family(chip.family).block_banks:
         banks += f" ({min(one.block_banks, one.banks)} in block RAM)"
     multipliers = f"{min(one.dsp, chip.dsp)} of {chip.dsp}"
     if one.dsp > chip.dsp:

