@@ -97,6 +97,7 @@ def simulate(
     folder: str | Path | None = None,
     fast: bool | None = None,
     verilog: str | None = None,
+    layout: Layout | None = None,
 ) -> SimulationResult:
     """Stream a batch of sequences through a Program's engine.
 
@@ -112,6 +113,7 @@ def simulate(
     folder : where the log goes; beside the compiled simulations where omitted.
     fast : with Verilator, stream through a compiled C++ loop (the default) instead of the cocotb bench.
     verilog : the engine's Verilog where it has been emitted already; its top module is called "engine".
+    layout : of the Program on the configuration, where it has been made already.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def simulate(
         If a simulator is missing, too old, or refuses the design.
     """
     _check(simulator, fast, waves)
-    layout = Layout(program, config)
+    layout = layout or Layout(program, config)
     final = config.states if final is None else final
     carries = any(layer.carried for layer in program.layers)  # else there is no state to take or give
     final = final and carries
@@ -149,9 +151,9 @@ def simulate(
     if simulator == "amaranth":
         from sparsegate_hw.engine.engine import Engine
 
-        component = Engine(program, config)
+        component = Engine(program, config, layout)
     elif verilog is None:
-        verilog = _verilog(program.digest, config, _Holder(program))
+        verilog = _verilog(program.digest, config, _Holder(layout))
     made = time.perf_counter() - begin
     recording, seconds, build_seconds = record(
         component, work, simulator=simulator, verilog=verilog, waves=waves, folder=folder, fast=fast
@@ -164,9 +166,9 @@ def simulate(
 
 @dataclass(frozen=True)
 class _Holder:
-    """Carries a Program past the cache's key, in which its digest stands for it."""
+    """Carries a layout past the cache's key, in which the Program's digest and the configuration stand for it."""
 
-    program: Any = field(compare=False)
+    layout: Layout = field(compare=False)
 
 
 @lru_cache(maxsize=4)
@@ -174,7 +176,7 @@ def _verilog(digest: str, config: HardwareConfig, holder: _Holder) -> str:
     from sparsegate_hw.engine.engine import Engine
     from sparsegate_hw.synthesis.verilog import convert
 
-    return convert(Engine(holder.program, config), TOP)
+    return convert(Engine(holder.layout.program, config, holder.layout), TOP)
 
 
 def record(

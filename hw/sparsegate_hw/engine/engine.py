@@ -20,6 +20,8 @@ from sparsegate_hw.engine.pe import WeightWrite
 class Engine(wiring.Component):
     """A sparse recurrent accelerator.
 
+    ``layout`` is the Program's placement on ``config``, where that has been made already.
+
     Members
     -------
     x : stream of columns' values, frames of ``program.inputs``; ``last`` with the final value of a sequence's final frame.
@@ -45,9 +47,9 @@ class Engine(wiring.Component):
     after a frame with ``last``, and after reset, which first clears an accumulator address a cycle.
     """
 
-    def __init__(self, program: Program, config: HardwareConfig | None = None) -> None:
+    def __init__(self, program: Program, config: HardwareConfig | None = None, layout: Layout | None = None) -> None:
         self.program, self.config = program, config or HardwareConfig()
-        self.layout = layout = Layout(program, self.config)
+        self.layout = layout = layout or Layout(program, self.config)
 
         super().__init__(
             {

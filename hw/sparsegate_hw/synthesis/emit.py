@@ -154,14 +154,15 @@ def _describe_layer(layout: Layout, layer: QuantizedLayer, sources: list[str]) -
     }
 
 
-def emit(program: Program, config: HardwareConfig, folder: str | Path) -> Manifest:
+def emit(program: Program, config: HardwareConfig, folder: str | Path, layout: Layout | None = None) -> Manifest:
     """Write ``engine.v``, ``images/*.hex``, ``program.safetensors`` and ``manifest.json``.
 
     The folder appears whole or not at all, and its files are the same for the same Program, configuration and tools. A folder
-    that is there already is replaced where these files differ; whatever else lies in it stays.
+    that is there already is replaced where these files differ; whatever else lies in it stays. ``layout``: of the Program on the
+    configuration, where it has been made already.
     """
     folder = Path(folder)
-    engine = Engine(program, config)
+    engine = Engine(program, config, layout)
     layout = engine.layout
     files = {"engine.v": convert(engine, name="engine")}
     for image in images(layout):
@@ -183,9 +184,9 @@ def emit(program: Program, config: HardwareConfig, folder: str | Path) -> Manife
     return Manifest(folder, content)
 
 
-def verilog_digest(program: Program, config: HardwareConfig) -> str:
+def verilog_digest(program: Program, config: HardwareConfig, layout: Layout | None = None) -> str:
     """SHA-256 of the ``engine.v`` that :func:`emit` writes."""
-    return _sha256(convert(Engine(program, config), name="engine"))
+    return _sha256(convert(Engine(program, config, layout), name="engine"))
 
 
 def _sha256(text: str) -> str:

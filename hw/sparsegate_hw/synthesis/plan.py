@@ -10,7 +10,7 @@ from typing import Any
 from amaranth.back import rtlil
 
 from sparsegate import artefact
-from sparsegate.array import HardwareConfig
+from sparsegate.array import HardwareConfig, Layout
 from sparsegate.estimate import suited
 from sparsegate.program import Program
 from sparsegate_hw.board.board import BAUD, Bare, Board, Top
@@ -52,9 +52,10 @@ class Build:
     def family(self) -> Family:
         return families.family(self.target.family)
 
-    def elaborate(self, program: Program) -> tuple[str, str]:
-        """RTLIL and constraints of the whole design."""
-        return elaborate(program, self.config, self.target, self.frequency_hz, self.baud)
+    def elaborate(self, program: Program, layout: Layout | None = None) -> tuple[str, str]:
+        """RTLIL and constraints of the whole design; ``layout`` is the Program's, which serves if it is on this very array."""
+        made = layout if layout is not None and layout.config == self.config else None
+        return elaborate(program, self.config, self.target, self.frequency_hz, self.baud, made)
 
     def files(self, design: str, constraints: str) -> dict[str, str]:
         """Files that the tools find in their folder, and their texts."""
@@ -115,8 +116,8 @@ class Design:
     contents: Contents
 
     @classmethod
-    def of(cls, build: Build, program: Program) -> Design:
-        text, constraints = build.elaborate(program)
+    def of(cls, build: Build, program: Program, layout: Layout | None = None) -> Design:
+        text, constraints = build.elaborate(program, layout)
         form, contents = patch.split(text)
         return cls(text, constraints, form, contents)
 
@@ -130,10 +131,15 @@ class Seeds:
 
 
 def elaborate(
-    program: Program, config: HardwareConfig | None, chosen: Target, frequency_hz: int, baud: int
+    program: Program,
+    config: HardwareConfig | None,
+    chosen: Target,
+    frequency_hz: int,
+    baud: int,
+    layout: Layout | None = None,
 ) -> tuple[str, str]:
     """RTLIL and constraints of the whole design."""
-    engine = Engine(program, config)
+    engine = Engine(program, config, layout)
     board = Board(engine, program, frequency_hz, baud)
     family = families.family(chosen.family)
     with quick_conversion():

@@ -14,7 +14,7 @@ from typing import Any
 from amaranth.back import rtlil
 
 from sparsegate import artefact
-from sparsegate.array import HardwareConfig
+from sparsegate.array import HardwareConfig, Layout
 from sparsegate.errors import SparseGateError
 from sparsegate.program import Program
 from sparsegate_hw.board.board import BAUD
@@ -46,6 +46,7 @@ def synthesize(
     frequency_hz: int | None = None,
     baud: int = BAUD,
     attempts: int = ATTEMPTS,
+    layout: Layout | None = None,
 ) -> SynthResult:
     """Build a bitstream in ``folder/<program>-<target>-<digest>/``, or find it there.
 
@@ -61,6 +62,7 @@ def synthesize(
     seeds : so many seeds are tried instead, whether timing is met or not.
     progress : is called with a line of text whenever something begins.
     frequency_hz : of the engine's clock, made by a PLL on boards that have another one; the default is the device's.
+    layout : of the Program on the configuration, where it has been made already.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def synthesize(
     say = progress or (lambda line: None)
     build = Build.of(program, config, target(board, device, multipliers), frequency_hz, baud)
     say(f"elaborating {program.name} for {build.target.name}")
-    design = Design.of(build, program)
+    design = Design.of(build, program, layout)
     tries = Seeds(range(seed, seed + max(1, attempts if seeds is None else seeds)), seeds is None)
     final = Path(folder) / _folder(program, build, design, tries)
     if (final / RESULT).exists():

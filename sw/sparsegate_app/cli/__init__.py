@@ -1,7 +1,7 @@
 """The command line: each stage stands alone, reads files and writes files.
 
-One file a command. Nothing heavy is imported before a command runs, so that ``sparsegate --help`` answers at once; this package
-is the only one of its room that may reach into ``sparsegate_hw`` and ``sparsegate_sim``, and does so inside its functions.
+One file a command: it parses options, calls a stage and prints what that gives. Nothing heavy is imported before a command runs, so
+that ``sparsegate --help`` answers at once.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -11,18 +12,35 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from sparsegate_app import console
-from sparsegate_app.cli import compile_, golden, simulate, synth
-from sparsegate_app.cli.options import Compiled, Groups, Json, Rows, Seed, default_rows, epochs_of, one_thread, percent
-from sparsegate_app.cli.simulate import Simulator
+from sparsegate_app.cli.options import (
+    DEFAULT_BOARD,
+    Groups,
+    Json,
+    Rows,
+    Seed,
+    Simulator,
+    epochs_of,
+    one_thread,
+    percent,
+)
 
 if TYPE_CHECKING:
     from sparsegate.data.datasets import Dataset
     from sparsegate.network import Network
     from sparsegate.program import Program
+    from sparsegate_app.stages.result import Result
 
-STEPS = 6
 ICARUS_SEQUENCES = 4
 """Sequences of the second opinion; Icarus is a thousand times slower than Verilated code."""
+
+
+HEADINGS = {
+    "compile": (3, "compile, check the golden model, predict cycles"),
+    "simulate": (4, "simulate the engine and compare every hidden state and output"),
+    "synthesize": (5, "synthesize, place, route and pack a bitstream for {}"),
+}
+"""Stages of the lowering at which a part of the demo begins."""
+PARTS = 6
 
 
 class Effort(NamedTuple):
@@ -43,7 +61,7 @@ def demo(
     groups: Groups = None,
     simulator: Annotated[Simulator, typer.Option("--simulator", help="What runs the RTL.")] = Simulator.verilator,
     sequences: Annotated[int, typer.Option("--sequences", "-n", min=1, help="Test utterances to simulate.")] = 32,
-    board: Annotated[str, typer.Option("--board", help="Board to make a bitstream for.")] = synth.DEFAULT_BOARD,
+    board: Annotated[str, typer.Option("--board", help="Board to make a bitstream for.")] = DEFAULT_BOARD,
     skip_rtl: Annotated[bool, typer.Option("--skip-rtl", help="Stop after the golden model.")] = False,
     skip_synth: Annotated[bool, typer.Option("--skip-synth", help="Make no bitstream.")] = False,
     epochs: Annotated[
@@ -61,6 +79,7 @@ def demo(
     one_thread()
     from sparsegate.data import datasets
     from sparsegate_app import report
+    from sparsegate_app.stages.lower import Wanted, lower
 
     effort = _effort(epochs)
     _heading(1, "train a float LSTM on spoken vowels (9 speakers, 12 cepstra a frame)")
@@ -68,27 +87,54 @@ def demo(
         dataset = datasets.load("vowels")
     network = _train(dataset, hidden, seed, effort, out)
     _heading(2, f"prune to {pattern} along the columns, quantize to 8 bits")
-    program = _shrink(network, dataset, pattern, seed, effort, out)
-    _heading(3, "compile, check the golden model, predict cycles")
-    compiled = _compile(program, dataset, rows, groups, out)
-    if not skip_rtl:
-        _heading(4, "simulate the engine and compare every hidden state and output")
-        _simulate(compiled, dataset, simulator, sequences)
-    if not (skip_rtl or skip_synth):
-        _heading(5, f"synthesize, place, route and pack a bitstream for {board}")
-        _synthesize(compiled, board, seed, out)
+    pruned = _prune(network, dataset, pattern, seed, effort, out)
+    made = lower(
+        pruned,
+        dataset,
+        Wanted(
+            {"rows": rows, "groups": groups},
+            () if skip_rtl else _simulators(simulator, sequences),
+            None if skip_rtl or skip_synth else board,
+            seed + 1,
+        ),
+        out,
+        Told(),
+        lambda network, dataset: _quantize(network, dataset, seed, effort, out),
+    )
     _heading(6, "report")
-    assert compiled.folder is not None
     with console.task("draw the report"):
-        made = report.write(compiled.folder, out, dataset)
-    console.emit(made, as_json, "summary", report.summary(made))
+        drawn = report.write(made.compilation.folder, out, dataset)
+    console.emit(drawn.as_json(), as_json, "summary", drawn.rows())
     console.note(f"report: {out / report.PAGE} and {out / report.REPORT}")
-    if made["synth"] and not made["synth"]["met"]:
-        reached, wanted = made["synth"]["fmax_mhz"], made["synth"]["frequency_mhz"]
+    if made.synthesis is not None and not made.synthesis.measured.met:
+        reached, wanted = made.synthesis.measured.fmax_mhz, made.synthesis.measured.frequency_mhz
         console.error(
             f"timing is not met: {reached:.1f} MHz reached, {wanted:g} MHz expected; try another --seed or fewer --rows"
         )
         raise typer.Exit(1)
+
+
+class Told:
+    """Shows a lowering on the console: a heading for each part, a task for each stage, a line for each result."""
+
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+
+    @contextmanager
+    def stage(self, name: str, detail: str = "") -> Iterator[Callable[[str], None]]:
+        if name in HEADINGS and name not in self._begun:
+            self._begun.add(name)
+            number, text = HEADINGS[name]
+            _heading(number, text.format(detail))
+        with console.task(detail if name == "simulate" else name) as task:
+            yield task.say
+
+    def found(self, result: Result) -> None:
+        console.note(result.sentence)
+
+
+def _heading(number: int, text: str) -> None:
+    console.stderr().print(f"[{number}/{PARTS}] {text}", style="bold", markup=False)
 
 
 def _effort(epochs: str | None) -> Effort:
@@ -104,10 +150,6 @@ def _effort(epochs: str | None) -> Effort:
     return Effort(first, second, third)
 
 
-def _heading(number: int, text: str) -> None:
-    console.stderr().print(f"[{number}/{STEPS}] {text}", style="bold", markup=False)
-
-
 def _train(dataset: Dataset, hidden: int, seed: int, effort: Effort, out: Path) -> Network:
     from sparsegate.training import train
 
@@ -120,7 +162,7 @@ def _train(dataset: Dataset, hidden: int, seed: int, effort: Effort, out: Path) 
     return network
 
 
-def _shrink(network: Network, dataset: Dataset, pattern: str, seed: int, effort: Effort, out: Path) -> Program:
+def _prune(network: Network, dataset: Dataset, pattern: str, seed: int, effort: Effort, out: Path) -> Network:
     from sparsegate.training import train
 
     with console.task("prune and fine-tune") as task:
@@ -132,6 +174,12 @@ def _shrink(network: Network, dataset: Dataset, pattern: str, seed: int, effort:
     pruned = replace(pruned, meta={**network.meta, "accuracy": accuracy})
     pruned.save(out / "pruned.safetensors")
     console.note(f"accuracy, pruned: {percent(reached)}")
+    return pruned
+
+
+def _quantize(pruned: Network, dataset: Dataset, seed: int, effort: Effort, out: Path) -> Program:
+    from sparsegate.training import train
+
     with console.task("quantize and fine-tune") as task:
         program = train.quantize_and_finetune(
             pruned, dataset, seed=seed, progress=epochs_of(task), epochs=effort.quantize
@@ -141,47 +189,14 @@ def _shrink(network: Network, dataset: Dataset, pattern: str, seed: int, effort:
     return program
 
 
-def _compile(program: Program, dataset: Dataset, rows: int | None, groups: int | None, out: Path) -> Compiled:
-    from sparsegate.array import HardwareConfig
-
-    config = HardwareConfig(
-        rows=default_rows(program) if rows is None else rows, groups=1 if groups is None else groups
-    )
-    with console.task("compile"):
-        compiled, result = compile_.build(Compiled(program, config, None), out)
-        result["prediction"] = compile_.predict(compiled, dataset)
-    compiled.record("compile", result)
-    with console.task("golden model"):
-        checked, _ = golden.evaluate(compiled, dataset, program.thresholds)
-    compiled.record("golden", checked)
-    console.note(f"accuracy, golden model: {percent(checked['accuracy'])} of {checked['sequences']} test utterances")
-    prediction = result["prediction"]
-    console.note(f"predicted: {prediction['cycles_per_step']:.1f} cycles a step on {config.pes} processing elements")
-    return compiled
-
-
-def _simulate(compiled: Compiled, dataset: Dataset, simulator: Simulator, sequences: int) -> None:
-    from sparsegate.errors import SparseGateError
-
-    runs: Sequence[tuple[Simulator, int]] = [(simulator, sequences)]
+def _simulators(simulator: Simulator, sequences: int) -> list[tuple[str, int]]:
+    """What simulates how many sequences: the one that was asked for, and behind Verilator a second opinion."""
+    runs = [(simulator.value, sequences)]
     if simulator is Simulator.verilator:
         if shutil.which("iverilog"):
-            runs = [*runs, (Simulator.icarus, min(sequences, ICARUS_SEQUENCES))]
+            runs.append((Simulator.icarus.value, min(sequences, ICARUS_SEQUENCES)))
         else:
             console.note(
                 "iverilog is not installed ('apt-get install iverilog'); there is no second opinion from Icarus"
             )
-    for which, count in runs:
-        with console.task(f"{which.value}, {count} utterances"):
-            result = simulate.compare(compiled, dataset, count, which.value)
-        compiled.record(f"simulate-{which.value}", result)
-        console.note(result["summary"])
-        if not result["passed"]:
-            raise SparseGateError(result["summary"])
-
-
-def _synthesize(compiled: Compiled, board: str, seed: int, out: Path) -> None:
-    with console.task("synthesize") as task:
-        result = synth.implement(compiled, out, task, board=board, seed=seed + 1)
-    synth.record(compiled, result)
-    console.note(f"{result['fmax_mhz']:.1f} MHz on {result['device']}, bitstream {result['bitstream']}")
+    return runs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsegate_app import console
-from sparsegate_app.cli.options import ARRAY, Array, Json, Multipliers, array_options, open_program
+from sparsegate_app.cli.options import ARRAY, Array, Json, Multipliers, array_options
 
 if TYPE_CHECKING:
     from sparsegate.estimate import Estimate
@@ -63,6 +63,7 @@ def estimate(
     from sparsegate import estimate as rules
     from sparsegate.errors import SparseGateError
     from sparsegate.fpga.devices import device as chip_of
+    from sparsegate_app.stages.compiled import open_program
 
     if fit is not None and device is not None:
         raise SparseGateError(f"--fit {fit} and --device {device} were given, expected one of the two")

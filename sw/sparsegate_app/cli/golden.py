@@ -10,7 +10,6 @@ import typer
 
 from sparsegate_app import console
 from sparsegate_app.cli.options import (
-    Compiled,
     Data,
     Json,
     ProgramPath,
@@ -18,12 +17,10 @@ from sparsegate_app.cli.options import (
     check_classes,
     chosen_thresholds,
     open_data,
-    open_program,
-    percent,
 )
 
 if TYPE_CHECKING:
-    from sparsegate.data.datasets import Dataset
+    from sparsegate.golden.explain import SiteError
 
 
 def golden(
@@ -45,107 +42,48 @@ def golden(
 
     Example: [bold]sparsegate golden build/program.safetensors --data vowels --trace build/pruned.safetensors[/]
     """
+    from sparsegate_app.stages import golden as stage
+    from sparsegate_app.stages.compiled import open_program
+
     compiled = open_program(program)
     dataset = open_data(data, compiled.program.inputs)
     check_classes(dataset, compiled.program.outputs)
     thresholds = chosen_thresholds(compiled.program, threshold)
+    x, y, lengths = dataset.x_test, dataset.y_test, dataset.length_test
     with console.task("golden model"):
-        result, outputs = evaluate(compiled, dataset, thresholds)
+        result = stage.evaluate(compiled, x, y, lengths, thresholds=thresholds, data=dataset.name)
     if out is not None:
-        _write_npz(out, outputs)
-        result["outputs"] = str(out)
-    rows: list[tuple[str, object]] = [
-        ("sequences", result["sequences"]),
-        ("accuracy", percent(result["accuracy"])),
-        ("columns seen", result["columns"]["seen"]),
-        ("columns skipped", percent(result["columns"]["skipped"] / result["columns"]["seen"])),
-        ("inputs outside the calibrated range", f"{result['inputs_saturated']} of {result['inputs']}"),
-    ]
-    rows += [
-        (f"saturated at {layer}", ", ".join(f"{site} {count}" for site, count in sites.items() if count) or "nothing")
-        for layer, sites in result["saturations"].items()
-    ]
-    if trace is None:
-        console.emit(result, as_json, "golden model", rows)
-    else:
-        _trace(trace, compiled, dataset, thresholds, result, as_json, rows)
+        result = stage.written(result, out, lengths, y)
+    shown: dict[str, Any] = result.as_json()
+    sites: list[SiteError] = []
+    if trace is not None:
+        from sparsegate.golden import explain
+        from sparsegate.network import Network
+
+        with console.task("compare with the float network"):
+            sites = explain.explain(Network.load(trace), compiled.program, x, lengths, thresholds)
+        shown["trace"] = [asdict(site) for site in sites]
+    console.emit(shown, as_json, "golden model", result.rows())
+    if sites and not as_json:
+        _print_errors(sites)
     if threshold is None:
-        compiled.record("golden", result)
+        compiled.record(result)
 
 
-def evaluate(
-    compiled: Compiled, dataset: Dataset, thresholds: tuple[int, ...]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run the whole test part; the stage's result, and arrays for whoever wants the outputs."""
-    import numpy as np
-
-    from sparsegate import golden as model
-    from sparsegate.array import Layout, cycles
-
-    program = compiled.program
-    lengths = dataset.length_test
-    valid = np.arange(dataset.x_test.shape[1])[None, :] < lengths[:, None]
-    run = model.run(program, program.quantize(dataset.x_test), lengths, thresholds, saturations=True)
-    predicted = np.argmax(run.last, axis=1)
-    count = cycles.predict(run, Layout(program, compiled.config))
-    result = {
-        "data": dataset.name,
-        "digests": {"program": program.digest},
-        "sequences": len(lengths),
-        "steps": int(lengths.sum()),
-        "thresholds": list(thresholds),
-        "accuracy": float(np.mean(predicted == dataset.y_test)),
-        "columns": {"seen": count.columns_seen, "skipped": count.columns_seen - count.columns_sent},
-        "inputs": int(valid.sum()) * program.inputs,
-        "inputs_saturated": program.input_format.saturated(dataset.x_test[valid]),
-        "saturations": {layer: dict(sites) for layer, sites in run.saturations.items()},
-    }
-    outputs = {"outputs": run.outputs, "length": lengths, "predicted": predicted, "y": dataset.y_test}
-    return result, outputs
-
-
-def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    import io
-
-    import numpy as np
-
-    from sparsegate import artefact
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    artefact.write_bytes(path, buffer.getvalue())
-
-
-def _trace(
-    network: Path,
-    compiled: Compiled,
-    dataset: Dataset,
-    thresholds: tuple[int, ...],
-    result: dict[str, Any],
-    as_json: bool,
-    rows: list[tuple[str, object]],
-) -> None:
-    from sparsegate.golden import explain
-    from sparsegate.network import Network
-
-    with console.task("compare with the float network"):
-        sites = explain.explain(
-            Network.load(network), compiled.program, dataset.x_test, dataset.length_test, thresholds
+def _print_errors(sites: list[SiteError]) -> None:
+    """A table of every narrowing's error."""
+    columns = ("layer", "site", "LSB", "mean error", "in LSBs", "largest error", "largest value", "saturated")
+    cells = [
+        (
+            site.layer,
+            site.site,
+            f"{site.lsb:.3g}",
+            f"{site.mean:.3g}",
+            f"{site.mean / site.lsb:.2f}",
+            f"{site.max:.3g}",
+            f"{site.largest:.3g}",
+            site.saturations,
         )
-    console.emit({**result, "trace": [asdict(site) for site in sites]}, as_json, "golden model", rows)
-    if not as_json:
-        columns = ("layer", "site", "LSB", "mean error", "in LSBs", "largest error", "largest value", "saturated")
-        cells = [
-            (
-                site.layer,
-                site.site,
-                f"{site.lsb:.3g}",
-                f"{site.mean:.3g}",
-                f"{site.mean / site.lsb:.2f}",
-                f"{site.max:.3g}",
-                f"{site.largest:.3g}",
-                site.saturations,
-            )
-            for site in sites
-        ]
-        console.stdout().print(console.table("error against the float network", columns, cells))
+        for site in sites
+    ]
+    console.stdout().print(console.table("error against the float network", columns, cells))

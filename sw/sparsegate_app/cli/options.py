@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -17,12 +17,10 @@ from sparsegate_app import console
 from sparsegate_app.console import TimeLeft
 
 if TYPE_CHECKING:
-    from sparsegate.array import HardwareConfig
     from sparsegate.data.datasets import Dataset
     from sparsegate.program import Program
 
-MANIFEST = "manifest.json"
-PROGRAM_FILE = "program.safetensors"
+DEFAULT_BOARD = "ulx3s-85f"
 
 NetworkFile = Annotated[Path, typer.Argument(metavar="NETWORK", help="A Network file, made by train, import or prune.")]
 ProgramPath = Annotated[
@@ -143,20 +141,12 @@ Thresholds = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A Program, the array it runs on, and the folder of its compilation (None for a bare Program file)."""
+class Simulator(StrEnum):
+    """Simulators that run the engine."""
 
-    program: Program
-    config: HardwareConfig
-    folder: Path | None
-
-    def record(self, stage: str, result: dict[str, Any]) -> None:
-        """Keep a stage's result in the folder, where ``sparsegate report`` finds it."""
-        from sparsegate import artefact
-
-        if self.folder is not None:
-            artefact.write_json(self.folder / f"{stage}.json", result)
+    verilator = "verilator"
+    icarus = "icarus"
+    amaranth = "amaranth"
 
 
 Array = Mapping[str, Any]
@@ -188,41 +178,9 @@ def array_options(options: dict[str, Any]) -> Callable[[Callable[..., None]], Ca
     return of
 
 
-def open_program(path: Path, array: Array | None = None) -> Compiled:
-    """Read a Program file, or a compiled folder with its array. Another array than the folder's is a new compilation."""
-    from dataclasses import replace
-
-    from sparsegate import artefact
-    from sparsegate.array import HardwareConfig
-    from sparsegate.errors import SparseGateError
-    from sparsegate.program import Program
-
-    asked: dict[str, Any] = {key: value for key, value in (array or {}).items() if value is not None}
-    if not path.is_dir():
-        program = Program.load(path)
-        # a Program that starts from a state of its own needs the ports for it
-        defaults: dict[str, Any] = {"rows": default_rows(program), "states": bool(program.initial)}
-        return Compiled(program, HardwareConfig(**(defaults | asked)), None)
-    if not (path / MANIFEST).exists():
-        raise SparseGateError(f"{path} is a folder, but not one that 'sparsegate compile' made: it has no {MANIFEST}")
-    program = Program.load(path / PROGRAM_FILE)
-    manifest = artefact.read_json(path / MANIFEST)
-    with artefact.reading(path / MANIFEST):
-        config = HardwareConfig(**manifest["hardware"])
-        if manifest["digests"]["program"] != program.digest:
-            raise SparseGateError("the manifest belongs to another Program; compile again")
-    other = replace(config, **asked)
-    return Compiled(program, other, path if other == config else None)
-
-
 def one_thread() -> None:
     """Before torch is imported: small matrices train fastest on one thread, and results then do not depend on the machine's."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def default_rows(program: Program) -> int:
-    """Two clusters: 8 PE rows for an LSTM, 6 for a GRU."""
-    return 2 * max(phase.gates for phase in program.phases)
 
 
 def check_out(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sparsegate_app import console
-from sparsegate_app.cli.options import Json, open_program
+from sparsegate_app.cli.options import Json
 
 
 def patch(
@@ -25,6 +25,7 @@ def patch(
 
     Example: [bold]sparsegate patch build/vowels-ulx3s-85f-0123456789ab tuned.safetensors -o tuned.bit[/]
     """
+    from sparsegate_app.stages.compiled import open_program
     from sparsegate_hw.synthesis.reprogram import reprogram
 
     given = open_program(program).program

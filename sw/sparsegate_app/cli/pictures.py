@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sparsegate_app import console
-from sparsegate_app.cli.options import PROGRAM_FILE, Json, open_data
+from sparsegate_app.cli.options import Json, open_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,6 +117,7 @@ def _open(path: Path) -> Network | Program:
     from sparsegate.errors import SparseGateError
     from sparsegate.network import FORMAT, Network
     from sparsegate.program import Program
+    from sparsegate_app.stages.compiled import PROGRAM_FILE
 
     try:
         return Program.load(path / PROGRAM_FILE if path.is_dir() else path)

@@ -31,9 +31,9 @@ def report(
 
     made = reporting.write(folder, out, None if data is None else open_data(data))
     where = folder if out is None else out
-    rows = [*reporting.summary(made), ("report", where / reporting.PAGE)]
-    console.emit(made, as_json, f"report of {made['name']}", rows)
-    for name in made["outdated"]:
+    rows = [*made.rows(), ("report", where / reporting.PAGE)]
+    console.emit(made.as_json(), as_json, f"report of {made.name}", rows)
+    for name in made.outdated:
         console.note(
             f"left out: {name}.json, which is of another Program or engine, or whose bitstream is gone; run it again"
         )

@@ -15,7 +15,6 @@ from sparsegate_app.cli.options import (
     check_classes,
     chosen_thresholds,
     open_data,
-    open_program,
 )
 
 
@@ -35,6 +34,7 @@ def run(
     Example: [bold]sparsegate run build/program.safetensors --port /dev/ttyUSB0 --sequences 4[/]
     """
     from sparsegate import host
+    from sparsegate_app.stages.compiled import open_program
 
     model = open_program(program).program
     dataset = open_data(data, model.inputs)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -497,16 +498,11 @@ def test_a_compiled_folder_is_the_same_every_time(files):
 
 
 def test_a_difference_is_an_error(files, monkeypatch):
-    from sparsegate_app.cli import simulate
+    from sparsegate_app.stages import simulate
 
-    wrong = {
-        "passed": False,
-        "summary": "1 differs; first: step 3, unit 5",
-        "rtl": {"steps": 1, "sequences": 1, "values_compared": 1, "mismatches": 1, "cycles_per_second": 1},
-        "cycles": {"predicted": 1, "counted": 1},
-        "occupancy": {"matvec": 1.0, "total": 1.0},
-        "columns": {"skipped": 0, "seen": 1},
-    }
-    monkeypatch.setattr(simulate, "compare", lambda *_, **__: wrong)
+    program, data = Program.load(files / "program.safetensors"), np.load(files / "data.npz")
+    right = simulate.simulate(program, data["x"][:1, :2], simulator="amaranth")
+    wrong = replace(right, passed=False, said="1 differs; first: step 3, unit 5")
+    monkeypatch.setattr(simulate, "simulate", lambda *_, **__: wrong)
     said = failure("simulate", files / "program.safetensors", "--data", files / "data.npz")
     assert said == "1 differs; first: step 3, unit 5"

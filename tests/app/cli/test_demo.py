@@ -48,7 +48,7 @@ def test_demo(tmp_path, vowels):
     assert made["cycles"]["predicted"] == made["cycles"]["counted"]
     assert made["synth"] is None
     assert (tmp_path / made["compiled"] / "engine.v").exists()
-    assert "accuracy, golden model, integers" in dict(report.summary(made))
+    assert "accuracy, golden model, integers" in dict(report.collect(tmp_path / made["compiled"], tmp_path).rows())
     for number in (1, 2, 3, 4, 6):
         assert f"[{number}/6]" in result.stderr
 
