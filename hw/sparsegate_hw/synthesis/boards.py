@@ -11,6 +11,7 @@ from amaranth.build import ResourceError
 from sparsegate.array import Layout
 from sparsegate.errors import SparseGateError, ToolError
 from sparsegate.estimate import kind_of_multipliers, sizes
+from sparsegate.extras import install
 from sparsegate.fpga import devices
 from sparsegate.fpga.devices import Device
 from sparsegate_hw.fabric.budget import Fabric
@@ -113,7 +114,7 @@ def _platform(board: str) -> Any:
     try:
         platform = getattr(importlib.import_module(f"amaranth_boards.{module}"), name)()
     except (ImportError, AttributeError) as error:
-        raise ToolError(f"board {board} needs amaranth-boards; 'pip install amaranth-boards' provides it") from error
+        raise ToolError(f"board {board} needs amaranth-boards; '{install('amaranth_boards')}' provides it") from error
     if not suitable(platform):
         raise SparseGateError(f"board {board} lacks a known FPGA, a clock or a UART in this amaranth-boards")
     return platform

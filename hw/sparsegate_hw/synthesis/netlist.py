@@ -16,6 +16,7 @@ from amaranth.back import rtlil
 
 from sparsegate import artefact
 from sparsegate.errors import SparseGateError, ToolError
+from sparsegate.extras import install
 from sparsegate.fpga import devices
 from sparsegate_hw.fabric import family as families
 from sparsegate_hw.fabric.budget import Fabric
@@ -148,5 +149,5 @@ def _yosys_models(family: Family) -> list[str]:
         if all(file.exists() for file in files):
             return [file.read_text(encoding="utf-8") for file in files]
     raise ToolError(
-        f"the cell models of {family.name} come with Yosys, which is not installed; 'pip install pyosys' provides it"
+        f"the cell models of {family.name} come with Yosys, which is not installed; '{install('pyosys')}' provides it"
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsegate.errors import ToolError
+from sparsegate.extras import install
 from sparsegate_hw.fabric.family import Family
 
 Progress = Callable[[str], None]
@@ -127,7 +128,7 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         raise ToolError(
-            f"synthesis needs {package}, which is not installed; 'pip install {package}' provides it"
+            f"synthesis needs {package}, which is not installed; '{install('pyosys')}' provides it"
         ) from None
 
 

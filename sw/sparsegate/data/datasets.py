@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate.errors import MissingData, SparseGateError
+from sparsegate.extras import install
 from sparsegate.network import sequences
 
 VOWELS = "vowels"
@@ -207,7 +208,7 @@ def _shipped(name: str) -> Path:
             if folder.is_dir():
                 return folder
     raise MissingData(
-        f"the data set {name} comes with the package sktime, which is not installed; run 'pip install sktime'"
+        f"the data set {name} comes with the package sktime, which is not installed; run '{install('sktime')}'"
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsegate.errors import SparseGateError
+from sparsegate.extras import named
 from sparsegate.importers import chain as _chain
 from sparsegate.importers import state_dict
 from sparsegate.importers.chain import Patterns, one_hot
@@ -139,7 +140,8 @@ def _is_keras_zip(path: Path, start: bytes) -> bool:
 
 def _module(framework: str) -> Any:
     """The importer of a framework, loaded when it is needed."""
-    return importlib.import_module(f"sparsegate.importers.{framework}")
+    with named():
+        return importlib.import_module(f"sparsegate.importers.{framework}")
 
 
 __all__ = ["FORMS", "Part", "Patterns", "describe", "load", "one_hot"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sparsegate import __version__
+from sparsegate import __version__, extras
 from sparsegate.errors import SparseGateError
 from sparsegate_app import console
 from sparsegate_app.cli import (
@@ -62,6 +62,8 @@ def describe(error: Exception) -> str | None:
     """The sentence for an error; None for what Typer itself handles: usage errors, exits, and readers that went away."""
     if isinstance(error, SparseGateError):
         return str(error)
+    if isinstance(error, ImportError) and (missing := extras.sentence(error)):
+        return missing
     if isinstance(error, OSError):
         if error.errno == errno.EPIPE:  # sparsegate ... | head
             return None

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from sparsegate import golden
 from sparsegate.array import HardwareConfig, cycles
+from sparsegate.extras import named
 from sparsegate.network import lengths_of
-from sparsegate.program import Program
-from sparsegate_app.stages.compiled import MANIFEST, PROGRAM_FILE, Compiled, compiled_of, open_program
+from sparsegate_app.stages.compiled import MANIFEST, PROGRAM_FILE, Compiled, Source, compiled_of, open_program
 from sparsegate_app.stages.result import Result, Rows
 
 RESULTS = ("compile.json", "golden.json", "simulate-*.json", "synth.json", "report.json", "report.html")
@@ -89,11 +89,10 @@ class Compilation(Result):
         ]
 
 
-def compile_(
-    source: Compiled | Program | str | Path, config: HardwareConfig | None = None, out: str | Path = "build"
-) -> Compilation:
+def compile_(source: Source, config: HardwareConfig | None = None, out: str | Path = "build") -> Compilation:
     """Emit ``out/<name>-<digest>/``; where it is there already it keeps its bytes, and loses what later stages found."""
-    from sparsegate_hw.synthesis import emit
+    with named():
+        from sparsegate_hw.synthesis import emit
 
     compiled = compiled_of(source, config)
     folder = emit.build_folder(compiled.program, compiled.config, out)

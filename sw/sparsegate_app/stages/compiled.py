@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sparsegate import artefact
 from sparsegate.array import HardwareConfig, Layout
@@ -43,6 +43,17 @@ class Compiled:
             artefact.write_json(self.folder / f"{result.stage}.json", result.seen_from(self.folder).as_json())
 
 
+class Compilation(Protocol):
+    """What compilation gave."""
+
+    @property
+    def compiled(self) -> Compiled: ...
+
+
+Source = Compiled | Compilation | Program | str | Path
+"""What a Python user has: a Program, its file, or what compilation gave or left in a folder."""
+
+
 def default_rows(program: Program) -> int:
     """Two clusters: 8 PE rows for an LSTM, 6 for a GRU."""
     return 2 * max(phase.gates for phase in program.phases)
@@ -75,13 +86,13 @@ def open_program(path: Path, array: Mapping[str, Any] | None = None) -> Compiled
     return Compiled(program, other, path if other == config else None)
 
 
-def compiled_of(source: Compiled | Program | str | Path, config: HardwareConfig | None = None) -> Compiled:
-    """What a stage works on, from what a Python user has; ``config`` is the array of a Program, or another than the folder's."""
-    if isinstance(source, Compiled):
-        return source if config in (None, source.config) else Compiled(source.program, config)
+def compiled_of(source: Source, config: HardwareConfig | None = None) -> Compiled:
+    """What a stage works on; ``config`` is the array of a Program, or another than the one that it was compiled for."""
     if isinstance(source, Program):
         return Compiled(source, config or array_of(source))
-    found = open_program(Path(source))
+    if isinstance(source, (str, Path)):
+        source = open_program(Path(source))
+    found = source if isinstance(source, Compiled) else source.compiled
     return found if config in (None, found.config) else Compiled(found.program, config)
 
 

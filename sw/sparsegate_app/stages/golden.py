@@ -15,8 +15,7 @@ from sparsegate import artefact
 from sparsegate.array import HardwareConfig, cycles
 from sparsegate.golden import run
 from sparsegate.network import lengths_of
-from sparsegate.program import Program
-from sparsegate_app.stages.compiled import Compiled, compiled_of
+from sparsegate_app.stages.compiled import Source, compiled_of
 from sparsegate_app.stages.result import Result, Rows, percent
 
 
@@ -74,7 +73,7 @@ class Evaluation(Result):
 
 
 def evaluate(
-    source: Compiled | Program | str | Path,
+    source: Source,
     x: ArrayLike,
     y: ArrayLike,
     lengths: ArrayLike | None = None,

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from sparsegate import golden
 from sparsegate.array import HardwareConfig, cycles
+from sparsegate.extras import named
 from sparsegate.network import lengths_of
-from sparsegate.program import Program
-from sparsegate_app.stages.compiled import Compiled, compiled_of
+from sparsegate_app.stages.compiled import Source, compiled_of
 from sparsegate_app.stages.golden import Columns
 from sparsegate_app.stages.result import Result, Rows
 
@@ -97,7 +97,7 @@ class Simulation(Result):
 
 
 def simulate(
-    source: Compiled | Program | str | Path,
+    source: Source,
     x: ArrayLike,
     lengths: ArrayLike | None = None,
     *,
@@ -113,8 +113,6 @@ def simulate(
     Of a compiled folder the very file that is there is run. ``simulator``, ``stalls`` and ``waves`` are those of
     ``sparsegate_sim.simulate.simulate``; ``thresholds``: Θ of each of ``program.vectors``, the Program's own where omitted.
     """
-    from sparsegate_sim.simulate import simulate as run
-
     compiled = compiled_of(source, config)
     program, config, x = compiled.program, compiled.config, np.asarray(x)
     lengths = lengths_of(x.shape, lengths, program.inputs)
@@ -122,18 +120,21 @@ def simulate(
     raw = program.quantize(x)
     valid = np.arange(x.shape[1])[None, :] < lengths[:, None]
     verilog = None if compiled.folder is None else (compiled.folder / "engine.v").read_text(encoding="utf-8")
-    outcome = run(
-        program,
-        config,
-        raw,
-        lengths,
-        simulator=simulator,
-        thresholds=thresholds,
-        stalls=stalls,
-        waves=waves,
-        verilog=verilog,
-        layout=compiled.layout,
-    )
+    with named("sim"):
+        from sparsegate_sim.simulate import simulate as run
+
+        outcome = run(
+            program,
+            config,
+            raw,
+            lengths,
+            simulator=simulator,
+            thresholds=thresholds,
+            stalls=stalls,
+            waves=waves,
+            verilog=verilog,
+            layout=compiled.layout,
+        )
     count = cycles.predict(golden.run(program, raw, lengths, thresholds), compiled.layout, config.states)
     counted = outcome.cycles_counted
     seen, sent = outcome.counters["columns_seen"], outcome.counters["columns_sent"]

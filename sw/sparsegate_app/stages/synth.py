@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sparsegate.array import HardwareConfig
-from sparsegate.program import Program
-from sparsegate_app.stages.compiled import Compiled, compiled_of
+from sparsegate.extras import named
+from sparsegate_app.stages.compiled import Source, compiled_of
 from sparsegate_app.stages.result import Result, Rows
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Synthesis(Result):
 
 
 def synth(
-    source: Compiled | Program | str | Path,
+    source: Source,
     *,
     board: str | None = None,
     device: str | None = None,
@@ -97,8 +97,9 @@ def synth(
 
     The options are those of ``sparsegate_hw.synthesis.synth.synthesize``. In the result the bitstream is a path from here.
     """
-    from sparsegate_hw.synthesis.emit import verilog_digest
-    from sparsegate_hw.synthesis.synth import synthesize
+    with named():
+        from sparsegate_hw.synthesis.emit import verilog_digest
+        from sparsegate_hw.synthesis.synth import synthesize
 
     compiled = compiled_of(source, config)
     program, config = compiled.program, compiled.config

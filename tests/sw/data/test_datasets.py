@@ -175,7 +175,8 @@ def test_missing_ts(tmp_path):
 def test_missing_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        SparseGateError, match="comes with the package sktime, which is not installed; run 'pip install sktime'"
+        SparseGateError,
+        match=r"comes with the package sktime, which is not installed; run 'pip install .sparsegate\[data\].'",
     ):
         datasets.load("vowels")
 
