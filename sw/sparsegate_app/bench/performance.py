@@ -1,13 +1,13 @@
 """Cycles, occupancy, clock, area and throughput of whole workloads: ``sparsegate bench``.
 
 A *case* is how many columns move: all of them (which depends on shapes alone), those of real inputs at Θ = 0, or one in ten. The
-cycle part takes minutes and gives the same cycles every time; place and route, simulation and the CPU are passed in or left out.
+cycle part takes minutes and gives the same cycles every time; how much of the tools is run beside it is an :class:`Effort`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sparsegate.fpga.devices import device
 from sparsegate.golden import Stream, Trace
 from sparsegate.program import Phase, Program
 from sparsegate.protocol import Command, Frame, StepReply, value_bytes
+from sparsegate_app.bench import cpu, tools
 from sparsegate_app.bench.workloads import Work, Workload
 
 DEFINITION = """\
@@ -66,16 +67,24 @@ SIMULATED = ("rtl", "rtl_quieted", "rtl_mismatches")
 """What RTL said of a row."""
 
 Say = Callable[[str], None]
-Synthesize = Callable[[Program, Workload], Mapping[str, Any]]
-"""Places and routes a Program for a workload's device and clock: the keys of ``AREA`` and ``REPORT``, ``how`` and ``tools``."""
-Form = Callable[[Program, Workload], str]
-"""Digest of the design that would be placed, without its memories' contents."""
-Count = Callable[[Program, Workload], Mapping[str, int]]
-"""Synthesizes a Program's engine alone: cells by type."""
-Simulate = Callable[[Program, HardwareConfig, NDArray[np.int64]], Any]
-"""Runs raw sequences in RTL: ``sparsegate_sim.simulate.simulate``."""
-Alternative = Callable[[int, int], Mapping[str, Any] | None]
-"""What the CPU needs for an LSTM of so many inputs and units, or None where it cannot be measured."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is run beside the cycle model.
+
+    ``rtl``: the first ``frames`` steps and a run of which a tenth of the columns move, Verilated. ``place``: place and route with
+    ``seeds`` placements, the workload's own number where None; what it measures becomes a point of the file ``points``, if any.
+    ``cpu``: the same layer on the CPU. ``form``: whether what was placed and routed before is what would be placed now.
+    """
+
+    frames: int = 6
+    seeds: int | None = None
+    points: Path | None = None
+    rtl: bool = True
+    place: bool = True
+    cpu: bool = True
+    form: bool = True
 
 
 def drawn(program: Program, steps: int, share: float, seed: int = SEED) -> Trace:
@@ -253,16 +262,16 @@ def beyond(program: Program, config: HardwareConfig, on: str) -> dict[str, Any]:
     }
 
 
-def rtl(work: Work, config: HardwareConfig, frames: int, simulate: Simulate) -> dict[str, Any]:
+def rtl(work: Work, config: HardwareConfig, frames: int) -> dict[str, Any]:
     """The first frames of the first sequence through the Verilated engine, every value, step and counter compared."""
-    return _compared(simulate(work.program, config, work.raw[:1, : min(frames, int(work.lengths[0]))]))
+    return _compared(tools.simulate(work.program, config, work.raw[:1, : min(frames, int(work.lengths[0]))]))
 
 
-def rtl_quieted(work: Work, config: HardwareConfig, simulate: Simulate) -> dict[str, Any]:
+def rtl_quieted(work: Work, config: HardwareConfig) -> dict[str, Any]:
     """The same of a run in which a tenth of the columns move; cycles and imbalance of the column groups, predicted and counted."""
     program, raw = quieted(work, config)
     found = cycles.predict(golden.run(program, raw), Layout(program, config))
-    result = simulate(program, config, raw)
+    result = tools.simulate(program, config, raw)
     longest, counted = int(found.beats.sum()), result.group_beats
     even = float(longest - found.mean_beats.sum())  # what the longest group has to do beyond the mean
     return _compared(result) | {
@@ -297,23 +306,12 @@ def _compared(result: Any) -> dict[str, Any]:
 
 
 def measure(
-    workload: Workload,
-    folder: Path,
-    work: Path,
-    say: Say,
-    frames: int = 0,
-    simulate: Simulate | None = None,
-    synthesize: Synthesize | None = None,
-    alternative: Alternative | None = None,
-    before: Mapping[str, Any] | None = None,
-    count: Count | None = None,
-    tools: Mapping[str, str] | None = None,
-    form: Form | None = None,
+    workload: Workload, folder: Path, work: Path, effort: Effort, before: Mapping[str, Any] | None, say: Say
 ) -> dict[str, Any]:
-    """One row. ``before``: the row of an earlier run, whose clock and area stand where the shape and the array are the same;
-    with ``form`` it is said where the hardware has changed since. Without ``simulate`` what its RTL said stands too, where the
-    Program and the hardware are the same.
-    ``count`` goes with ``synthesize``. ``tools``: versions of what else is used here.
+    """One row, of data in ``folder``; networks and bitstreams are kept in ``work``.
+
+    ``before``: the row of an earlier run, or None. Its clock and area stand where the shape and the array are the same and nothing
+    is placed anew. What its RTL said stands where none is run, and the Program and the hardware are the same.
 
     Raises
     ------
@@ -324,16 +322,37 @@ def measure(
     """
     say(f"{workload.name}: network and inputs")
     made = workload.make(folder, work)
+    say(f"{workload.name}: cycles")
+    row = _of_cycles(workload, made)
+    versions: dict[str, str] = {}
+    if effort.rtl:
+        say(f"{workload.name}: RTL")
+        row |= _of_rtl(made, workload.config, effort.frames)
+        versions = tools.versions()
+    if effort.cpu and workload.alternative is not None:
+        say(f"{workload.name}: the same layer on the CPU")
+        row["alternative"] = cpu.measure(*workload.alternative)
+    area: Mapping[str, Any] = dict.fromkeys(AREA) | {"how": "not placed and routed", "tools": {}}
+    if effort.place:
+        area = _place(made.program, workload, work, effort, row, say)
+    elif before is not None and _same(before, row):
+        area = _earlier(made.program, workload, effort, before, row, say)
+    known = dict(area["tools"])
+    if not effort.rtl and before is not None and _unchanged(before, row):
+        row |= {key: before[key] for key in SIMULATED}
+        versions = {key: before["tools"][key] for key in ("verilator",) if key in before["tools"]}
+    elif not effort.rtl:
+        known.pop("verilator", None)
+    row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": {**known, **versions}}
+    return timed(row)
+
+
+def _of_cycles(workload: Workload, made: Work) -> dict[str, Any]:
+    """A row with all that shapes and the cycle model say, and places for what tools do."""
     program, config = made.program, workload.config
     layout = Layout(program, config)
-    say(f"{workload.name}: cycles")
-    cases = {
-        "nothing_skipped": full(program, layout),
-        "real": counted(golden.run(program, made.raw, made.lengths), layout),
-        "nine_tenths_unchanged": counted(drawn(program, STEPS, TENTH), layout),
-    }
     phases = every_step(layout)
-    row: dict[str, Any] = {
+    return {
         "name": workload.name,
         "about": workload.about,
         "device": workload.device,
@@ -344,7 +363,11 @@ def measure(
         "nnz": sum(nonzeros(phase) for phase in phases),
         "dense_macs": sum(dense(phase) for phase in phases),
         "case": HEADLINE,
-        "cases": cases,
+        "cases": {
+            "nothing_skipped": full(program, layout),
+            "real": counted(golden.run(program, made.raw, made.lengths), layout),
+            "nine_tenths_unchanged": counted(drawn(program, STEPS, TENTH), layout),
+        },
         "limits": limits(layout),
         "overlap": overlap(program, config),
         "stretch": [beyond(program, other, workload.device) for other in workload.stretch],
@@ -354,40 +377,53 @@ def measure(
         "rtl_quieted": None,
         "published": [asdict(each) for each in workload.published],
         "alternative": None,
+        "report": None,
+        "engine_cells": None,
+        "form": None,
     }
-    if simulate is not None:
-        say(f"{workload.name}: RTL")
-        row["rtl"] = found = rtl(made, config, frames, simulate)
-        row["rtl_quieted"] = quiet = rtl_quieted(made, config, simulate)
-        row["rtl_mismatches"] = sum(
-            each["mismatches"] + (each["cycle_mismatches"] or 0) + each["counter_mismatches"] for each in (found, quiet)
-        )
-    if alternative is not None and workload.alternative is not None:
-        say(f"{workload.name}: the same layer on the CPU")
-        row["alternative"] = alternative(*workload.alternative)
-    area: Mapping[str, Any] = dict.fromkeys(AREA) | {"how": "not placed and routed", "tools": {}}
-    row |= {"report": None, "engine_cells": None, "form": None}
-    if synthesize is not None:
-        say(f"{workload.name}: place and route")
-        area = synthesize(program, workload)
-        row["report"] = {key: area[key] for key in REPORT}
-        row["form"] = area["form"]
-        if workload.cell and count is not None:
-            say(f"{workload.name}: the engine alone")
-            row["engine_cells"] = dict(count(program, workload))
-    elif before is not None and _same(before, row):
-        area = {key: before[key] for key in AREA} | {"how": before["pnr"], "tools": before["tools"]}
-        row |= {key: before.get(key) for key in ("report", "engine_cells", "form")}
-        if form is not None and before["fmax_mhz"] is not None:
-            say(f"{workload.name}: whether it is what was placed and routed")
-            row["form"] = form(program, workload)
-    if simulate is None and before is not None and _unchanged(before, row):
-        row |= {key: before[key] for key in SIMULATED}
-        tools = {"verilator": before["tools"]["verilator"]} if "verilator" in before["tools"] else {}
-    elif simulate is None:
-        area = {**area, "tools": {key: value for key, value in area["tools"].items() if key != "verilator"}}
-    row |= {key: area[key] for key in AREA} | {"pnr": area["how"], "tools": {**area["tools"], **(tools or {})}}
-    return timed(row)
+
+
+def _of_rtl(made: Work, config: HardwareConfig, frames: int) -> dict[str, Any]:
+    """What RTL said."""
+    found, quiet = rtl(made, config, frames), rtl_quieted(made, config)
+    differ = [
+        each["mismatches"] + (each["cycle_mismatches"] or 0) + each["counter_mismatches"] for each in (found, quiet)
+    ]
+    return {"rtl": found, "rtl_quieted": quiet, "rtl_mismatches": sum(differ)}
+
+
+def _place(
+    program: Program, workload: Workload, work: Path, effort: Effort, row: dict[str, Any], say: Say
+) -> Mapping[str, Any]:
+    """Clock and area by place and route; what else it said goes into the row, and a point of the laws into a file."""
+    say(f"{workload.name}: place and route")
+    area = tools.place(program, workload, work, effort.seeds or workload.seeds, say)
+    if effort.points is not None:
+        named = replace(program, name=workload.name)
+        point = estimate.point(named, workload.config, area, f"sparsegate bench {workload.name}")
+        estimate.add_point(effort.points, point)
+    row["report"] = {key: area[key] for key in REPORT}
+    row["form"] = area["form"]
+    if workload.cell:
+        say(f"{workload.name}: the engine alone")
+        row["engine_cells"] = tools.cells(program, workload, say)
+    return area
+
+
+def _earlier(
+    program: Program,
+    workload: Workload,
+    effort: Effort,
+    before: Mapping[str, Any],
+    row: dict[str, Any],
+    say: Say,
+) -> Mapping[str, Any]:
+    """Clock and area of an earlier row, with the form that the hardware has now."""
+    row |= {key: before.get(key) for key in ("report", "engine_cells", "form")}
+    if effort.form and before["fmax_mhz"] is not None:
+        say(f"{workload.name}: whether it is what was placed and routed")
+        row["form"] = tools.form(program, workload)
+    return {key: before[key] for key in AREA} | {"how": before["pnr"], "tools": before["tools"]}
 
 
 def _unchanged(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:

@@ -24,6 +24,8 @@ from sparsegate.network.normalize import Scaling
 from sparsegate.numerics.fixed import QFormat, frac_for
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig, compensate
+from sparsegate_app.bench.metered import compile_cost
+from sparsegate_sim.simulate import simulate
 
 DATA = Path("../shared/data")
 VARIABLE = "SPARSEGATE_DATA"
@@ -38,9 +40,6 @@ FINER = 4
 """Input ranges that are tried: the whole, and this many times half of the one before."""
 
 Say = Callable[[str], None]
-Simulate = Callable[[Program, HardwareConfig, NDArray[np.int64]], Any]
-"""Runs raw sequences in RTL: ``sparsegate_sim.simulate.simulate``."""
-
 LAYERS_OF_ENCODER = ("lstm", "linear:relu")
 
 FSDD = "Free Spoken Digit Dataset, official test set: 300 recordings (6 speakers, 10 digits, index 0 to 4)"
@@ -268,7 +267,7 @@ def _share(right: NDArray[np.bool_]) -> float:
     return round(float(np.mean(right)), 6)
 
 
-def rtl(program: Program, config: HardwareConfig, raw: NDArray[np.int64], simulate: Simulate) -> dict[str, Any]:
+def rtl(program: Program, config: HardwareConfig, raw: NDArray[np.int64]) -> dict[str, Any]:
     """Stream raw sequences through the Verilated engine: what was compared, and what differed."""
     result = simulate(program, config, raw)
     predicted = cycles.predict(golden.run(program, raw), Layout(program, config))
@@ -297,7 +296,26 @@ def formats_of(program: Program) -> dict[str, dict[str, str]]:
     }
 
 
-def speech_commands(folder: Path, simulate: Simulate | None, say: Say) -> dict[str, Any]:
+def measure(folder: Path, with_rtl: bool, say: Say) -> dict[str, dict[str, Any]]:
+    """Both models' records by their keys; why it was skipped of one whose data or packages are missing.
+
+    ``with_rtl``: with RTL, and what it takes to import and compile the larger one.
+    """
+    skipped = missing(folder)
+    models: dict[str, dict[str, Any]] = {key: {"skipped": f"skipped, because {why}"} for key, why in skipped.items()}
+    if "speech_commands" not in skipped:
+        models["speech_commands"] = speech_commands(folder, with_rtl, say)
+    if "speaker_encoder" not in skipped:
+        checkpoint = checkpoint_of_encoder()
+        assert checkpoint is not None  # else it would be among the skipped
+        models["speaker_encoder"], program = speaker_encoder(folder, checkpoint, with_rtl, say)
+        if with_rtl:
+            say("speaker encoder: import and compile")
+            models["speaker_encoder"]["compile"] = compile_cost(checkpoint, LAYERS_OF_ENCODER, program)
+    return models
+
+
+def speech_commands(folder: Path, with_rtl: bool, say: Say) -> dict[str, Any]:
     """Real model 1: a keyword classifier."""
     say("speech commands: features")
     tests, train = clips(folder, TEST), clips(folder, TRAIN)
@@ -321,19 +339,17 @@ def speech_commands(folder: Path, simulate: Simulate | None, say: Say) -> dict[s
         "golden_without_scaling_and_compensation": accuracies(naive.outputs(x), digits, classes),
         "formats": formats_of(made.program),
     }
-    if simulate is not None:
+    if with_rtl:
         say("speech commands: RTL")
         chosen = [
             next(i for i, clip in enumerate(tests) if clip.digit == digit and i % 6 == digit % 6) for digit in range(10)
         ]
-        result["rtl"] = rtl(made.program, HardwareConfig(rows=16, groups=2), made.raw(x[chosen]), simulate)
+        result["rtl"] = rtl(made.program, HardwareConfig(rows=16, groups=2), made.raw(x[chosen]))
         result["rtl"]["recordings"] = [tests[i].path.name for i in chosen]
     return result
 
 
-def speaker_encoder(
-    folder: Path, checkpoint: Path, simulate: Simulate | None, say: Say
-) -> tuple[dict[str, Any], Program]:
+def speaker_encoder(folder: Path, checkpoint: Path, with_rtl: bool, say: Say) -> tuple[dict[str, Any], Program]:
     """Real model 2: a speaker encoder. Also returns its Program, for what is measured of compilation."""
     say("speaker encoder: features")
     tests, enrolment = clips(folder, TEST), clips(folder, TRAIN)
@@ -390,9 +406,9 @@ def speaker_encoder(
         },
         "formats": formats_of(best.program),
     }
-    if simulate is not None:
+    if with_rtl:
         say("speaker encoder: RTL of one clip")
-        result["rtl"] = rtl(best.program, HardwareConfig(rows=16, groups=4), best.raw(x[:1]), simulate)
+        result["rtl"] = rtl(best.program, HardwareConfig(rows=16, groups=4), best.raw(x[:1]))
         result["rtl"]["recordings"] = [tests[0].path.name]
     return result, best.program
 

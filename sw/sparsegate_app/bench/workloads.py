@@ -104,6 +104,11 @@ class Workload:
     stretch: tuple[HardwareConfig, ...] = ()
     packed: tuple[HardwareConfig, ...] = ()
 
+    @property
+    def hertz(self) -> int | None:
+        """The clock that is asked for; None: the device's."""
+        return self.mhz and self.mhz * 1_000_000
+
 
 def _kept(folder: Path, name: str, key: str, make: Callable[[], Work]) -> Work:
     """A Program and its inputs, made once for each key."""

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from sparsegate_app import console
-from sparsegate_app.cli.options import Device, Json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from sparsegate.array import HardwareConfig
-    from sparsegate.program import Program
-    from sparsegate_app.bench.workloads import Workload
+from sparsegate_app.cli.options import Device, Json, one_thread
 
 WORKLOADS = "performance"
 
@@ -98,126 +88,33 @@ def performance(
 
     Example: [bold]sparsegate bench performance spartus --no-pnr --json performance.json[/]
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from dataclasses import replace
-
-    from sparsegate import artefact, estimate
-    from sparsegate.errors import MissingData, SparseGateError
-    from sparsegate_app.bench import cpu, performance_table, real, workloads
+    one_thread()
+    from sparsegate.errors import SparseGateError
     from sparsegate_app.bench import performance as bench
-    from sparsegate_app.bench import roofline as page
+    from sparsegate_app.bench import performance_table, real, workloads
+    from sparsegate_app.bench.run import Places, run
 
     chosen = workloads.chosen(names or [])
-    folder, before = real.data_folder(data_dir), bench.read(out)
-    earlier = {row["name"]: row for row in (before or {}).get("workloads", [])}
-    beside = points or out.with_name("synthesis.json")
-    if beside.exists():
-        estimate.read_points(beside)  # refused before an hour's work, not after it
-    rows, skipped, failed = [], {}, {}
+    places = Places(real.data_folder(data_dir), work, out, points or out.with_name("synthesis.json"), roofline)
+    effort = bench.Effort(frames, seeds, points, rtl=not skip_rtl, place=not no_pnr)
     with console.task("performance") as task:
-
-        def place(program: Program, workload: Workload) -> dict[str, Any]:
-            result = _place(program, workload, work, seeds or workload.seeds, task.say)
-            if points is not None:
-                named = replace(program, name=workload.name)
-                estimate.add_point(
-                    points, estimate.point(named, workload.config, result, f"sparsegate bench {workload.name}")
-                )
-            return result
-
-        def count(program: Program, workload: Workload) -> dict[str, int]:
-            from sparsegate_hw.synthesis.synth import engine_cells
-
-            return engine_cells(program, workload.config, workload.device, task.say)
-
-        def form(program: Program, workload: Workload) -> str:
-            from sparsegate_hw.synthesis.plan import form_digest
-
-            return form_digest(program, workload.config, device=workload.device, frequency_hz=_hertz(workload))
-
-        for workload in chosen:
-            try:
-                row = bench.measure(
-                    workload,
-                    folder,
-                    work,
-                    task.say,
-                    frames,
-                    None if skip_rtl else _simulate,
-                    None if no_pnr else place,
-                    cpu.measure,
-                    earlier.get(workload.name),
-                    count,
-                    {} if skip_rtl else _simulator(),
-                    form,
-                )
-            except MissingData as error:
-                skipped[workload.name] = str(error)
-                continue
-            except SparseGateError as error:
-                failed[workload.name] = str(error)
-                continue
-            rows.append(row)
-            # the record and its page are written after every row: the next one may take an hour
-            result = bench.merged(bench.read(out), rows, list(workloads.WORKLOADS))
-            measured = estimate.read_points(beside) if beside.exists() else []
-            artefact.write_json(out, result)
-            artefact.write_text(out.with_suffix(".md"), performance_table.page(result, measured))
-        if roofline is not None and rows:
-            task.say("how cycles grow with the shape")
-            result["laws"] = page.laws()
-            artefact.write_json(out, result)
-            artefact.write_text(roofline, page.page(result, measured))
-    for name, reason in skipped.items():
+        found = run(chosen, places, effort, task.say)
+    for name, reason in found.skipped.items():
         console.note(f"{name}: skipped, {reason}")
-    for name, reason in failed.items():
+    for name, reason in found.failed.items():
         console.note(f"{name}: failed, {reason}")
-    for row in rows:
+    for row in found.rows:
         if late := bench.missed(row):
             console.note(f"{row['name']}: {late}")
-    if rows:
+    if found.record is not None:
         title = (
             "a step with nothing skipped: occupancy of all cycles, dense-equivalent GOPS, values in which RTL differs;"
             f" {out.with_suffix('.md')} has every case, area, and what others report"
         )
-        lines = [performance_table.short(row) for row in rows]
-        _show(result, False, title, tuple(performance_table.SHORT), lines, out)
-    wrong = []
-    if missing := [*failed, *(skipped if not rows else ())]:
-        wrong.append(f"could not be measured: {', '.join(missing)}")
-    if differing := [row["name"] for row in rows if row["rtl_mismatches"]]:
-        wrong.append(f"RTL differs from the models: {', '.join(differing)}; {out} says in how many values")
-    if wrong:
-        raise SparseGateError("; ".join(wrong))
-
-
-def _place(program: Program, workload: Workload, work: Path, seeds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """What synthesis measured of a Program on a workload's device, from an earlier run where there is one."""
-    from sparsegate_hw.synthesis.synth import synthesize
-
-    result = synthesize(
-        program,
-        workload.config,
-        device=workload.device,
-        folder=work,
-        frequency_hz=_hertz(workload),
-        attempts=1,
-        seeds=seeds,
-        progress=say,
-    )
-    return result.as_json()
-
-
-def _hertz(workload: Workload) -> int | None:
-    """The clock that is asked for; None: the device's."""
-    return workload.mhz and workload.mhz * 1_000_000
-
-
-def _simulator() -> dict[str, str]:
-    """Version of what simulates the RTL."""
-    from sparsegate_sim.tools import verilator
-
-    return {"verilator": verilator().release}
+        lines = [performance_table.short(row) for row in found.rows]
+        _show(found.record, False, title, tuple(performance_table.SHORT), lines, out)
+    if wrong := found.wrong(out):
+        raise SparseGateError(wrong)
 
 
 @app.command()
@@ -246,13 +143,12 @@ def area(
 
     Example: [bold]sparsegate bench area keywords --points points.json[/]
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    one_thread()
     from dataclasses import replace
 
     from sparsegate import estimate
     from sparsegate.errors import MissingData, SparseGateError
-    from sparsegate_app.bench import real, workloads
-    from sparsegate_hw.synthesis.synth import pack
+    from sparsegate_app.bench import real, tools, workloads
 
     folder = real.data_folder(data_dir)
     chosen = [each for each in workloads.chosen(names or []) if each.packed]
@@ -269,9 +165,7 @@ def area(
                 continue
             for config in workload.packed:
                 task.say(f"{workload.name}: {config.rows} x {config.groups} PEs")
-                measured = pack(
-                    program, config, device=workload.device, frequency_hz=_hertz(workload), progress=task.say
-                )
+                measured = tools.pack(program, config, workload, task.say)
                 rows.append(estimate.point(program, config, measured, f"sparsegate bench area {workload.name}"))
                 estimate.add_point(points, rows[-1])
     if not rows:
@@ -316,7 +210,7 @@ def accuracy(
 
     Example: [bold]sparsegate bench accuracy --task vowels --seeds 1[/]
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    one_thread()
     from sparsegate import artefact
     from sparsegate.training.trainable import usable
     from sparsegate_app.bench import accuracy as bench
@@ -346,7 +240,7 @@ def golden(out: Out = Path("build/bench/golden.json"), as_json: Json = False) ->
 
     Example: [bold]sparsegate bench golden --json[/]
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    one_thread()
     from sparsegate import artefact
     from sparsegate_app.bench import golden as bench
 
@@ -421,50 +315,22 @@ def scale(
 
     Example: [bold]sparsegate bench scale[/]
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import tempfile
-
+    one_thread()
     from sparsegate import artefact
-    from sparsegate.errors import SparseGateError
-    from sparsegate.network import synthetic
-    from sparsegate.pattern import NM
-    from sparsegate_app.bench import cpu, real, workloads
-    from sparsegate_app.bench import golden as speed
+    from sparsegate_app.bench import real
+    from sparsegate_app.bench import scale as bench
 
-    workload = workloads.WORKLOADS["spartus"]
     with console.task("speed of the tools") as task:
-        task.say("golden model and torch")
-        rate = speed.measure(*speed.CASES[-1], repeats=3, pattern=NM(1, 16), head=0)
-        task.say("network")
-        program, config = workload.make(real.data_folder(data_dir), work).program, workload.config
-        task.say("compile")
-        with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
-            program.save(Path(scratch) / "program.safetensors")
-            array = ["--rows", str(config.rows), "--groups", str(config.groups), "--outputs", str(config.outputs)]
-            array += ["--deep"] * config.deep
-            cost = _metered(["compile", "program.safetensors", *array], scratch)
-        task.say("Verilated RTL")
-        found = _simulate(program, config, synthetic.stimulus(program.input_format, 2, 16, program.inputs, seed=1))
-    if not found.passed:
-        raise SparseGateError(found.summary)
-    per_second = found.cycles / found.seconds
-    rtl = {"cycles": found.cycles, "seconds": round(found.seconds, 2), "build_seconds": round(found.build_seconds, 1)}
-    result = {
-        "processor": cpu.processor(),
-        "golden": rate,
-        "compile": cost | {"rows": config.rows, "groups": config.groups},
-        "rtl": rtl | {"cycles_per_second": round(per_second), "values_compared": found.values_compared},
-    }
+        result = bench.measure(real.data_folder(data_dir), work, task.say)
     artefact.write_json(out, result)
-    cells = [
-        ("golden model, batch of 64", f"{rate['golden']:,} steps/s", "1,000 steps/s or more"),
-        ("float torch.nn.LSTM, the same batch", f"{rate['torch']:,} steps/s", ""),
-        ("compile, wall and processor time", f"{cost['seconds']} s, {cost['cpu_seconds']} s", "under 60 s"),
-        ("compile, memory of the largest process", f"{cost['megabytes']:,} MB", "under 2,000 MB"),
-        ("Verilated RTL, one core", f"{per_second:,.0f} cycles/s", "20,000 cycles/s or more"),
-        ("Verilated RTL, to build", f"{rtl['build_seconds']} s", ""),
-    ]
-    _show(result, as_json, "LSTM 123 to 1024 at 1:16 on 32 x 3 PEs", ("what", "measured", "goal"), cells, out)
+    _show(
+        result,
+        as_json,
+        "LSTM 123 to 1024 at 1:16 on 32 x 3 PEs",
+        ("what", "measured", "goal"),
+        bench.table(result),
+        out,
+    )
 
 
 @app.command("cells")
@@ -503,24 +369,12 @@ def real(
 
     Example: [bold]sparsegate bench real --data-dir ../shared/data[/]
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    one_thread()
     from sparsegate import artefact
     from sparsegate_app.bench import real as bench
 
-    folder = bench.data_folder(data_dir)
-    skipped = bench.missing(folder)
-    simulate = None if skip_rtl else _simulate
-    models: dict[str, dict[str, Any]] = {key: {"skipped": f"skipped, because {why}"} for key, why in skipped.items()}
     with console.task("real models") as task:
-        if "speech_commands" not in skipped:
-            models["speech_commands"] = bench.speech_commands(folder, simulate, task.say)
-        if "speaker_encoder" not in skipped:
-            checkpoint = bench.checkpoint_of_encoder()
-            assert checkpoint is not None  # else it would be among the skipped
-            models["speaker_encoder"], program = bench.speaker_encoder(folder, checkpoint, simulate, task.say)
-            if not skip_rtl:
-                task.say("speaker encoder: import and compile")
-                models["speaker_encoder"]["compile"] = _compile_cost(checkpoint, bench.LAYERS_OF_ENCODER, program)
+        models = bench.measure(bench.data_folder(data_dir), not skip_rtl, task.say)
     result = {"models": models}
     artefact.write_json(out, result)
     _show(
@@ -531,67 +385,6 @@ def real(
         bench.table(models),
         out,
     )
-
-
-def _simulate(program: Program, config: HardwareConfig, raw: NDArray[np.int64]) -> Any:
-    """Raw sequences through the Verilated engine."""
-    from sparsegate_sim.simulate import simulate
-
-    return simulate(program, config, raw)
-
-
-METER = """\
-import json, resource, subprocess, sys, time
-start = time.perf_counter()
-status = subprocess.call([sys.executable, "-m", "sparsegate_app.cli", *sys.argv[1:]])
-if status:
-    sys.exit(status)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-largest = used.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-print(json.dumps({"seconds": round(time.perf_counter() - start, 1), "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-    "megabytes": round(largest)}))
-"""
-"""Runs a command from a small process: from a large one its memory would count as the command's, on Linux."""
-
-
-def _compile_cost(checkpoint: Path, layers: Sequence[str], program: Program) -> dict[str, Any]:
-    """Seconds and peak memory of the commands that import a checkpoint and compile a Program, each a process of its own."""
-    import tempfile
-
-    rows, groups = 16, 4
-    named = [word for name in layers for word in ("--layer", name)]
-    stages = {
-        "import": ["import", str(checkpoint.resolve()), "--when", "last", *named],
-        "compile": ["compile", "program.safetensors", "--rows", str(rows), "--groups", str(groups)],
-    }
-    cost: dict[str, Any] = {
-        "definition": "wall and processor time of the command with all of its processes, and the resident memory of the largest",
-        "rows": rows,
-        "groups": groups,
-    }
-    with tempfile.TemporaryDirectory(prefix="sparsegate-") as scratch:
-        program.save(Path(scratch) / "program.safetensors")
-        for stage, words in stages.items():
-            cost[stage] = _metered(words, scratch)
-    return cost
-
-
-def _metered(words: Sequence[str], folder: str) -> dict[str, Any]:
-    """Seconds and megabytes of a command that runs in a folder."""
-    import json
-    import sys
-
-    from sparsegate.errors import SparseGateError
-    from sparsegate_sim import tools
-
-    # the modules of this very process, wherever the command runs
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(part).resolve()) for part in sys.path if part)}
-    log = Path(folder) / f"{words[0]}.log"
-    status = tools.execute([sys.executable, "-c", METER, *words], log, Path(folder), environment)
-    last = tools.tail(log, 1)
-    if status:
-        raise SparseGateError(f"'sparsegate {words[0]}' failed: {last or 'no message'}")
-    return json.loads(last)
 
 
 def _show(result: dict[str, Any], as_json: bool, title: str, columns: tuple, cells: Sequence[tuple], out: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sparsegate.cells import CELLS
-from sparsegate.errors import SparseGateError
 from sparsegate_app.bench import cells, golden
-from sparsegate_app.cli import bench
 
 
 def test_golden_throughput():
@@ -31,14 +29,3 @@ def test_every_cell_is_in_the_table():
     made = cells.table()
     assert [row["cell"] for row in made["rows"]] == list(cells.cases())
     assert all(list(row["errors"]) == ["6", "8", "10", "12", "16"] for row in made["rows"])
-
-
-def test_what_a_command_takes_is_metered(tmp_path):
-    cost = bench._metered(["doctor"], str(tmp_path))
-    assert min(cost["seconds"], cost["cpu_seconds"]) > 0
-    assert cost["megabytes"] > 10  # Python itself takes more
-
-
-def test_a_metered_command_that_fails_says_why(tmp_path):
-    with pytest.raises(SparseGateError, match="'sparsegate compile' failed: .*missing.safetensors"):
-        bench._metered(["compile", "missing.safetensors"], str(tmp_path))

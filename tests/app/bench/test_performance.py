@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +21,10 @@ from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import NM
 from sparsegate.program import Program
-from sparsegate_app.bench import area, performance, performance_table, real, roofline, workloads
+from sparsegate_app.bench import area, performance, performance_table, real, roofline, tools, workloads
+from sparsegate_app.bench.performance import Effort
 from sparsegate_app.bench.workloads import Work, Workload
 from sparsegate_app.cli import app
-from sparsegate_app.cli import bench as bench_command
 
 ROOT = Path(__file__).parents[3]
 RECORD = ROOT / "docs" / "benchmarks" / "performance.json"
@@ -46,8 +47,24 @@ def small(folder: Path, work: Path) -> Work:
 WORKLOAD = Workload("small", "LSTM 5→20 at 1:8", "LFE5U-25F", CONFIG, small)
 
 
-def row(workload: Workload = WORKLOAD, **options: object) -> dict:
-    return performance.measure(workload, Path(), Path(), lambda text: None, **options)  # type: ignore[arg-type]
+def row(
+    workload: Workload = WORKLOAD,
+    before: dict | None = None,
+    frames: int = 6,
+    synthesize: Callable | None = None,
+    simulate: Callable | None = None,
+    count: Callable | None = None,
+    form: Callable | None = None,
+) -> dict:
+    """A row of the tools that are given, each in the place of the real one; nothing is run of the others."""
+    given = {"place": synthesize, "simulate": simulate, "cells": count, "form": form}
+    effort = Effort(frames, rtl=simulate is not None, place=synthesize is not None, cpu=False, form=form is not None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tools, "versions", lambda: {"verilator": "5"})
+        for name, tool in given.items():
+            if tool is not None:
+                patch.setattr(tools, name, tool)
+        return performance.measure(workload, Path(), Path(), effort, before, lambda text: None)
 
 
 def test_nonzeros_are_those_of_the_pattern_and_dense_macs_those_of_the_shape():
@@ -126,6 +143,12 @@ def test_a_row_of_cycles_alone():
     assert (bounds["input"], bounds["output"]) == (5, 0)  # the head answers at the end
 
 
+SIMULATED = SimpleNamespace(
+    simulator="verilator", steps=3, values_compared=60, mismatches=0, cycle_mismatches=0, counter_mismatches=[]
+)
+vars(SIMULATED).update(cycles=1000, build_seconds=1.0, step_start=np.array([[7, 9]]), step_end=np.array([[8, 40]]))
+SIMULATED.group_beats = np.array([[3, 1], [2, 2]])
+
 AREA = {"fmax_mhz": 100.0, "luts": 1, "ffs": 2, "bram": 3, "dsp": 4, "how": "placed", "tools": {"yosys": "1"}}
 AREA |= {
     "critical_path": ["7.00 ns a", "3.00 ns b"],
@@ -142,7 +165,7 @@ AREA |= {
 def test_clock_and_area():
     asked = []
 
-    def place(made: Program, workload: workloads.Workload) -> dict:
+    def place(made: Program, workload: workloads.Workload, *_: object) -> dict:
         asked.append((made.digest, workload.config, workload.device))
         return AREA
 
@@ -160,7 +183,7 @@ def test_clock_and_area():
     assert row(before=placed | {"hardware": older}) == placed
     assert row(before=placed | {"hardware": older | {"block_banks": 1}})["fmax_mhz"] is None
     assert placed["report"] == {key: AREA[key] for key in performance.REPORT}
-    assert row(synthesize=place, tools={"verilator": "5"})["tools"] == {"yosys": "1", "verilator": "5"}
+    assert row(synthesize=place, simulate=lambda *given: SIMULATED)["tools"] == {"yosys": "1", "verilator": "5"}
 
 
 def test_a_clock_of_other_hardware_says_so():
@@ -221,11 +244,7 @@ def test_a_clock_that_is_a_bound_says_so():
 
 
 def test_what_rtl_found_is_summed():
-    found = SimpleNamespace(
-        simulator="verilator", steps=3, values_compared=60, mismatches=1, cycle_mismatches=2, counter_mismatches=["x"]
-    )
-    vars(found).update(cycles=1000, build_seconds=1.0, step_start=np.array([[7, 9]]), step_end=np.array([[8, 40]]))
-    found.group_beats = np.array([[3, 1], [2, 2]])
+    found = SimpleNamespace(**vars(SIMULATED) | {"mismatches": 1, "cycle_mismatches": 2, "counter_mismatches": ["x"]})
     given = []
     measured = row(frames=3, simulate=lambda made, config, raw: given.append(raw.shape) or found)
     assert given == [(1, 3, 5), (1, performance.QUIET_STEPS, 5)]
@@ -356,7 +375,7 @@ def test_what_filling_the_read_out_wins():
 def test_larger_arrays_are_counted_and_estimated():
     made, large = program(), HardwareConfig(32, 3)
     wanted = replace(WORKLOAD, stretch=(large,))
-    measured = performance.measure(wanted, Path(), Path(), lambda text: None)
+    measured = row(wanted)
     (other,) = measured["stretch"]
     assert other["cycles_per_step"] == performance.full(made, Layout(made, large))["cycles_per_step"]
     assert other["sizes"] == estimate.sizes(Layout(made, large), device("LFE5U-25F"))
@@ -407,7 +426,7 @@ def test_estimates_stand_beside_what_was_measured(monkeypatch):
         assert (name in ecp5, name in ice40) == inside
     (gowin,) = [one for one in points if one["command"] == "sparsegate bench keywords-gw2a"]
     assert f"| `keywords-gw2a`, GW2A-18 | no law / {gowin['luts']:,} | " in shown
-    monkeypatch.setattr(estimate, "load_laws", lambda: {"ecp5": {"luts": law}})
+    monkeypatch.setitem(estimate.errors.__globals__, "load_laws", lambda: {"ecp5": {"luts": law}})
     shown = area.estimates(points, ["spartus", "ese"])
     assert f"| `vowels`, iCE40UP5K | no law / {small['luts']:,} | " in shown
 
@@ -498,7 +517,7 @@ def test_the_record_is_of_today_s_hardware(tmp_path, name):
 
     (row,) = [each for each in performance.read(RECORD)["workloads"] if each["name"] == name]
     workload = workloads.WORKLOADS[name]
-    made, hertz = workload.make(tmp_path / "none", tmp_path).program, bench_command._hertz(workload)
+    made, hertz = workload.make(tmp_path / "none", tmp_path).program, workload.hertz
     assert form_digest(made, workload.config, device=workload.device, frequency_hz=hertz) == row["form"]
 
 
@@ -553,7 +572,7 @@ def test_the_command(tmp_path, monkeypatch):
     assert out.with_suffix(".md").read_text() == performance_table.page(record, estimate.read_points(POINTS))
     # what is placed and routed becomes a point of the laws of area
     points = tmp_path / "points.json"
-    monkeypatch.setattr(bench_command, "_place", lambda *given: PLACED)
+    monkeypatch.setattr(tools, "place", lambda *given: PLACED)
     placed = CliRunner().invoke(app, ["bench", "small", "--json", str(out), "--skip-rtl", "--points", str(points)])
     assert placed.exit_code == 0, placed.output
     assert out.with_suffix(".md").read_text().count("\n| `small`, LFE5U-25F | ") == 1
@@ -583,9 +602,7 @@ def test_a_workload_that_fails_is_no_success(tmp_path, monkeypatch):
         workloads, "WORKLOADS", {"bad": replace(WORKLOAD, name="bad", make=crash), "small": WORKLOAD, "late": late}
     )
     speeds = {"small": 90.0, "late": 89.9}  # of the 90 that are asked for
-    monkeypatch.setattr(
-        bench_command, "_place", lambda made, workload, *_: PLACED | {"fmax_mhz": speeds[workload.name]}
-    )
+    monkeypatch.setattr(tools, "place", lambda made, workload, *_: PLACED | {"fmax_mhz": speeds[workload.name]})
     out = tmp_path / "performance.json"
     done = CliRunner().invoke(app, ["bench", "--json", str(out), "--skip-rtl"])
     said = " ".join(done.stderr.split())
@@ -601,13 +618,7 @@ def test_a_workload_that_fails_is_no_success(tmp_path, monkeypatch):
 
 
 def test_what_rtl_said_stands_while_nothing_has_changed():
-    found = SimpleNamespace(
-        simulator="verilator", steps=3, values_compared=60, mismatches=0, cycle_mismatches=0, counter_mismatches=[]
-    )
-    vars(found).update(cycles=1000, build_seconds=1.0, step_start=np.array([[7, 9]]), step_end=np.array([[8, 40]]))
-    found.group_beats = np.array([[3, 1], [2, 2]])
-    placed = {"synthesize": lambda *given: AREA, "tools": {"verilator": "5"}}
-    before = row(frames=3, simulate=lambda *given: found, **placed)
+    before = row(frames=3, simulate=lambda *given: SIMULATED, synthesize=lambda *given: AREA)
     assert before["rtl_mismatches"] == 0
     assert row(before=before, synthesize=lambda *given: AREA) == before
     assert row(before=before, form=lambda *given: "abc") == before

@@ -68,12 +68,10 @@ def test_a_network_is_scaled_rounded_and_fitted(double):
 @pytest.mark.slow
 @pytest.mark.verilator
 def test_rtl_of_a_small_network():
-    from sparsegate_sim.simulate import simulate
-
     network = synthetic.network(4, [Shape("lstm", 6), Shape("linear", 3, when="last")], seed=1)
     x = np.random.default_rng(0).normal(size=(3, 5, 4))
     made = real.fitted(real.rounded(network, x, centre=True, double=True), x, QuantizeConfig(), 16)
-    found = real.rtl(made.program, HardwareConfig(rows=4), made.raw(x), simulate)
+    found = real.rtl(made.program, HardwareConfig(rows=4), made.raw(x))
     assert (found["mismatches"], found["cycle_mismatches"], found["counter_mismatches"]) == (0, 0, 0)
     assert found["cycles_counted"] == found["cycles_predicted"]
     assert (found["sequences"], found["steps"]) == (3, 15)
