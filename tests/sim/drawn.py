@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate import golden
-from sparsegate.array import BLOCK_SHAPES, HardwareConfig, Layout, cycles
+from sparsegate.array import HardwareConfig, Layout, cycles
 from sparsegate.cells import CELLS
+from sparsegate.fpga.memory import BLOCK_SHAPES
 from sparsegate.network.synthetic import Shape, network, stimulus
 from sparsegate.numerics.fixed import narrow
 from sparsegate.pattern import NM

@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from sparsegate.array import packet_blocks
+from sparsegate.fpga.memory import packet_blocks
 from sparsegate.protocol import NAK, REPLY, SYNC
 from sparsegate_hw.board.crc import Crc16
 from sparsegate_hw.fabric.primitives import memory_style

@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, ResetInserter, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from sparsegate.array import packet_blocks
+from sparsegate.fpga.memory import packet_blocks
 from sparsegate.protocol import LAST, RUN_WORDS, SYNC, Command, Identity, Reason, value_bytes
 from sparsegate_hw.board.crc import Crc16
 from sparsegate_hw.fabric.primitives import memory_style

@@ -9,13 +9,14 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from sparsegate.array import Layout
+from sparsegate.array.pipelines import pipelines, result_width, state_count
 from sparsegate.program import Program
 from sparsegate_hw.arithmetic.delay import delay
 from sparsegate_hw.engine.cluster import Cluster
 from sparsegate_hw.engine.columns import input_list, lane_lists
 from sparsegate_hw.engine.dispatcher import Dispatcher
 from sparsegate_hw.engine.encoder import THRESHOLD_BITS, InputEncoder, input_payload
-from sparsegate_hw.engine.lane import Lane, LaneBus, LaneControl, pipelines, result_width, state_count
+from sparsegate_hw.engine.lane import Lane, LaneBus, LaneControl
 from sparsegate_hw.engine.output import OutputBuffer, finals, output_payload
 from sparsegate_hw.engine.pe import Beat, WeightWrite, depth_bits
 from sparsegate_hw.engine.sequencer import Sequencer

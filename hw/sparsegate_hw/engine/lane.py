@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
@@ -12,6 +10,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.array import Layout, PhaseLayout, images, timing
+from sparsegate.array.pipelines import column_width, pipelines, result_width, state_count, state_width, stored
 from sparsegate.cells import Fixed, IntegerArithmetic
 from sparsegate.program import Phase
 from sparsegate_hw.arithmetic.constant import constant
@@ -20,60 +19,6 @@ from sparsegate_hw.arithmetic.pipeline import PipelineArithmetic
 from sparsegate_hw.engine.encoder import THRESHOLD_BITS, DeltaCompare
 from sparsegate_hw.engine.pe import depth_bits
 from sparsegate_hw.fabric.primitives import ReadOnlyMemory, Register, memory_style
-
-
-@dataclass(frozen=True, eq=False)
-class Pipeline:
-    """A cell pipeline of every lane, and the phases (by number) that share it: same arithmetic, same formats."""
-
-    name: str
-    phase: Phase
-    phases: tuple[int, ...]
-    depths: timing.Depths
-
-    @cached_property
-    def latency(self) -> int:
-        return timing.cell_latency(self.phase.spec, self.phase.step_bits, self.depths)
-
-
-def pipelines(layout: Layout) -> list[Pipeline]:
-    """The distinct pipelines of a Program, in order of first use."""
-    kinds: dict[tuple[Any, ...], list[int]] = {}
-    for number, phase in enumerate(layout.program.phases):
-        kind = phase.layer.kind if phase.spec.acc == "acc" else "projection"
-        names = ("acc", "h", *(phase.layer.cell.formats if phase.spec.acc == "acc" else ()))
-        step = phase.number if kind != "projection" else 0
-        key = (kind, step, phase.step_bits, *(phase.formats[name] for name in names))
-        kinds.setdefault(key, []).append(number)
-    return [
-        Pipeline(f"{key[0]}_{number}", layout.program.phases[phases[0]], tuple(phases), layout.depths)
-        for number, (key, phases) in enumerate(kinds.items())
-    ]
-
-
-def stored(phase: Phase) -> tuple[str, ...]:
-    """Values of a unit that the lanes keep for a phase's layer: its states, and what one phase hands to another."""
-    return (*phase.layer.cell.states, *phase.layer.cell.handed)
-
-
-def state_width(layout: Layout) -> int:
-    """Bits of the lanes' state memory word for one state: the widest over all layers (0 without states)."""
-    return max((p.formats[s].width for p in layout.program.phases for s in stored(p)), default=0)
-
-
-def state_count(layout: Layout) -> int:
-    """States kept for a unit: the most of any layer."""
-    return max(len(stored(phase)) for phase in layout.program.phases)
-
-
-def result_width(layout: Layout) -> int:
-    """Bits of a lane's result: the widest output of any phase."""
-    return max(phase.formats["h"].width for phase in layout.program.phases)
-
-
-def column_width(layout: Layout) -> int:
-    """Bits of the widest result that feeds columns."""
-    return max((p.phase.formats["h"].width for n, p in enumerate(layout.phases) if layout.consumed[n]), default=2)
 
 
 def _write_stages(layout: Layout) -> list[int]:

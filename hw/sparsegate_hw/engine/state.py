@@ -9,8 +9,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from sparsegate.array import Layout
+from sparsegate.array.pipelines import state_count
 from sparsegate_hw.arithmetic.constant import constant
-from sparsegate_hw.engine.lane import state_count
 from sparsegate_hw.engine.pe import depth_bits
 
 

@@ -15,7 +15,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from sparsegate.array import contents_blocks
+from sparsegate.fpga.memory import contents_blocks
 from sparsegate_hw.fabric.budget import family
 from sparsegate_hw.fabric.family import Family
 

@@ -15,7 +15,8 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from sparsegate.array import SPRAM_SHAPE, rom_blocks, timing
+from sparsegate.array import timing
+from sparsegate.fpga.memory import SPRAM_SHAPE, rom_blocks
 from sparsegate_hw.fabric.budget import fabric
 from sparsegate_hw.fabric.contents import Contents
 from sparsegate_hw.fabric.wires import kept, shifted_sum

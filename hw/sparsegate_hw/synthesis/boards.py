@@ -9,11 +9,12 @@ from typing import Any
 from amaranth.build import ResourceError
 
 from sparsegate.array import Layout
+from sparsegate.array.resources import exact
 from sparsegate.errors import SparseGateError, ToolError
-from sparsegate.estimate import kind_of_multipliers, sizes
 from sparsegate.extras import install
 from sparsegate.fpga import devices
-from sparsegate.fpga.devices import Device
+from sparsegate.fpga.devices import kind_of_multipliers
+from sparsegate.fpga.family import Device
 from sparsegate_hw.fabric.budget import Fabric
 from sparsegate_hw.fabric.family import families
 
@@ -74,7 +75,7 @@ class Target:
         chip = self.chip
         if self.multipliers != "dsp":
             return Fabric(chip.family, 0, chip.sprams)
-        needed = chip.dsp if layout is None else int(sizes(layout, chip)["dsp"])
+        needed = chip.dsp if layout is None else int(exact(layout, chip, "dsp")["dsp"])
         return Fabric(chip.family, chip.dsp, chip.sprams, spare=max(0, chip.dsp - needed))
 
     def platform(self, layout: Layout | None = None) -> Any:

@@ -10,8 +10,7 @@ from typing import Any
 from amaranth.back import rtlil
 
 from sparsegate import artefact
-from sparsegate.array import HardwareConfig, Layout
-from sparsegate.estimate import suited
+from sparsegate.array import HardwareConfig, Layout, suited
 from sparsegate.program import Program
 from sparsegate_hw.board.board import BAUD, Bare, Board, Top
 from sparsegate_hw.engine.engine import Engine

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from sparsegate.array.layout import (
-    BLOCK_SHAPES,
-    ICE40_SHAPES,
-    INPUT,
-    MAX_MULTIPLIER,
-    MAX_PLANES,
-    SPRAM_SHAPE,
-    HardwareConfig,
-    Layout,
-    MatrixLayout,
-    PhaseLayout,
-    contents_blocks,
-    packet_blocks,
-    rom_blocks,
-    weight_shape,
-)
+from sparsegate.array.config import MAX_MULTIPLIER, HardwareConfig, default_rows, suited
+from sparsegate.array.layout import INPUT, MAX_PLANES, Layout, MatrixLayout, PhaseLayout, weight_shape
 
 __all__ = [
-    "BLOCK_SHAPES",
-    "ICE40_SHAPES",
     "INPUT",
     "MAX_MULTIPLIER",
     "MAX_PLANES",
-    "SPRAM_SHAPE",
     "HardwareConfig",
     "Layout",
     "MatrixLayout",
     "PhaseLayout",
-    "contents_blocks",
-    "packet_blocks",
-    "rom_blocks",
+    "default_rows",
+    "suited",
     "weight_shape",
 ]

@@ -25,96 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate.array import timing
+from sparsegate.array.config import HardwareConfig
 from sparsegate.errors import SparseGateError
+from sparsegate.fpga.memory import BLOCK_SHAPES, SPRAM_SHAPE, contents_blocks
 from sparsegate.network.passes import Pass
 from sparsegate.program import Phase, Program, Term
-
-MAX_PES = 4096
-"""Far beyond any FPGA that an open toolchain knows; larger arrays would only take hours to be refused by placement."""
-MAX_MULTIPLIER = 64
-MAX_STEPS = 1 << 14
-"""Far beyond the block RAMs of any FPGA that an open toolchain knows."""
-MAX_OUTPUTS = 64
-"""Longer than the blocks of any pattern in use."""
-
-
-SIZES = (
-    "rows",
-    "groups",
-    "lanes",
-    "cluster",
-    "multiplier",
-    "steps",
-    "outputs",
-    "banks",
-    "block_banks",
-    "bias_bits",
-    "partial_bits",
-)
-"""Fields of a configuration that are integers of 1 or more, ``block_banks`` of 0 or more, where they are given."""
-
-
-@dataclass(frozen=True)
-class HardwareConfig:
-    """Size of the array.
-
-    ``rows`` x ``groups`` PEs (Pr x Pc); ``cluster`` rows to a cluster (default: the most gates of any layer); ``lanes`` cell
-    lanes (default: one per cluster); ``multiplier`` is the widest operand that the target's multiplier takes (18 bits on ECP5,
-    16 on iCE40). ``states``: with ports for initial and final states. ``steps``: the longest sequence that a Program with layers in
-    both directions of time may be given, as it must be buffered. ``outputs``: values of an output frame that the engine gives a
-    cycle, a power of two. ``banks``: the most banks of accumulators; with one, a phase is dispatched only after the read-out of the
-    one before, but small memories are not split further. ``block_banks``: of these banks, the deepest first, so many lie in an
-    ECP5's block RAM, which saves look-up tables where block RAM is left; a phase whose drain no other covers takes two cycles
-    more. ``bias_bits``: of a bias in the
-    lanes' memories (default: as many as the Program's need, and up to four more where that costs no block RAM: for weights that
-    come later). ``partial_bits``: of a PE's sums, which are those of its own column group (default: ``Layout.partial_width``).
-    ``loaded``: weights are no part of a bitstream, but written after reset; an entry is then a word of at most 16 bits, and a PE
-    has at most 16,384 of them: one SPRAM of an iCE40 UP5K. ``deep``: more registers (``timing.DEEP``), for arrays that fill a large
-    device: a higher clock for some more cycles a step. At most 4096 PEs.
-    """
-
-    rows: int = 8
-    groups: int = 1
-    lanes: int | None = None
-    cluster: int | None = None
-    multiplier: int = 18
-    states: bool = False
-    steps: int = 128
-    outputs: int = 1
-    banks: int = 3
-    block_banks: int = 0
-    bias_bits: int | None = None
-    partial_bits: int | None = None
-    loaded: bool = False
-    deep: bool = False
-
-    def __post_init__(self) -> None:
-        for name in SIZES:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise SparseGateError(f"{name} is {value!r}, expected an integer")
-            least = 0 if name == "block_banks" else 1
-            if value < least:
-                raise SparseGateError(f"{name} is {value}, expected {least} or more")
-        if self.pes > MAX_PES:
-            raise SparseGateError(
-                f"{self.rows} rows x {self.groups} groups are {self.pes} processing elements, expected at most {MAX_PES}"
-            )
-        if self.steps > MAX_STEPS:
-            raise SparseGateError(f"steps is {self.steps}, expected at most {MAX_STEPS}")
-        if self.multiplier > MAX_MULTIPLIER:
-            raise SparseGateError(f"multiplier is {self.multiplier} bits, expected at most {MAX_MULTIPLIER}")
-        if self.outputs & (self.outputs - 1) or self.outputs > MAX_OUTPUTS:
-            raise SparseGateError(
-                f"outputs is {self.outputs}, expected a power of two of at most {MAX_OUTPUTS} values a cycle"
-            )
-
-    @property
-    def pes(self) -> int:
-        """Number of processing elements."""
-        return self.rows * self.groups
 
 
 def _bits(count: int) -> int:
@@ -122,45 +37,8 @@ def _bits(count: int) -> int:
     return (count - 1).bit_length()
 
 
-BLOCK_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
-"""Words and bits of an ECP5's block RAM (DP16KD), read through its two ports together or one of them."""
-ICE40_SHAPES = ((256, 16), (512, 8), (1024, 4), (2048, 2))
-"""Words and bits of an iCE40's block RAM."""
-SPRAM_SHAPE = (16384, 16)
-"""Words and bits of an iCE40 UP5K's single-port memory."""
 MAX_PLANES = 8
 """Entries in a word of a weight memory: a choice among more would be the slowest path of a processing element."""
-ROM_BITS = 4096
-"""A memory of no more bits for each of the block RAMs that it would take becomes logic or distributed RAM.
-
-Somewhat less than a quarter of a block RAM: so much takes some 200 to 300 LUTs, and an LFE5U-85F has 400 LUTs for each block RAM.
-Weights want those.
-"""
-
-
-CONTENTS_BITS = 1024
-"""The same where the contents may be replaced: in distributed RAM a bit takes three times what it takes in logic."""
-
-
-def rom_blocks(width: int, depth: int, least: int = ROM_BITS) -> int:
-    """Block RAMs of an ECP5 for a memory: side by side, and on top of one another only where it is deeper than any."""
-    rows, columns = next((shape for shape in BLOCK_SHAPES if shape[0] >= depth), BLOCK_SHAPES[-1])
-    blocks = -(-width // columns) * -(-depth // rows)
-    return blocks if width * depth > blocks * least else 0
-
-
-def contents_blocks(width: int, depth: int) -> int:
-    """The same of a memory whose contents may be replaced: weights, biases."""
-    return rom_blocks(width, depth, CONTENTS_BITS)
-
-
-SPARE_BITS = 9216
-"""A packet's memory of no more bits is distributed RAM: half a block RAM, as there are two such memories and not many more."""
-
-
-def packet_blocks(width: int, depth: int) -> int:
-    """Block RAMs of an ECP5 for a request's values or a reply's bytes."""
-    return rom_blocks(width, depth) if width * depth > SPARE_BITS else 0
 
 
 def weight_shape(entry_width: int, depth: int) -> tuple[int, int]:

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from sparsegate.estimate.estimate import (
+from sparsegate.estimate.figures import Clock, Estimate, clock_of, estimate
+from sparsegate.estimate.laws import (
     FEWEST,
-    MEASURED,
-    POINTS,
-    SEARCHED,
     SHARE,
     SIZES,
     SPARE,
-    VERSION,
-    Clock,
-    Estimate,
-    add_point,
-    clock_of,
     errors,
-    estimate,
-    fit,
-    kind_of_multipliers,
     load_laws,
     load_routed,
-    point,
-    read_points,
     refit,
     routed,
-    scratch_blocks,
     share,
-    sizes,
-    step_cycles,
-    suited,
-    timed,
     write_laws,
 )
+from sparsegate.estimate.points import MEASURED, POINTS, VERSION, add_point, point, read_points
+from sparsegate.estimate.search import SEARCHED, fit, timed
+from sparsegate.estimate.sizes import sizes
 
 __all__ = [
     "FEWEST",
@@ -50,18 +36,14 @@ __all__ = [
     "errors",
     "estimate",
     "fit",
-    "kind_of_multipliers",
     "load_laws",
     "load_routed",
     "point",
     "read_points",
     "refit",
     "routed",
-    "scratch_blocks",
     "share",
     "sizes",
-    "step_cycles",
-    "suited",
     "timed",
     "write_laws",
 ]

@@ -9,8 +9,6 @@ DEFAULT = "LFE5U-85F"
 """The device where none is named."""
 DEVICES = {chip.name: chip for family in families().values() for chip in family.devices}
 """Every device of every family, by name."""
-WIDEST = {family.name: family.widest for family in families().values()}
-"""Bits of a multiplier's operands."""
 
 
 def device(name: str) -> Device:
@@ -19,3 +17,18 @@ def device(name: str) -> Device:
     if found is None:
         raise SparseGateError(f"no device is called {name!r}; known are {', '.join(DEVICES)}")
     return DEVICES[found]
+
+
+def kind_of_multipliers(chip: Device, asked: str | None = None) -> str:
+    """What multipliers are made of: "dsp", the device's own, or "logic"; the default is what the device has.
+
+    Raises
+    ------
+    SparseGateError
+        If it is something else, or the device has none.
+    """
+    if asked not in (None, "dsp", "logic"):
+        raise SparseGateError(f"multipliers are made of {asked!r}, expected 'dsp' or 'logic'")
+    if asked == "dsp" and not chip.dsp:
+        raise SparseGateError(f"{chip.name} has no multipliers; use --multipliers logic")
+    return asked or ("dsp" if chip.dsp else "logic")

@@ -43,15 +43,15 @@ def allocate(
 
     Example: [bold]sparsegate allocate build/network.safetensors --budget-us 20 --rows 8 --out build/allocation.json[/]
     """
-    from sparsegate.array import HardwareConfig
-    from sparsegate.compress import allocate as allocating
-    from sparsegate.compress.allocate import Budget
+    from sparsegate.array import HardwareConfig, default_rows
+    from sparsegate.compress.budget import Budget, Kind
+    from sparsegate.compress.search import allocate as search
     from sparsegate.compress.sensitivity import Scan
     from sparsegate.errors import SparseGateError
     from sparsegate.network import Network
     from sparsegate.quantize import QuantizeConfig
 
-    asked: list[tuple[allocating.Kind, float | None]] = [
+    asked: list[tuple[Kind, float | None]] = [
         ("us", budget_us),
         ("nonzeros", budget_nonzeros),
         ("block_rams", budget_brams),
@@ -66,12 +66,12 @@ def allocate(
         raise SparseGateError(f"there is no {sensitivity}; 'sparsegate sensitivity' writes one")
     scan = Scan.load(sensitivity)
     hardware = HardwareConfig(
-        rows=allocating.default_rows(model) if rows is None else rows,
+        rows=default_rows(model) if rows is None else rows,
         groups=1 if groups is None else groups,
         lanes=lanes,
         states=bool(model.initial),
     )
-    made = allocating.allocate(model, scan, budgets[0], hardware, clock, QuantizeConfig(weight_bits=weight_bits))
+    made = search(model, scan, budgets[0], hardware, clock, QuantizeConfig(weight_bits=weight_bits))
     made.save(out)
     result = {"file": str(out), **made.as_json()}
     lines: list[tuple[str, object]] = [

@@ -100,13 +100,13 @@ def estimate(
 
 def _rows(one: Estimate) -> list[tuple[str, object]]:
     """An estimate as a table."""
-    from sparsegate import estimate as rules
+    from sparsegate.estimate import laws
     from sparsegate.fpga.devices import device
     from sparsegate.fpga.family import family
 
     chip = device(one.device)
-    known = rules.load_routed().get(chip.family, {})
-    lack = f"no law: {known.get('layouts', 0)} synthesized {chip.family} layout(s), {rules.FEWEST} are needed"
+    known = laws.load_routed().get(chip.family, {})
+    lack = f"no law: {known.get('layouts', 0)} synthesized {chip.family} layout(s), {laws.FEWEST} are needed"
 
     def law(value: int | None, all_of: int, figure: str) -> str:
         if value is None:
@@ -147,13 +147,13 @@ def _verdict(one: Estimate, chip: Device) -> str:
     """Whether a device has room for an estimate, in words."""
     from dataclasses import replace
 
-    from sparsegate import estimate as rules
+    from sparsegate.estimate import laws
 
     more = one.dsp - chip.dsp
     if one.bram > chip.bram:
         return f"no: {one.bram} block RAMs, the device has {chip.bram}"
     if not replace(one, dsp=0).fits(chip):
-        return f"no, by the laws: more than {rules.share(chip.family):.1%} of the LUTs or flip-flops"
+        return f"no, by the laws: more than {laws.share(chip.family):.1%} of the LUTs or flip-flops"
     if more > 0:
         room = "" if one.luts is None else ", for which it has room by the laws"
         return f"not without {more} multiplier{'s' * (more > 1)} of logic{room}"

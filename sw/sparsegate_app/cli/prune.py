@@ -154,7 +154,7 @@ def _given(model: Network, x: str, h: str | None) -> tuple[Patterns, str]:
 
 def _allocated(model: Network, path: Path, given: str | None) -> Patterns:
     """Every layer's patterns from a file, which must be of this network."""
-    from sparsegate.compress.allocate import Allocation
+    from sparsegate.compress.budget import Allocation
     from sparsegate.errors import SparseGateError
 
     if given is not None:

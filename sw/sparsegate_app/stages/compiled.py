@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sparsegate import artefact
-from sparsegate.array import HardwareConfig, Layout
+from sparsegate.array import HardwareConfig, Layout, default_rows
 from sparsegate.errors import SparseGateError
 from sparsegate.program import Program
 from sparsegate_app.stages.result import Result
@@ -52,11 +52,6 @@ class Compilation(Protocol):
 
 Source = Compiled | Compilation | Program | str | Path
 """What a Python user has: a Program, its file, or what compilation gave or left in a folder."""
-
-
-def default_rows(program: Program) -> int:
-    """Two clusters: 8 PE rows for an LSTM, 6 for a GRU."""
-    return 2 * max(phase.gates for phase in program.phases)
 
 
 def array_of(program: Program, asked: Mapping[str, Any] | None = None) -> HardwareConfig:

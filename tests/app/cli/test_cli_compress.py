@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.app.cli.test_cli import ENVIRONMENT, failure, sparsegate
 
-from sparsegate.compress.allocate import Allocation
+from sparsegate.compress.budget import Allocation
 from sparsegate.compress.sensitivity import Scan
 from sparsegate.network import Network, synthetic
 from sparsegate.network.synthetic import Shape
@@ -70,7 +70,7 @@ def test_scan_allocate_prune_quantize(files):
     assert result["layers"][0]["density"] == kept / (lstm.w_x.size + lstm.w_h.size)
 
     sparsegate("quantize", pruned, *data, "--epochs", 1, "--out", program)
-    from sparsegate.compress.allocate import stored_entries
+    from sparsegate.compress.costs import stored_entries
 
     assert stored_entries(Program.load(program)) == chosen.nonzeros
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.hw.cells import SHAPES, icarus, memory, multiplier, same, scratch
 
-from sparsegate.array import rom_blocks
 from sparsegate.errors import SparseGateError
+from sparsegate.fpga.memory import rom_blocks
 from sparsegate_hw.fabric.budget import Fabric
 from sparsegate_hw.fabric.configuration import Tiles
 from sparsegate_hw.fabric.ecp5 import DistributedRam, pll_for

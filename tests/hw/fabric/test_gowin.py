@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.hw.cells import SHAPES, icarus, memory, multiplier, same, scratch, simulated, wanted
 
-from sparsegate.array import rom_blocks
 from sparsegate.errors import SparseGateError
 from sparsegate.fpga.family import family as facts
+from sparsegate.fpga.memory import rom_blocks
 from sparsegate_hw.fabric.budget import Fabric
 from sparsegate_hw.fabric.family import family
 from sparsegate_hw.fabric.gowin import Pll, pll_for

@@ -13,8 +13,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from tests.hw.cells import CYCLES, icarus, memory, multiplier, same, scratch, simulated, wanted
 
-from sparsegate.array import BLOCK_SHAPES, rom_blocks
 from sparsegate.fpga.family import family
+from sparsegate.fpga.memory import BLOCK_SHAPES, rom_blocks
 from sparsegate_hw.fabric.budget import Fabric
 from sparsegate_hw.fabric.primitives import LoadedMemory, Multiplier, Register
 from sparsegate_hw.synthesis import boards, netlist

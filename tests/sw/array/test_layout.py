@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sw.shapes import stacks
 
-from sparsegate.array import BLOCK_SHAPES, INPUT, MAX_PLANES, HardwareConfig, Layout, contents_blocks, weight_shape
+from sparsegate.array import INPUT, MAX_PLANES, HardwareConfig, Layout, weight_shape
 from sparsegate.errors import SparseGateError
+from sparsegate.fpga.memory import BLOCK_SHAPES, contents_blocks
 from sparsegate.network.synthetic import Shape, network
 from sparsegate.pattern import NM
 from sparsegate.program import Program

@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 from sparsegate import artefact, estimate, golden
 from sparsegate.array import HardwareConfig, Layout
 from sparsegate.array.cycles import predict
+from sparsegate.array.step import streamed_cycles
 from sparsegate.errors import SparseGateError
+from sparsegate.estimate import laws
 from sparsegate.fpga.devices import DEVICES, device
 from sparsegate.network import synthetic
 from sparsegate.pattern import NM
@@ -67,10 +69,10 @@ def test_cycles_are_the_cycle_models():
     layout = Layout(program, config)
     raw = synthetic.stimulus(program.input_format, 1, 6, 12, seed=0)
     counted = predict(golden.run(program, raw), layout)
-    assert estimate.step_cycles(layout) == performance.full(program, layout)["cycles_per_step"]
+    assert streamed_cycles(layout) == performance.full(program, layout)["cycles_per_step"]
     # random data move nearly every column, never more
     steps = np.diff(counted.end[0])
-    assert 0.8 * estimate.step_cycles(layout) < steps.max() <= estimate.step_cycles(layout)
+    assert 0.8 * streamed_cycles(layout) < steps.max() <= streamed_cycles(layout)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +131,10 @@ def test_fit_puts_accumulators_into_block_ram_where_an_array_is_too_large_otherw
     fixed = [name for name in estimate.SEARCHED if name != "block_banks"]
     for count in range(3):
         luts = estimate.estimate(program, replace(array, block_banks=count), "LFE5U-85F").luts
-        monkeypatch.setattr(estimate, "share", lambda family, most=luts: (most + 1) / device("LFE5U-85F").luts)
+        monkeypatch.setattr(laws, "share", lambda family, most=luts: (most + 1) / device("LFE5U-85F").luts)
         found = estimate.fit(program, "LFE5U-85F", array, fixed)
         assert [one.block_banks for one in found] == [count]
-    monkeypatch.setattr(estimate, "share", lambda family, most=luts: (most - 1) / device("LFE5U-85F").luts)
+    monkeypatch.setattr(laws, "share", lambda family, most=luts: (most - 1) / device("LFE5U-85F").luts)
     with pytest.raises(SparseGateError, match="no array for this Program fits LFE5U-85F"):
         estimate.fit(program, "LFE5U-85F", array, fixed)
     monkeypatch.undo()
@@ -268,9 +270,9 @@ def test_a_device_takes_as_much_as_was_routed_on_one(family, monkeypatch):
     assert not replace(one, luts=0, ffs=larger).fits(chip)
     assert estimate.share("gowin") == estimate.SHARE  # no law
     # where a fuller one was routed, its family takes as much
-    monkeypatch.setattr(estimate, "load_routed", lambda: {family: {"share": 0.99}})
+    monkeypatch.setattr(laws, "load_routed", lambda: {family: {"share": 0.99}})
     assert estimate.share(family) == 0.99
-    monkeypatch.setattr(estimate, "load_routed", dict)
+    monkeypatch.setattr(laws, "load_routed", dict)
     assert estimate.share(family) == estimate.SHARE  # nothing is known
 
 
@@ -279,7 +281,7 @@ def test_the_clock_is_that_of_points_of_a_like_size(monkeypatch):
         {"fabric": "ecp5", "speed": "6", "deep": deep, "luts": luts, "fmax_mhz": mhz}
         for deep, luts, mhz in ((False, 1000, 130.0), (False, 2000, 120.0), (True, 20000, 100.0))
     ]
-    monkeypatch.setattr(estimate, "load_routed", lambda: {"ecp5": {"clocks": clocks}})
+    monkeypatch.setattr(laws, "load_routed", lambda: {"ecp5": {"clocks": clocks}})
     slow, fast = device("LFE5U-85F"), device("LFE5UM5G-85F")
     assert estimate.clock_of(slow, False, 1500) == estimate.Clock(125.0, 120.0, 130.0, 2)
     assert estimate.clock_of(slow, False, 400) == estimate.Clock(130.0, 130.0, 130.0, 1)
@@ -293,19 +295,19 @@ def test_the_clock_is_that_of_points_of_a_like_size(monkeypatch):
     # all sizes of an ECP5 have the same delays, two iCE40 of no speed grade have not
     assert estimate.clock_of(device("LFE5U-25F"), False, 1500) == estimate.clock_of(slow, False, 1500)
     small = {"fabric": "iCE40UP5K", "speed": "", "deep": False, "luts": 1000, "fmax_mhz": 30.0}
-    monkeypatch.setattr(estimate, "load_routed", lambda: {"ice40": {"clocks": [small]}})
+    monkeypatch.setattr(laws, "load_routed", lambda: {"ice40": {"clocks": [small]}})
     assert estimate.clock_of(device("iCE40UP5K"), False, 1000).mhz == 30.0
     assert estimate.clock_of(device("iCE40HX8K"), False, 1000) is None
 
 
 def test_without_clocks_arrays_are_ranked_by_cycles(monkeypatch):
     program = make_program(units=16)
-    monkeypatch.setattr(estimate, "load_routed", dict)
+    monkeypatch.setattr(laws, "load_routed", dict)
     found = estimate.fit(program, "LFE5U-25F")
     assert not estimate.timed(found)
     assert [one.cycles for one in found] == sorted(one.cycles for one in found)
     # some clocks are not enough, as cycles of one array cannot be held against microseconds of another
-    monkeypatch.setattr(estimate, "load_routed", lambda: {"ecp5": {"clocks": [{"fmax_mhz": 100.0}]}})
+    monkeypatch.setattr(laws, "load_routed", lambda: {"ecp5": {"clocks": [{"fmax_mhz": 100.0}]}})
     first = replace(found[0], us=1.0)
     assert estimate.timed([first])
     assert not estimate.timed([first, replace(found[0], rows=999, cycles=99)])
@@ -342,7 +344,7 @@ def test_laws_are_found_again(tmp_path, monkeypatch):
     assert estimate.refit(points[:2]) == estimate.refit(points[:4]) == {}  # too few to fit anything
     few = estimate.refit(points[:5])["ecp5"]
     assert all(0 < len(law) <= 3 for law in few.values())  # or the errors would say nothing
-    monkeypatch.setattr(estimate, "load_laws", lambda: found)
+    monkeypatch.setattr(laws, "load_laws", lambda: found)
     rows = estimate.errors(points)
     for row in rows:
         assert (row["dsp"], row["bram"]) == (0, -1)
@@ -485,8 +487,8 @@ def test_the_command(tmp_path, monkeypatch):
     layouts = estimate.load_routed()["gowin"]["layouts"]
     assert f"LUTs no law: {layouts} synthesized gowin layout(s), 5 are needed" in shown
     with monkeypatch.context() as few:
-        few.setattr(estimate, "load_laws", dict)
-        few.setattr(estimate, "load_routed", lambda: {"ice40": {"layouts": 2}})
+        few.setattr(laws, "load_laws", dict)
+        few.setattr(laws, "load_routed", lambda: {"ice40": {"layouts": 2}})
         shown = " ".join(run(small, "--device", "iCE40UP5K", "--rows", 4, "--banks", 1).split())
     assert "LUTs no law: 2 synthesized ice40 layout(s), 5 are needed" in shown
     assert "fits multipliers and block RAMs do; LUTs are not known" in shown

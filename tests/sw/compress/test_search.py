@@ -14,11 +14,15 @@ from tests.sw.shapes import configs, stacks
 
 from sparsegate import golden
 from sparsegate.array import HardwareConfig, Layout, cycles
+from sparsegate.array.memories import block_rams, block_rams_of
+from sparsegate.array.step import alone_cycles
 from sparsegate.cells import cell, phases_of
-from sparsegate.compress import allocate as allocating
-from sparsegate.compress.allocate import Allocation, Budget, allocate, block_rams, rom_blocks, step_cycles
+from sparsegate.compress import costs
+from sparsegate.compress.budget import Allocation, Budget
+from sparsegate.compress.search import allocate, solve
 from sparsegate.compress.sensitivity import KEYS, Measurement, Scan, digest, matrices_of, scan
 from sparsegate.errors import SparseGateError
+from sparsegate.fpga.memory import rom_blocks
 from sparsegate.network.synthetic import Shape, network
 from sparsegate.pattern import DENSE, NM, Pattern, parse
 from sparsegate.quantize import QuantizeConfig, quantize
@@ -80,7 +84,7 @@ def test_a_full_step_takes_what_the_cycle_model_says(given_data):
     trace = all_sent(golden.run(program, program.quantize(data(net, 1))))
     busy = cycles.predict(trace, layout, apart=True).busy[0]
     ends = np.cumsum([int(run.lengths[0]) for run in trace.passes]) - 1  # the last step of every pass
-    assert step_cycles(layout) == busy[ends].sum()
+    assert alone_cycles(layout) == busy[ends].sum()
 
 
 @settings(max_examples=60)
@@ -92,27 +96,27 @@ def test_costs_of_any_choice_are_those_of_its_layout(given_data):
     # the drawn patterns are put on, not kept: every matrix may choose
     net = net.with_layers([replace(layer, pattern_x=DENSE, pattern_h=DENSE, pattern_p=DENSE) for layer in net.layers])
     made = drawn_scan(net, 0)
-    choices = [list(allocating._choices(layer, made)) for layer in net.layers]
+    choices = [list(costs.choices_of(layer, made)) for layer in net.layers]
     array = hardware(draw, net)
-    costs = allocating._Costs(net, choices, array, QuantizeConfig())
+    counted = costs.Costs(net, choices, array, QuantizeConfig())
     chosen = [draw(st.sampled_from(mine)) for mine in choices]
     patterns = {layer.name: choice.patterns for layer, choice in zip(net.layers, chosen, strict=True)}
     allocation = Allocation(made.network, Budget("us", 1), patterns, 0.0, 0, 0, 0.0, 0, 80.0, array)
     program = quantize(allocation.apply(net), data(net))
     layout = Layout(program, array)
-    entries, took, rams = costs.of(chosen)
-    assert entries == allocating.stored_entries(program)
-    assert took == step_cycles(layout)
+    entries, took, rams = counted.of(chosen)
+    assert entries == costs.stored_entries(program)
+    assert took == alone_cycles(layout)
     summed = np.zeros(array.groups + 1, int)
     before = 1
     for number, choice in enumerate(chosen):
-        summed += costs.layer(number, choice, before)["block_rams"]
-        before = costs.out(number, choice)
+        summed += counted.layer(number, choice, before)["block_rams"]
+        before = counted.out(number, choice)
     assert (summed[:-1].max(), summed[-1]) == (layout.weight_depth, layout.position_depth)
     longest = max(max(choice.block, choice.block_p) for choice in chosen)
     assert (longest - 1).bit_length() == layout.index_width
     own = block_rams(layout)
-    of_costs = allocating._block_rams(costs.layout, layout.index_width, layout.weight_depth, layout.position_depth)
+    of_costs = block_rams_of(counted.layout, layout.index_width, layout.weight_depth, layout.position_depth)
     assert rams == sum(of_costs.values())
     assert of_costs["weights"] == own["weights"]
     assert of_costs["tables"] == own["tables"]
@@ -126,8 +130,8 @@ def test_cycles_by_hand():
     program = quantize(net, data(net))
     latency = timing.result_latency(program.phases[0].spec, 0, 1, timing.SHALLOW)
     wanted = timing.SHALLOW.dispatch + 11 * 2 + timing.SHALLOW.drain + 8 + latency
-    assert step_cycles(Layout(program, HardwareConfig(4))) == wanted
-    assert allocating.stored_entries(program) == 11 * 8
+    assert alone_cycles(Layout(program, HardwareConfig(4))) == wanted
+    assert costs.stored_entries(program) == 11 * 8
 
 
 @pytest.mark.parametrize(
@@ -172,25 +176,25 @@ def test_no_combination_is_better(given_data):
     net = network(draw(st.integers(1, 9)), shapes, 1)
     candidates = tuple(draw(st.lists(st.sampled_from(CANDIDATES), min_size=1, max_size=2, unique=True)))
     made = drawn_scan(net, draw(st.integers(0, 99)), candidates)
-    choices = [list(allocating._choices(layer, made)) for layer in net.layers]
+    choices = [list(costs.choices_of(layer, made)) for layer in net.layers]
     if np.prod([len(mine) for mine in choices]) > 600:
         choices = [mine[: 4 if len(choices) > 3 else 8] for mine in choices]
     array = hardware(draw, net)
-    costs = allocating._Costs(net, choices, array, QuantizeConfig())
+    counted = costs.Costs(net, choices, array, QuantizeConfig())
     kind = draw(st.sampled_from(["us", "nonzeros", "block_rams"]))
     every = []
     for chosen in itertools.product(*choices):
-        total = dict(zip(("nonzeros", "us", "block_rams"), costs.of(chosen), strict=True))[kind]
+        total = dict(zip(("nonzeros", "us", "block_rams"), counted.of(chosen), strict=True))[kind]
         every.append((sum(one.loss for one in chosen), sum(one.error for one in chosen), total))
     totals = sorted({total for _, _, total in every})
     limit = draw(st.sampled_from([totals[0] - 1, *totals]))
-    found, least = costs.solve(choices, kind, limit)
+    found, least = solve(counted, choices, kind, limit)
     assert least == totals[0]
     best = min((label for label in every if label[2] <= limit), default=None)
     if best is None:
         assert found is None
     else:
-        total = dict(zip(("nonzeros", "us", "block_rams"), costs.of(found), strict=True))[kind]
+        total = dict(zip(("nonzeros", "us", "block_rams"), counted.of(found), strict=True))[kind]
         assert (sum(one.loss for one in found), sum(one.error for one in found), total) == best
 
 
@@ -233,7 +237,7 @@ def test_a_budget_is_met_and_used(net, made):
         assert found.nonzeros <= limit
         program = quantize(found.apply(net), data(net))
         layout = Layout(program, found.hardware)
-        assert (found.nonzeros, found.cycles) == (allocating.stored_entries(program), step_cycles(layout))
+        assert (found.nonzeros, found.cycles) == (costs.stored_entries(program), alone_cycles(layout))
         assert found.us == found.cycles / 80
         parts = [
             made.find(name, key)[nm] for name, of in found.patterns.items() for key, nm in of.items() if not nm.dense
