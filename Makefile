@@ -16,20 +16,30 @@ READY := $(VENV)/.installed
 JOBS ?= 2
 DEMO := build/demo
 
-.PHONY: help setup system demo test lint format sim bitstream bench bench-accuracy bench-performance bench-real docs clean
+.PHONY: help setup system demo test test-rest test-all lint format sim bitstream bench bench-accuracy bench-performance bench-real docs clean
 
 help: ## show this list
 	@echo 'make VERB, where VERB is one of'
 	sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	echo "Options: PYTHON, PIP_ARGS, JOBS (processes), DEMO_ARGS, TEST_ARGS, SIM_ARGS, BITSTREAM_ARGS, BENCH_ARGS, TASK, SEEDS"
+	echo "Options: PYTHON, PIP_ARGS, JOBS (processes), ROOM, DEMO_ARGS, TEST_ARGS, SIM_ARGS, BITSTREAM_ARGS, BENCH_ARGS, TASK, SEEDS"
 
 setup: $(READY) system ## make .venv with the pinned dependencies (once)
 
 demo: setup ## everything once, on real speech: train, prune, quantize, simulate, synthesize, report (about 5 minutes)
 	@$(BIN)/sparsegate demo $(DEMO_ARGS)
 
-test: setup ## the whole test suite
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TEST_ARGS)
+test: setup ## every room, every cell at every level, a bitstream (under 10 minutes); ROOM=hw/engine runs one room
+	@room='$(ROOM)'
+	if [ -n "$$room" ] && [ ! -d "tests/$$room" ]; then
+	  echo "There is no room tests/$$room, expected one of: $$(cd tests && find . -mindepth 1 -type d -not -name '_*' | sed 's|^\./||' | sort | paste -sd ' ')" >&2
+	  exit 1
+	fi
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' $(TEST_ARGS) "tests$${room:+/$$room}"
+
+test-rest: setup ## the tests that `make test` leaves out: whole designs placed, routed and simulated, more drawn shapes
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow $(TEST_ARGS)
+
+test-all: test test-rest ## the whole suite
 
 lint: setup ## format, lint, types, import directions
 	@$(BIN)/ruff format --check .

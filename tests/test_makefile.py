@@ -15,6 +15,8 @@ VERBS = (
     "setup",
     "demo",
     "test",
+    "test-rest",
+    "test-all",
     "lint",
     "sim",
     "bitstream",

@@ -223,7 +223,7 @@ def test_the_host_runs_sequences_through_the_pins():
     assert result.counters["columns_sent"] == predicted.columns_sent
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_host_loads_weights_through_the_pins(groups):
     """Into memories that hold zeros; one request is damaged on its way."""
     program = make_program()

@@ -134,32 +134,25 @@ def compare(tmp_path, program, config, fabric, raw, lengths, thresholds, expecte
     return written.report.read_text()
 
 
+NETLISTS = {
+    "ecp5": (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D", "TRELLIS_DPR16X4"), {}),
+    "ecp5-blocks": (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D"), {"block_banks": 2, "groups": 2, "deep": True}),
+    "ice40": (Fabric("ice40", 8), ("SB_RAM40_4K", "SB_MAC16"), {}),
+    "ice40-logic": (Fabric("ice40", 0), ("SB_RAM40_4K",), {}),
+    "ice40-spram": (Fabric("ice40", 8, 4), ("SB_RAM40_4K", "SB_MAC16", "SB_SPRAM256KA"), {"loaded": True}),
+    "ice40-logic-one-spram": (Fabric("ice40", 0, 1), ("SB_RAM40_4K", "SB_SPRAM256KA"), {"loaded": True}),
+    "ecp5-loaded": (Fabric("ecp5", 156), ("MULT18X18D",), {"loaded": True}),
+    "gowin": (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4", "pROM"), {}),
+    "gowin-logic": (Fabric("gowin", 0), ("RAM16SDP4", "ALU"), {}),
+    "gowin-loaded": (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4"), {"loaded": True}),
+}
+QUICK = ("ecp5", "ice40", "ice40-spram", "gowin")
+"""One of each family, and weights that are loaded."""
+
+
 @pytest.mark.parametrize(
     ("fabric", "primitives", "hardware"),
-    [
-        (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D", "TRELLIS_DPR16X4"), {}),
-        (Fabric("ecp5", 156), ("DP16KD", "MULT18X18D"), {"block_banks": 2, "groups": 2, "deep": True}),
-        (Fabric("ice40", 8), ("SB_RAM40_4K", "SB_MAC16"), {}),
-        (Fabric("ice40", 0), ("SB_RAM40_4K",), {}),
-        (Fabric("ice40", 8, 4), ("SB_RAM40_4K", "SB_MAC16", "SB_SPRAM256KA"), {"loaded": True}),
-        (Fabric("ice40", 0, 1), ("SB_RAM40_4K", "SB_SPRAM256KA"), {"loaded": True}),
-        (Fabric("ecp5", 156), ("MULT18X18D",), {"loaded": True}),
-        (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4", "pROM"), {}),
-        (Fabric("gowin", 0), ("RAM16SDP4", "ALU"), {}),
-        (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4"), {"loaded": True}),
-    ],
-    ids=[
-        "ecp5",
-        "ecp5-blocks",
-        "ice40",
-        "ice40-logic",
-        "ice40-spram",
-        "ice40-logic-one-spram",
-        "ecp5-loaded",
-        "gowin",
-        "gowin-logic",
-        "gowin-loaded",
-    ],
+    [pytest.param(*case, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, case in NETLISTS.items()],
 )
 def test_netlist_equals_golden(tmp_path, fabric, primitives, hardware):
     bits = 7

@@ -43,12 +43,12 @@ def test_the_netlist_with_loaded_weights_gives_the_golden_integers(tmp_path):
 @bitstream.needed
 @pytest.mark.verilator
 def test_a_routed_design_with_loaded_weights_gives_the_golden_integers(tmp_path):
-    """As it is built for the iCEBreaker, PLL included; loading through the UART is most of the simulation, so 64 words a PE.
+    """As it is built for the iCEBreaker, PLL included; loading through the UART is most of the simulation, so a few words a PE.
 
     In Icarus, which knows what was never written, and in Verilator, which runs designs of full size: ``python -m
     tests.hw.bitstream``.
     """
-    program = small_program(8, 16, 4, 8)
+    program = small_program(4, 8, 2, 8)
     built = synth.synthesize(program, CONFIG, board="icebreaker", baud=5_000_000, folder=tmp_path, attempts=1)
     chip, counts = bitstream.routed(built.bitstream.parent, tmp_path)
     assert re.search(r"\b4 +ICESTORM_SPRAM\b", counts)

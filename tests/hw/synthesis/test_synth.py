@@ -253,7 +253,6 @@ def test_interrupting_the_process_leaves_nothing(tmp_path):
 
 
 @pytest.mark.synth
-@pytest.mark.slow
 def test_a_small_bitstream(tmp_path):
     said = []
     program = make_program(units=2, inputs=2)
