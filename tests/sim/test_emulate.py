@@ -35,7 +35,7 @@ def test_ports_are_those_of_the_component(engine) -> None:
 
 
 @pytest.mark.verilator
-@pytest.mark.parametrize("name", ["ragged", "both", "beats"])
+@pytest.mark.parametrize("name", [pytest.param("ragged", marks=pytest.mark.slow), "both", "beats"])
 def test_recordings_are_those_of_the_driver(name: str, tmp_path) -> None:
     case = BEATS if name == "beats" else FIXED[name]
     program, layout = case.program, Layout(case.program, case.config)

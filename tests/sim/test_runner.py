@@ -47,7 +47,7 @@ def test_a_bench_runs_and_reports(simulator, tmp_path) -> None:
 @pytest.mark.parametrize("wrong", [{"factor": 3}, {"later": 3}, {"later": 1}])
 def test_a_bench_that_fails_says_why(simulator, wrong, tmp_path) -> None:
     with pytest.raises(
-        runner.SimulationError, match=r"bench_pipeline.pipeline failed: item \d+, port o: expected \d+, got \d+"
+        runner.SimulationError, match=r"benches\.pipeline\.pipeline failed: item \d+, port o: expected \d+, got \d+"
     ):
         blocks.run(Double(), "sparsegate_sim.benches.pipeline", doubles(**wrong), simulator=simulator, folder=tmp_path)
 

@@ -27,8 +27,14 @@ def both(name: str, **options) -> tuple:
     return simulate(program, case.config, *case.data(program), **options), case, program
 
 
+QUICK = ("one-slot", "mixed", "both")
+"""Shapes that `make test` compiles: one lane for two clusters, states and a projection, a sequence buffer."""
+
+
 @pytest.mark.verilator
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FIXED]
+)
 def test_fixed_shapes_in_the_emulator(name: str) -> None:
     result, case, program = both(name)
     assert result.passed, result.summary
@@ -50,7 +56,7 @@ def test_fixed_shapes_in_the_emulator(name: str) -> None:
 
 @pytest.mark.verilator
 @pytest.mark.icarus
-@pytest.mark.parametrize("name", ["ragged", "both"])
+@pytest.mark.parametrize("name", ["ragged", pytest.param("both", marks=pytest.mark.slow)])
 def test_every_simulator_and_the_emulator_agree_to_the_cycle_with_stalls(name: str) -> None:
     options = {"stalls": 7, "thresholds": (3, 1, 0, 2)[: len(FIXED[name].program.vectors)]}
     runs = [both(name, simulator="verilator", fast=fast, **options)[0] for fast in (True, False)] + [

@@ -146,8 +146,8 @@ NETLISTS = {
     "gowin-logic": (Fabric("gowin", 0), ("RAM16SDP4", "ALU"), {}),
     "gowin-loaded": (Fabric("gowin", 48), ("MULT18X18", "RAM16SDP4"), {"loaded": True}),
 }
-QUICK = ("ecp5", "ice40", "ice40-spram", "gowin")
-"""One of each family, and weights that are loaded."""
+QUICK = ("ecp5", "ice40-spram", "gowin")
+"""One of each family: an iCE40 with multipliers, block RAM and single-port memories, whose weights are loaded."""
 
 
 @pytest.mark.parametrize(
