@@ -19,10 +19,11 @@ from sparsegate.golden import temporal
 from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.program import Program
+from sparsegate.training import objective, train
 from sparsegate.training.ensemble import Ensemble
 from sparsegate.training.train import Recipe
 from sparsegate_app.bench import accuracy, accuracy_table, real, tasks
-from sparsegate_app.bench.accuracy import Bench, Case, Plan
+from sparsegate_app.bench.accuracy import Bench, Case, Plan, cases
 from sparsegate_app.bench.tasks import Part, Task
 from sparsegate_app.cli import app
 
@@ -103,7 +104,7 @@ def test_rows_and_networks_are_kept(bench, monkeypatch):
     assert {**again, "seconds": 0} == {**row, "seconds": 0}
     assert json.loads(kept)["key"] == json.loads(path.read_text())["key"]
     # a row that was measured in another way is measured again, of the same network
-    monkeypatch.setattr(accuracy, "ROWS", accuracy.ROWS + 1)
+    monkeypatch.setattr(cases, "ROWS", cases.ROWS + 1)
     path.write_text(path.read_text().replace('"seed": 1', '"seed": 77'))
     assert bench.row(Case("1:4"))["seed"] == 1
     assert (bench.work / "pattern=1_4.safetensors").stat().st_mtime_ns == network
@@ -522,7 +523,7 @@ def test_values_are_learned_from_the_mean_of_baselines_and_truth(mine, tmp_path,
     true = np.random.default_rng(0).normal(size=said[0].shape)
     made.task = replace(made.task, kind="value", train=replace(made.task.train, target=true))
     wanted = []
-    monkeypatch.setattr(accuracy.objective, "step_value", wanted.append)
+    monkeypatch.setattr(objective, "step_value", wanted.append)
     made.aim(Case("1:4"))
     np.testing.assert_array_equal(wanted[0], (true + (said[0] if teachers == 1 else (said[0] + said[1]) / 2)) / 2)
     words = plan.words(made.task)
@@ -549,7 +550,7 @@ def test_patterns_may_take_longer_and_trainings_have_a_checkpoint_each(bench, mo
     assert [plan.pruning(Case(name)).epochs for name in ("1:4", "1:8")] == [9, 4]
     assert "noise 0.5 (1:4: 9 epochs), masks frozen" in plan.words(bench.task)
     seen = []
-    monkeypatch.setattr(accuracy.train, "prune_and_fit", lambda *given, **named: seen.append((given[5], named)))
+    monkeypatch.setattr(train, "prune_and_fit", lambda *given, **named: seen.append((given[5], named)))
     for which in (QUICK, plan):
         monkeypatch.setattr(bench, "plan", which)
         bench._pruned(Case("1:4"))
@@ -564,7 +565,7 @@ def test_patterns_may_take_longer_and_trainings_have_a_checkpoint_each(bench, mo
 
 def test_masks_freeze_when_the_plan_says(bench, monkeypatch):
     seen = []
-    monkeypatch.setattr(accuracy.train, "prune_and_fit", lambda *given, **named: seen.append(named["schedule"]))
+    monkeypatch.setattr(train, "prune_and_fit", lambda *given, **named: seen.append(named["schedule"]))
     bench._pruned(Case("1:4"))
     early = replace(QUICK, until=0.25)
     monkeypatch.setattr(bench, "plan", early)
