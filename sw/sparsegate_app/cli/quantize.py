@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,9 +27,8 @@ from sparsegate_app.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from sparsegate.data.datasets import Dataset
-    from sparsegate.network import Network
     from sparsegate.program import Program
+    from sparsegate.quantize import QuantizeConfig
 
 
 def quantize(
@@ -99,31 +98,20 @@ def quantize(
     Example: [bold]sparsegate quantize build/pruned.safetensors --weight-bits 8 --out build/program.safetensors[/]
     """
     one_thread()
-    from sparsegate.errors import SparseGateError
     from sparsegate.network import Network
-    from sparsegate.quantize import QuantizeConfig
-    from sparsegate.training import train as training
-    from sparsegate_app.report import formats as formats_of
+    from sparsegate_app.stages import quantize as stage
 
     kept = checkpoint_of(out, checkpoint)
     model = Network.load(network)
     dataset = open_data(data, model.inputs)
     if epochs or threshold_budget is not None:
         check_classes(dataset, model.outputs)
-    chosen = threshold or [0]
-    # a single one is for every vector that drives columns; what a final layer gives drives none
-    common = chosen[0] if len(chosen) == 1 else 0
-    if weight_bits is not None and weight_levels is not None:
-        raise SparseGateError(
-            f"weights are given {weight_bits} bits and {weight_levels} levels, expected one of --weight-bits and --weight-levels"
-        )
-    config = QuantizeConfig(
+    config = _config(
+        weight_bits,
+        weight_levels,
         activation_bits=activation_bits,
         input_bits=input_bits,
-        weight_bits=8 if weight_bits is None else weight_bits,
-        threshold=common,
         matrix_bits=_bits(matrix_bits or []),
-        weight_levels=weight_levels,
         calibration=calibration,
         percentile=percentile,
         rounding=rounding,
@@ -133,70 +121,40 @@ def quantize(
         console.task("quantize and fine-tune" if epochs else "quantize") as task,
         resuming(task, kept) if epochs else nullcontext(),
     ):
-        program = training.quantize_and_finetune(
+        program = stage.finetuned(
             model,
             dataset,
             config,
             epochs,
             seed,
             epochs_of(task),
-            thresholds=chosen if len(chosen) > 1 else (),
-            hold_zeros=_scattered(network, model) if hold_zeros is None else hold_zeros,
+            thresholds=threshold or (),
+            hold_zeros=stage.scattered(network, model) if hold_zeros is None else hold_zeros,
             checkpoint=kept,
         )
-    raised: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     if threshold_budget is not None:
         with console.task("choose the thresholds") as task:
-            program, raised = _raised(program, dataset, threshold_budget, task)
-    reached = training.accuracy(program, dataset.x_test, dataset.length_test, dataset.y_test)
-    known = dict(model.meta.get("accuracy", {}))
-    program = replace(program, meta={**model.meta, "data": dataset.name, "accuracy": {**known, "golden": reached}})
-    program.save(out)
-    formats = formats_of(program)
-    result = {"program": str(out), "digest": program.digest, "accuracy": {"golden": reached}, "formats": formats}
-    result |= raised
-    rows: list[tuple[str, object]] = [("Program", out), ("digest", program.digest), ("input", program.input_format)]
-    rows += [
-        (name, ", ".join(f"{key} {value}" for key, value in form.items())) for name, form in formats["layers"].items()
-    ]
-    if raised:
-        skipped = raised["skipped"]
-        rows += [
-            ("thresholds", ", ".join(f"{name} {value}" for name, value in raised["thresholds"].items())),
-            (
-                "products skipped on the test sequences",
-                f"{percent(skipped['after'])} (before: {percent(skipped['before'])})",
-            ),
-        ]
-    rows.append(("test accuracy, golden model", percent(reached)))
-    console.emit(result, as_json, "quantize", rows)
+            program, chosen = stage.raised(program, dataset, threshold_budget, _tried(task))
+    result = stage.written(program, model, dataset, out, chosen)
+    console.emit(result.as_json(), as_json, "quantize", result.rows())
 
 
-def _scattered(path: Path, network: Network) -> bool:
-    """Whether it was pruned to patterns of which its zeros alone tell: formats know N:M."""
-    from sparsegate import artefact, pattern
+def _config(weight_bits: int | None, weight_levels: int | None, **more: Any) -> QuantizeConfig:
+    """Widths and how to round, of which bits and levels of weights exclude each other."""
+    from sparsegate.errors import SparseGateError
+    from sparsegate.quantize import QuantizeConfig
 
-    with artefact.reading(path):
-        given = [text for pair in network.meta.get("patterns", {}).values() for text in pair]
-        return not all(isinstance(pattern.parse(text), pattern.NM) for text in given)
+    if weight_bits is not None and weight_levels is not None:
+        raise SparseGateError(
+            f"weights are given {weight_bits} bits and {weight_levels} levels, expected one of --weight-bits and --weight-levels"
+        )
+    return QuantizeConfig(weight_bits=8 if weight_bits is None else weight_bits, weight_levels=weight_levels, **more)
 
 
-def _raised(program: Program, dataset: Dataset, points: float, task: console.Task) -> tuple[Program, dict[str, Any]]:
-    """The Program with thresholds chosen within a budget of accuracy, and what they are and win."""
-    from sparsegate.golden import temporal
-    from sparsegate.training import train as training
-
-    noisy = dataset.noisy()
-
-    def score(trial: Program) -> float:
-        found = training.accuracy(trial, *noisy)
-        task.say(f"accuracy {percent(found)} with Θ = {', '.join(map(str, trial.thresholds))}")
-        return found
-
-    chosen = temporal.choose(program, dataset.x_train, dataset.length_train, score, points / 100)
-    before, after = (temporal.skipped(made, dataset.x_test, dataset.length_test).total for made in (program, chosen))
-    named = {vector.name: value for vector, value in zip(chosen.vectors, chosen.thresholds, strict=True)}
-    return chosen, {"thresholds": named, "skipped": {"before": before, "after": after}}
+def _tried(task: console.Task) -> Callable[[Program, float], None]:
+    """Says what thresholds were tried."""
+    return lambda trial, found: task.say(f"accuracy {percent(found)} with Θ = {', '.join(map(str, trial.thresholds))}")
 
 
 def _bits(given: list[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from sparsegate.program import Program
 from sparsegate_app import doctor
 from sparsegate_app.stages.compiled import MANIFEST, PROGRAM_FILE
 from sparsegate_app.stages.golden import Evaluation
+from sparsegate_app.stages.quantize import formats
 from sparsegate_app.stages.result import Result, Rows
 from sparsegate_app.stages.simulate import Simulation
 from sparsegate_app.stages.synth import Synthesis
@@ -279,11 +280,3 @@ def sparsity(program: Program) -> dict[str, Any]:
         layers[layer.name] = entry
     densities = {f"density_{key}": kept[key] / total[key] if total[key] else None for key in kept}
     return {**densities, "layers": layers}
-
-
-def formats(program: Program) -> dict[str, Any]:
-    """Every Q format, as text."""
-    return {
-        "input": str(program.input_format),
-        "layers": {layer.name: {key: str(form) for key, form in layer.formats.items()} for layer in program.layers},
-    }
