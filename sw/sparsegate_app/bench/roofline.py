@@ -16,7 +16,7 @@ from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import NM
 from sparsegate.quantize import quantize
-from sparsegate_app.bench import area, performance
+from sparsegate_app.bench import area, figures, performance
 
 BOUNDS = {
     "array": "multipliers",
@@ -107,18 +107,18 @@ def laws(shapes: Sequence[tuple[int, NM, int, int]] = SHAPES) -> list[dict[str, 
         network = synthetic.network(INPUTS, [Shape("lstm", units, pattern, pattern)], seed=1)
         x = np.random.default_rng(1).normal(size=(1, 4, INPUTS))
         layout = Layout(quantize(network, x), HardwareConfig(rows, groups))
-        found = performance.limits(layout)["cycles"]
+        found = figures.limits(layout)["cycles"]
         points.append(
             {
                 "units": units,
                 "pattern": str(pattern),
                 "rows": rows,
                 "groups": groups,
-                "nonzeros": performance.nonzeros(layout.program.phases[0]),
+                "nonzeros": figures.nonzeros(layout.program.phases[0]),
                 "array": found["array"],
                 "read_out": found["read_out"],
-                "cycles": performance.full(layout.program, layout)["cycles_per_step"],
-                "weight_bits": performance.limits(layout)["weight_bits"],
+                "cycles": figures.full(layout.program, layout)["cycles_per_step"],
+                "weight_bits": figures.limits(layout)["weight_bits"],
                 "sizes": estimate.sizes(layout),
             }
         )

@@ -21,7 +21,7 @@ from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import NM
 from sparsegate.program import Program
-from sparsegate_app.bench import area, performance, performance_table, real, roofline, tools, workloads
+from sparsegate_app.bench import area, figures, performance, performance_table, real, roofline, tools, workloads
 from sparsegate_app.bench.performance import Effort
 from sparsegate_app.bench.workloads import Work, Workload
 from sparsegate_app.cli import app
@@ -70,15 +70,15 @@ def row(
 def test_nonzeros_are_those_of_the_pattern_and_dense_macs_those_of_the_shape():
     lstm, head = program().phases
     # blocks of 8, 8 and 4 units, an entry each, for 4 gates and every column; a short block still holds its entry
-    assert performance.nonzeros(lstm) == 4 * 3 * (5 + 20)
-    assert performance.dense(lstm) == 4 * 20 * 25
-    assert performance.nonzeros(head) == performance.dense(head) == 60
+    assert figures.nonzeros(lstm) == 4 * 3 * (5 + 20)
+    assert figures.dense(lstm) == 4 * 20 * 25
+    assert figures.nonzeros(head) == figures.dense(head) == 60
 
 
 @pytest.mark.parametrize("share", [1.0, 0.1, 0.0])
 def test_columns_that_are_drawn_are_those_that_the_cycle_model_counts(share):
     made = program()
-    trace, layout = performance.drawn(made, 400, share), Layout(made, CONFIG)
+    trace, layout = figures.drawn(made, 400, share), Layout(made, CONFIG)
     found = cycles.predict(trace, layout)
     head = 20  # its columns are all sent, once
     seen = 400 * 25
@@ -86,7 +86,7 @@ def test_columns_that_are_drawn_are_those_that_the_cycle_model_counts(share):
     sent = (found.columns_sent - head) / seen
     # h of the last step drives no step
     assert sent == pytest.approx(share * (seen - 20) / seen, abs=0.012)
-    again = cycles.predict(performance.drawn(made, 400, share), layout)
+    again = cycles.predict(figures.drawn(made, 400, share), layout)
     assert (again.end == found.end).all()
 
 
@@ -99,7 +99,7 @@ def test_nothing_skipped_is_a_run_in_which_every_column_moves():
     streams = tuple(replace(s, sent=np.ones_like(s.sent)) for s in trace.passes[0].streams)
     forced = replace(trace, passes=(replace(trace.passes[0], streams=streams),))
     end = cycles.predict(forced, layout).end[0]
-    found = performance.full(made, layout)
+    found = figures.full(made, layout)
     assert found["cycles_per_step"] == end[4] - end[3] == end[5] - end[4]
     assert found["occupancy_total"] == round(300 / (16 * found["cycles_per_step"]), 5)
     assert found["columns_skipped"] == 0
@@ -116,8 +116,8 @@ def test_a_step_by_itself_is_what_a_board_runs():
     assert found["alone"] < found["latency"]
     inside = 5 * protocol.value_bytes(made.input_format.width)
     frame = 2 + 4 + 2  # sync, header, CRC
-    assert performance.uart_bytes(made, False) == (frame + 1 + inside) + (frame + 5)
-    assert performance.uart_bytes(made, True) - performance.uart_bytes(made, False) == 3 * protocol.value_bytes(
+    assert figures.uart_bytes(made, False) == (frame + 1 + inside) + (frame + 5)
+    assert figures.uart_bytes(made, True) - figures.uart_bytes(made, False) == 3 * protocol.value_bytes(
         made.output_format.width
     )
 
@@ -125,10 +125,10 @@ def test_a_step_by_itself_is_what_a_board_runs():
 def test_imbalance_of_groups():
     made = program()
     layout = Layout(made, CONFIG)
-    assert cycles.predict(performance.drawn(made, 20, 1.0), layout).imbalance < 1.1
-    assert cycles.predict(performance.drawn(made, 20, 0.1), layout).imbalance > 1.2
-    assert cycles.predict(performance.drawn(made, 20, 0.1), Layout(made, HardwareConfig(8))).imbalance == 1
-    assert cycles.predict(performance.drawn(made, 20, 0.0), layout).imbalance == 1
+    assert cycles.predict(figures.drawn(made, 20, 1.0), layout).imbalance < 1.1
+    assert cycles.predict(figures.drawn(made, 20, 0.1), layout).imbalance > 1.2
+    assert cycles.predict(figures.drawn(made, 20, 0.1), Layout(made, HardwareConfig(8))).imbalance == 1
+    assert cycles.predict(figures.drawn(made, 20, 0.0), layout).imbalance == 1
 
 
 def test_a_row_of_cycles_alone():
@@ -356,15 +356,15 @@ def test_what_filling_the_read_out_wins():
     shapes = [Shape("lstm", 32, NM(1, 4), NM(1, 4)) for _ in range(2)]
     x = np.random.default_rng(1).normal(size=(2, 6, 5))
     made = quantize.quantize(synthetic.network(5, shapes, seed=1), x)
-    one, two = performance.overlap(made, CONFIG)
+    one, two = figures.overlap(made, CONFIG)
     for found, banks in ((one, 1), (two, 2)):
-        figures = performance.full(made, Layout(made, replace(CONFIG, banks=banks)))
+        wanted = figures.full(made, Layout(made, replace(CONFIG, banks=banks)))
         assert found["banks"] == banks
-        assert all(found[key] == figures[key] for key in ("cycles_per_step", "occupancy_matvec", "occupancy_total"))
+        assert all(found[key] == wanted[key] for key in ("cycles_per_step", "occupancy_matvec", "occupancy_total"))
     assert one["cycles_per_step"] > two["cycles_per_step"]
     assert [found["built"] for found in (one, two)] == [False, True]
-    assert [found["built"] for found in performance.overlap(made, replace(CONFIG, banks=1))] == [True, False]
-    assert performance.overlap(program(), CONFIG) == []  # its head runs once, at the end
+    assert [found["built"] for found in figures.overlap(made, replace(CONFIG, banks=1))] == [True, False]
+    assert figures.overlap(program(), CONFIG) == []  # its head runs once, at the end
     page = roofline.page({"workloads": [row() | {"name": "stack", "overlap": [one, two]}, row()]})
     assert f"| stack | 1 | {one['cycles_per_step']:,.1f} | {100 * one['occupancy_total']:.1f} % | - |" in page
     saved = 100 * (1 - two["cycles_per_step"] / one["cycles_per_step"])
@@ -377,13 +377,13 @@ def test_larger_arrays_are_counted_and_estimated():
     wanted = replace(WORKLOAD, stretch=(large,))
     measured = row(wanted)
     (other,) = measured["stretch"]
-    assert other["cycles_per_step"] == performance.full(made, Layout(made, large))["cycles_per_step"]
+    assert other["cycles_per_step"] == figures.full(made, Layout(made, large))["cycles_per_step"]
     assert other["sizes"] == estimate.sizes(Layout(made, large), device("LFE5U-25F"))
     assert other["sizes"]["logic"] > 0
     found = estimate.estimate(made, large, "LFE5U-25F")
     shown = area.beyond([measured, {"name": "older", "device": "LFE5U-25F"}])
-    figures = (f"{found.dsp} of 28", f"{found.bram} of 56", f"{found.luts:,} of 24,288", f"{found.ffs:,} of 24,288")
-    assert f"| small, LFE5U-25F | 32 × 3 | 8 | {other['cycles_per_step']:,.1f} | {' | '.join(figures)} |" in shown
+    shares = (f"{found.dsp} of 28", f"{found.bram} of 56", f"{found.luts:,} of 24,288", f"{found.ffs:,} of 24,288")
+    assert f"| small, LFE5U-25F | 32 × 3 | 8 | {other['cycles_per_step']:,.1f} | {' | '.join(shares)} |" in shown
     assert "By that none of 1 would fit: by the law `small`" in shown
     roomy = measured | {"device": "LFE5U-85F"}
     assert "By that 1 of 1 would fit" in area.beyond([roomy])
@@ -481,14 +481,12 @@ def test_the_record_s_cycles_come_out_again(tmp_path, name):
     made = workload.make(tmp_path / "none", tmp_path).program
     layout = Layout(made, workload.config)
     again = {
-        "nothing_skipped": performance.full(made, layout),
-        "nine_tenths_unchanged": performance.counted(
-            performance.drawn(made, performance.STEPS, performance.TENTH), layout
-        ),
+        "nothing_skipped": figures.full(made, layout),
+        "nine_tenths_unchanged": figures.counted(figures.drawn(made, figures.STEPS, figures.TENTH), layout),
     }
     for case, found in again.items():
         assert found == {key: row["cases"][case][key] for key in found}
-    assert row["nnz"] == sum(performance.nonzeros(phase) for phase in performance.every_step(layout))
+    assert row["nnz"] == sum(figures.nonzeros(phase) for phase in figures.every_step(layout))
     # and so do the sizes of its synthesized point, as far as they are counted today as they were then
     (point,) = [one for one in estimate.read_points(POINTS) if one["command"] == f"sparsegate bench {name}"]
     if name.startswith("peer"):  # formats of random networks follow their inputs
