@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,13 +20,8 @@ from sparsegate_app.cli.options import (
     epochs_of,
     one_thread,
     open_data,
-    percent,
     resuming,
 )
-
-if TYPE_CHECKING:
-    from sparsegate.network import Network
-    from sparsegate.pattern import Pattern
 
 DEFAULT = "4:16"
 
@@ -78,97 +69,31 @@ def prune(
     """
     one_thread()
     from sparsegate.network import Network
-    from sparsegate.training import train as training
     from sparsegate.training.trainable import usable
+    from sparsegate_app.stages import prune as stage
 
     usable(device)
     kept = checkpoint_of(out, checkpoint)
     model = Network.load(network)
     if allocation is not None:
-        given = pattern_h if pattern is None else pattern
-        patterns, what = _allocated(model, allocation, given), f"by {allocation.name}"
+        patterns = stage.allocated(model, allocation, pattern_h if pattern is None else pattern)
+        what = f"by {allocation.name}"
     else:
-        patterns, what = _given(model, DEFAULT if pattern is None else pattern, pattern_h)
+        patterns = stage.of_matrices(model, DEFAULT if pattern is None else pattern, pattern_h)
+        what = stage.words(patterns)
     dataset = open_data(data, model.inputs)
     check_classes(dataset, model.outputs)
-    before = training.accuracy(model, dataset.x_test, dataset.length_test, dataset.y_test)
-    with console.task(f"prune {what} and fine-tune") as task, resuming(task, kept), warnings.catch_warnings():
-        # PyTorch says that it has no fast kernel for projections
-        warnings.filterwarnings("ignore", message="LSTM with projections")
-        pruned = training.prune_and_finetune(
-            model, dataset, patterns, epochs, seed, epochs_of(task), schedule=schedule, checkpoint=kept, device=device
+    with console.task(f"prune {what} and fine-tune") as task, resuming(task, kept):
+        result = stage.prune(
+            model,
+            dataset,
+            patterns,
+            out,
+            epochs=epochs,
+            seed=seed,
+            progress=epochs_of(task),
+            schedule=schedule,
+            checkpoint=kept,
+            device=device,
         )
-    after = training.accuracy(pruned, dataset.x_test, dataset.length_test, dataset.y_test)
-    pruned = replace(
-        pruned,
-        meta={
-            **model.meta,
-            "data": dataset.name,
-            "accuracy": {"float": before, "pruned": after},
-            "patterns": {name: [str(one) for one in pair] for name, pair in patterns.items()},
-        },
-    )
-    pruned.save(out)
-    layers = [
-        {
-            "name": layer.name,
-            "pattern_x": str(layer.pattern_x),
-            "pattern_h": str(layer.pattern_h),
-            "pruned_x": str(patterns[layer.name][0]) if layer.name in patterns else None,
-            "pruned_h": str(patterns[layer.name][1]) if layer.name in patterns else None,
-            "density": _density(pruned, layer.name),
-        }
-        for layer in pruned.layers
-    ]
-    result = {"network": str(out), "accuracy": {"float": before, "pruned": after}, "layers": layers}
-    rows: list[tuple[str, object]] = [
-        ("network", out),
-        *((f"{layer['name']}: weights kept", percent(float(str(layer["density"])))) for layer in layers),
-        ("test accuracy before", percent(before)),
-        ("test accuracy after", percent(after)),
-    ]
-    console.emit(result, as_json, "prune", rows)
-
-
-Patterns = Mapping[str, "tuple[Pattern, Pattern]"]
-
-
-def _given(model: Network, x: str, h: str | None) -> tuple[Patterns, str]:
-    """The recurrent layers' patterns from the command line."""
-    from sparsegate import pattern
-    from sparsegate.cells import cell
-    from sparsegate.errors import SparseGateError
-
-    both = pattern.both((x, x if h is None else h))
-    m = [each.m for each in both if isinstance(each, pattern.NM) and not each.dense]
-    block = math.lcm(*m)
-    if block > pattern.MAX_BLOCK:  # no Program has such blocks, and training would be in vain
-        raise SparseGateError(
-            f"blocks of {m[0]} and {m[1]} units meet at {block}, expected at most {pattern.MAX_BLOCK}: choose multiples"
-        )
-    found = {layer.name: both for layer in model.layers if cell(layer.kind).recurrent}
-    if not found:
-        raise SparseGateError("the network has no recurrent layer to prune")
-    return found, f"to {both[0]}" + (f" and {both[1]}" if both[0] != both[1] else "")
-
-
-def _allocated(model: Network, path: Path, given: str | None) -> Patterns:
-    """Every layer's patterns from a file, which must be of this network."""
-    from sparsegate.compress.budget import Allocation
-    from sparsegate.errors import SparseGateError
-
-    if given is not None:
-        raise SparseGateError(f"both an allocation and the pattern {given} are given, expected one of them")
-    made = Allocation.load(path)
-    made.check(model)
-    projections = {f"{name}.w_p": (chosen["p"],) * 2 for name, chosen in made.patterns.items() if "p" in chosen}
-    return made.pairs | projections
-
-
-def _density(network: Network, name: str) -> float:
-    """Share of a layer's weights that are not zero."""
-    import numpy as np
-
-    layer = next(layer for layer in network.layers if layer.name == name)
-    matrices = [matrix for matrix in (layer.w_x, layer.w_h, layer.w_p) if matrix is not None]
-    return sum(int(np.count_nonzero(matrix)) for matrix in matrices) / sum(matrix.size for matrix in matrices)
+    console.emit(result.as_json(), as_json, "prune", result.rows())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,6 @@ from sparsegate_app.cli.options import (
     epochs_of,
     one_thread,
     open_data,
-    percent,
     resuming,
 )
 
@@ -42,16 +40,20 @@ def train(
     Example: [bold]sparsegate train --data vowels --hidden 64 --out build/network.safetensors[/]
     """
     one_thread()
-    from sparsegate.training import train as training
+    from sparsegate_app.stages import train as stage
 
     kept = checkpoint_of(out, checkpoint)
     dataset = open_data(data)
     with console.task("train the float LSTM") as task, resuming(task, kept):
-        network = training.train_float(
-            dataset, hidden, epochs, seed, epochs_of(task), depth=depth, checkpoint=kept, device=device
+        result = stage.train(
+            dataset,
+            out,
+            hidden=hidden,
+            epochs=epochs,
+            seed=seed,
+            progress=epochs_of(task),
+            depth=depth,
+            checkpoint=kept,
+            device=device,
         )
-    reached = training.accuracy(network, dataset.x_test, dataset.length_test, dataset.y_test)
-    network = replace(network, meta={"data": dataset.name, "seed": seed, "accuracy": {"float": reached}})
-    network.save(out)
-    result = {"network": str(out), "accuracy": {"float": reached}, "test_sequences": len(dataset.y_test)}
-    console.emit(result, as_json, "train", [("network", out), ("test accuracy, float", percent(reached))])
+    console.emit(result.as_json(), as_json, "train", result.rows())

@@ -104,7 +104,10 @@ def _typed(hint: Any, value: Any) -> Any:
         return hint(**{field.name: _typed(hints[field.name], value[field.name]) for field in fields(hint)})
     if hint is Path:
         return Path(value)
-    return tuple(value) if get_origin(hint) is tuple and get_args(hint) else value
+    if get_origin(hint) is tuple:
+        of, *_ = get_args(hint)
+        return tuple(_typed(of, one) for one in value)
+    return value
 
 
 def percent(share: float) -> str:
