@@ -40,10 +40,11 @@ from numpy.typing import NDArray
 from sparsegate.array import timing
 from sparsegate.array.layout import INPUT, Layout, MatrixLayout, PhaseLayout
 from sparsegate.golden import PassTrace, Stream, Trace
+from sparsegate.shown import Shown, counted
 
 
-@dataclass(frozen=True)
-class Cycles:
+@dataclass(frozen=True, repr=False)
+class Cycles(Shown):
     """Predicted clock cycles of a batch, source and sink always ready.
 
     ``start`` and ``end`` (N, S), arranged like ``Trace.ran``: the cycles in which a step takes its frame and delivers its last
@@ -65,6 +66,10 @@ class Cycles:
     columns_seen: int
     columns_sent: int
     pes: int
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.total} cycles for {counted(self.steps, 'step')}, occupancy {self.occupancy_total:.1%}"
 
     @property
     def busy(self) -> NDArray[np.int64]:

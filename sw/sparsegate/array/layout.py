@@ -30,6 +30,7 @@ from sparsegate.errors import SparseGateError
 from sparsegate.fpga.memory import BLOCK_SHAPES, SPRAM_SHAPE, contents_blocks
 from sparsegate.network.passes import Pass
 from sparsegate.program import Phase, Program, Term
+from sparsegate.shown import Row, Shown, counted
 
 
 def _bits(count: int) -> int:
@@ -56,8 +57,8 @@ INPUT = -1
 """Source of a matrix's columns: the input of its pass."""
 
 
-@dataclass(frozen=True, eq=False)
-class MatrixLayout:
+@dataclass(frozen=True, eq=False, repr=False)
+class MatrixLayout(Shown):
     """One matrix on the array: which list of columns drives it and where its weights are.
 
     ``source`` is the number of the phase whose output it multiplies, or :data:`INPUT`; ``burst`` the cycles one column takes.
@@ -77,9 +78,13 @@ class MatrixLayout:
     now: bool
     carried: bool
 
+    @property
+    def sentence(self) -> str:
+        return f"columns {self.term.column}, {counted(self.burst, 'cycle')} each, {self.term.matrix.columns} of them"
 
-@dataclass(frozen=True, eq=False)
-class Geometry:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Geometry(Shown):
     """How a phase's units spread over the array.
 
     ``slots`` blocks a PE; ``packed`` unit blocks a cluster and slot; ``unit_blocks`` of a cluster; ``positions`` a lane reads out.
@@ -91,8 +96,12 @@ class Geometry:
     unit_blocks: int
     positions: int
 
+    @property
+    def sentence(self) -> str:
+        return f"{self.phase.name}, {counted(self.slots, 'slot')} a PE, {counted(self.positions, 'position')} a lane"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class PhaseLayout(Geometry):
     """One phase on the array: its pass ``run``, geometry, matrices, and first addresses.
 
@@ -122,7 +131,7 @@ class PassLayout:
     inputs: int
 
 
-class Layout:
+class Layout(Shown):
     """Placement of a Program on a :class:`HardwareConfig`.
 
     Raises
@@ -206,6 +215,30 @@ class Layout:
                 f"weights that are loaded have at most {words} entries a processing element, found {self.weight_depth}; "
                 "use more rows or groups"
             )
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"{self.program.name!r} on {self.rows} x {self.groups} PEs, {counted(self.lanes, 'lane')}, "
+            f"{self.weight_depth} entries of {self.entry_width} bits a PE, "
+            f"{self.acc_depth} accumulators of {self.partial_width} bits"
+        )
+
+    def table(self) -> tuple[Sequence[str], Sequence[Row]]:
+        """A row a phase: blocks a PE, positions a lane, bank of accumulators, and cycles of each column."""
+        rows = [
+            (
+                phase.phase.name,
+                phase.phase.units,
+                phase.slots,
+                phase.positions,
+                self.acc_bank(number),
+                ", ".join(f"{matrix.term.column} {matrix.burst}" for matrix in phase.matrices),
+                f"{self.idle_share(number):.1%}",
+            )
+            for number, phase in enumerate(self.phases)
+        ]
+        return ("phase", "units", "slots", "positions", "bank", "cycles a column", "idle"), rows
 
     @property
     def output_beats(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from sparsegate.golden.model import FLOAT32_EXACT, PassTrace, Stream, Trace, run
+from sparsegate.golden.layer import FLOAT32_EXACT
+from sparsegate.golden.model import run
+from sparsegate.golden.trace import PassTrace, Stream, Trace
 
 __all__ = ["FLOAT32_EXACT", "PassTrace", "Stream", "Trace", "run"]

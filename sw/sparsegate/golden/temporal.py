@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparsegate.errors import SparseGateError
 from sparsegate.golden import model as golden
-from sparsegate.golden.model import PassTrace, Trace
+from sparsegate.golden.trace import PassTrace, Trace
 from sparsegate.program import Matrix, Program
 
 THRESHOLDS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)

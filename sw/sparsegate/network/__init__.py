@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from sparsegate.network.network import FORMAT, Layer, Network, State, lengths_of, sequences, states_of
+from sparsegate.network.checks import LARGEST, State, lengths_of, sequences, states_of
+from sparsegate.network.evaluate import Evaluation
+from sparsegate.network.layer import Layer
+from sparsegate.network.network import FORMAT, VERSION, Network
 
-__all__ = ["FORMAT", "Layer", "Network", "State", "lengths_of", "sequences", "states_of"]
+__all__ = [
+    "FORMAT",
+    "LARGEST",
+    "VERSION",
+    "Evaluation",
+    "Layer",
+    "Network",
+    "State",
+    "lengths_of",
+    "sequences",
+    "states_of",
+]

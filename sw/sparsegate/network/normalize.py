@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparsegate.errors import SparseGateError
-from sparsegate.network.network import Layer, Network, sequences
+from sparsegate.network.checks import sequences
+from sparsegate.network.layer import Layer
+from sparsegate.network.network import Network
 from sparsegate.numerics.fixed import QFormat
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsegate.cells import cell
-from sparsegate.network.network import Layer, Network
+from sparsegate.network.layer import Layer
+from sparsegate.network.network import Network
 from sparsegate.network.passes import When
 from sparsegate.numerics.fixed import QFormat
 from sparsegate.pattern import DENSE, NM

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from sparsegate.program.program import (
-    ACTIVATION_BITS,
-    EXACT,
-    FORMAT,
-    FRACS,
-    MAX_THRESHOLD,
-    THRESHOLD_BITS,
-    VERSION,
-    Matrix,
-    Phase,
-    Program,
-    QuantizedLayer,
-    RawState,
-    Term,
-)
+from sparsegate.program.file import FORMAT, VERSION
+from sparsegate.program.layer import WEIGHTS, Phase, QuantizedLayer, Term
+from sparsegate.program.limits import ACTIVATION_BITS, EXACT, FRACS, MAX_THRESHOLD, THRESHOLD_BITS
+from sparsegate.program.matrix import Matrix
+from sparsegate.program.program import Program, Vector
+from sparsegate.program.states import RawState
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -26,10 +17,12 @@ __all__ = [
     "MAX_THRESHOLD",
     "THRESHOLD_BITS",
     "VERSION",
+    "WEIGHTS",
     "Matrix",
     "Phase",
     "Program",
     "QuantizedLayer",
     "RawState",
     "Term",
+    "Vector",
 ]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from sparsegate import artefact
+from sparsegate.shown import Row, Shown
 
 Rows = list[tuple[str, object]]
 """A table of what and how much."""
 
 
-class Result:
+class Result(Shown):
     """Base of the results: JSON values in the order of the fields, and a table for people.
 
     In a field's ``metadata``, ``json`` is its key where that is not its name, None where the field is not written; an ``optional``
@@ -50,27 +50,13 @@ class Result:
         with artefact.reading(path):
             return cls.from_json(values)
 
-    @property
-    def sentence(self) -> str:
-        """The one thing to know of it."""
-        raise NotImplementedError
-
     def rows(self) -> Rows:
         """What the command line prints of it."""
         raise NotImplementedError
 
-    def summary(self) -> str:
-        """The rows as plain text, a line each."""
-        rows = self.rows()
-        width = max(len(what) for what, _ in rows)
-        return "\n".join(f"{what:<{width}}  {value}" for what, value in rows)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.sentence}>"
-
-    def _repr_html_(self) -> str:
-        cells = (f"<th>{html.escape(what)}</th><td>{html.escape(str(value))}</td>" for what, value in self.rows())
-        return f"<table>{''.join(f'<tr>{cell}</tr>' for cell in cells)}</table>"
+    def table(self) -> tuple[Sequence[str], Sequence[Row]]:
+        """The rows, without titles."""
+        return (), self.rows()
 
 
 def _keys(kind: Any) -> dict[str, Field[Any]]:

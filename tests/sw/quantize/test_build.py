@@ -15,7 +15,7 @@ from sparsegate.network import Layer, Network, synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.numerics.fixed import QFormat
 from sparsegate.pattern import DENSE, NM
-from sparsegate.quantize import QuantizeConfig, build, choose_formats, compensate, prepare, quantize
+from sparsegate.quantize import QuantizeConfig, bias, build, choose_formats, prepare, quantize
 from sparsegate.quantize.calibration import calibrate
 
 NETWORK = synthetic.network(
@@ -262,9 +262,7 @@ def test_preparation_is_what_quantization_builds():
     for layer, form in zip(network.layers, formats, strict=True):
         assert (form["wx"].real(form["wx"].quantize(layer.w_x)) == layer.w_x).all()
     made, formats = prepare(NETWORK, X, None, replace(config, bias_correction=False))
-    corrected = compensate.correct_bias(
-        made, formats, X, None, NETWORK
-    )  # towards the float network, not the rounded one
+    corrected = bias.correct_bias(made, formats, X, None, NETWORK)  # towards the float network, not the rounded one
     assert build(corrected, formats, config).digest == quantize(NETWORK, X, config=config).digest
     plain = build(*prepare(NETWORK, X), QuantizeConfig()).digest
     assert (
