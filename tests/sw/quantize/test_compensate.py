@@ -12,7 +12,7 @@ from sparsegate.errors import SparseGateError
 from sparsegate.network import Layer, Network, synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import DENSE, NM
-from sparsegate.quantize import QuantizeConfig, compensate
+from sparsegate.quantize import QuantizeConfig, bias, compensate
 
 CONFIG = QuantizeConfig(weight_bits=5)
 
@@ -276,7 +276,7 @@ def test_mean_sums_are_those_that_an_evaluation_shows(kind, reverse):
     x, lengths = np.random.default_rng(0).normal(0.5, 1, (7, 9, 5)), np.array([9, 1, 4, 9, 2, 6, 3])
     layer = replace(network.layers[0], parameters={key: 0 * v for key, v in network.layers[0].parameters.items()})
     network = network.with_layers([layer])
-    means, _ = compensate._means(layer, x, lengths, network.initial[layer.name])
+    means, _ = bias._means(layer, x, lengths, network.initial[layer.name])
     shown = sums(network, x, lengths, 0)  # sites in the order of the gates, but for a reset's q and a peephole's c
     gates = means[: layer.gates * 6].reshape(-1, 6)
     order = {"gru_reset_before": [0, 1, 3], "lstm_peephole": [0, 1, 2, 4]}.get(kind, range(GATES[kind]))
@@ -288,7 +288,7 @@ def test_means_of_the_two_halves_of_a_candidate():
     """b + Wx E[x], and b_h + Wh E[h]."""
     network = synthetic.network(3, [Shape("gru", 4)], seed=3)
     layer, x = network.layers[0], np.random.default_rng(0).normal(1, 1, (4, 6, 3))
-    means, outputs = compensate._means(layer, x, np.full(4, 6), {})
+    means, outputs = bias._means(layer, x, np.full(4, 6), {})
     before = np.concatenate([np.zeros_like(outputs[:, :1]), outputs[:, :-1]], axis=1).mean(axis=(0, 1))
     np.testing.assert_allclose(means[8:12], (layer.bias + layer.w_x @ x.mean(axis=(0, 1)))[8:], atol=1e-12)
     np.testing.assert_allclose(means[12:], layer.bias_h + layer.w_h[8:] @ before, atol=1e-12)
@@ -302,7 +302,7 @@ def test_corrected_means_are_those_of_the_float_network(kind):
     x, lengths = rng.normal(1.0, 0.7, (60, 10, 6)), rng.integers(3, 11, 60)
     config = QuantizeConfig(weight_bits=3, calibration="mse")
     formats = quantize.choose_formats(network, quantize.calibrate(network, x, lengths), config)
-    made = compensate.correct_bias(network, formats, x, lengths)
+    made = bias.correct_bias(network, formats, x, lengths)
     for layer, source in zip(made.layers, network.layers, strict=True):
         assert layer.w_x is source.w_x
     for number in range(3):
@@ -311,7 +311,7 @@ def test_corrected_means_are_those_of_the_float_network(kind):
             np.square(
                 sums(
                     one.with_layers(
-                        [compensate._on_grid(layer, f) for layer, f in zip(one.layers, formats, strict=True)]
+                        [bias._on_grid(layer, f) for layer, f in zip(one.layers, formats, strict=True)]
                     ),
                     x,
                     lengths,
@@ -329,7 +329,7 @@ def test_bias_correction_brings_outputs_nearer(case):
     network, x, _ = case
     config, x = QuantizeConfig(weight_bits=3, calibration="mse"), x + 0.7
     formats = quantize.choose_formats(network, quantize.calibrate(network, x), config)
-    made = compensate.correct_bias(network, formats, x[:40])
+    made = bias.correct_bias(network, formats, x[:40])
     wanted = network.evaluate(x[40:]).outputs
     assert error(made, formats, x[40:], wanted, config) < 0.9 * error(network, formats, x[40:], wanted, config)
 
@@ -340,5 +340,5 @@ def test_nothing_to_correct_changes_nothing():
     network = Network((Layer("y", "linear", weights, None, np.array([0.1, 0.2])),))
     x = np.random.default_rng(0).integers(-8, 8, (5, 3, 2)) / 8.0
     formats = quantize.choose_formats(network, quantize.calibrate(network, x), QuantizeConfig())
-    made = compensate.correct_bias(network, formats, x)
+    made = bias.correct_bias(network, formats, x)
     np.testing.assert_allclose(made.layers[0].bias, [0.1, 0.2], rtol=0, atol=1e-12)
