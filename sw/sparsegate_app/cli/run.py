@@ -33,53 +33,17 @@ def run(
 
     Example: [bold]sparsegate run build/program.safetensors --port /dev/ttyUSB0 --sequences 4[/]
     """
-    from sparsegate import host
+    from sparsegate_app.stages import run as stage
     from sparsegate_app.stages.compiled import open_program
 
     model = open_program(program).program
     dataset = open_data(data, model.inputs)
     check_classes(dataset, model.outputs)
-    lengths = dataset.length_test[:sequences]
+    x, y, lengths = dataset.x_test[:sequences], dataset.y_test[:sequences], dataset.length_test[:sequences]
+    thresholds = chosen_thresholds(model, threshold)
     with console.task(f"run {len(lengths)} sequences on {port}") as task:
-        result = host.run(
-            port,
-            model,
-            model.quantize(dataset.x_test[:sequences]),
-            lengths,
-            thresholds=chosen_thresholds(model, threshold),
-            progress=task.say,
-        )
-    last = result.outputs[range(len(lengths)), lengths - 1]
-    right = int((last.argmax(axis=1) == dataset.y_test[:sequences]).sum())
-    clock = result.identity.clock_hz
-    values = {
-        "port": port,
-        "sequences": len(lengths),
-        "steps": result.steps,
-        "correct": right,
-        "values_compared": result.values_compared,
-        "mismatches": result.mismatches,
-        "first_mismatch": result.first_mismatch,
-        "cycles_per_step": result.cycles_per_step,
-        "clock_hz": clock,
-        "counters": dict(result.counters),
-        "retries": result.retries,
-        "seconds": round(result.seconds, 3),
-    }
-    rows: list[tuple[str, object]] = [
-        ("steps", f"{result.steps} in {len(lengths)} sequences"),
-        ("right answers", f"{right} of {len(lengths)}"),
-        ("values that differ from the golden model", f"{result.mismatches} of {result.values_compared}"),
-        ("requests sent again", result.retries),
-    ]
-    if result.cycles_per_step is not None:  # the golden model has no clock
-        rows.append(
-            (
-                "cycles of a step alone, as the board counted them",
-                f"{result.cycles_per_step:.1f} at {clock / 1e6:g} MHz",
-            )
-        )
-    console.emit(values, as_json, "board", rows)
+        result = stage.run(model, port, x, y, lengths, thresholds=thresholds, progress=task.say)
+    console.emit(result.as_json(), as_json, "board", result.rows())
     if result.mismatches:
-        console.error(f"{result.mismatches} values differ from the golden model; first: {result.first_mismatch}")
+        console.error(result.sentence)
         raise typer.Exit(1)
