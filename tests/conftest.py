@@ -62,6 +62,6 @@ def vowels():
 @pytest.fixture(scope="session")
 def trained(vowels):
     """A float network of 16 units, trained for a few epochs: enough to be far from random."""
-    from sparsegate.training import train
+    from sparsegate import training
 
-    return train.train_float(vowels, hidden=16, epochs=8, seed=1)
+    return training.train_float(vowels, hidden=16, epochs=8, seed=1)

@@ -126,16 +126,16 @@ def _kept(folder: Path, name: str, key: str, make: Callable[[], Work]) -> Work:
 
 def vowels(folder: Path, work: Path) -> Work:
     """Trained here: an LSTM of 64 units that tells nine speakers, at 1:8."""
-    from sparsegate.training import train
+    from sparsegate import training
 
     first, second = EPOCHS
 
     def made() -> Work:
         data = datasets.japanese_vowels()
-        network = train.train_float(data, hidden=64, epochs=first, seed=SEED, when="last")
-        network = train.prune_and_finetune(network, data, "1:8", epochs=second, seed=SEED)
+        network = training.train_float(data, hidden=64, epochs=first, seed=SEED, when="last")
+        network = training.prune_and_finetune(network, data, "1:8", epochs=second, seed=SEED)
         program = quantize.quantize(network, data.x_train, data.length_train, SMALL)
-        reached = train.accuracy(program, data.x_test, data.length_test, data.y_test)
+        reached = training.accuracy(program, data.x_test, data.length_test, data.y_test)
         return Work(
             program,
             *_utterances(data, program),

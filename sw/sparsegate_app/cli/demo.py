@@ -138,11 +138,11 @@ def _heading(number: int, text: str) -> None:
 
 
 def _effort(epochs: str | None) -> Effort:
+    from sparsegate import training
     from sparsegate.errors import SparseGateError
-    from sparsegate.training import train
 
     if epochs is None:
-        return Effort(train.FLOAT.epochs, train.PRUNE.epochs, train.QUANTIZE.epochs)
+        return Effort(training.FLOAT.epochs, training.PRUNE.epochs, training.QUANTIZE.epochs)
     try:
         first, second, third = (int(part) for part in epochs.split(","))
     except ValueError:
@@ -151,11 +151,11 @@ def _effort(epochs: str | None) -> Effort:
 
 
 def _train(dataset: Dataset, hidden: int, seed: int, effort: Effort, out: Path) -> Network:
-    from sparsegate.training import train
+    from sparsegate import training
 
     with console.task("train") as task:
-        network = train.train_float(dataset, hidden=hidden, seed=seed, progress=epochs_of(task), epochs=effort.train)
-        reached = train.accuracy(network, dataset.x_test, dataset.length_test, dataset.y_test)
+        network = training.train_float(dataset, hidden=hidden, seed=seed, progress=epochs_of(task), epochs=effort.train)
+        reached = training.accuracy(network, dataset.x_test, dataset.length_test, dataset.y_test)
     network = replace(network, meta={"data": dataset.name, "seed": seed, "accuracy": {"float": reached}})
     network.save(out / "network.safetensors")
     console.note(f"accuracy, float: {percent(reached)} of {len(dataset.y_test)} test utterances")
@@ -163,13 +163,13 @@ def _train(dataset: Dataset, hidden: int, seed: int, effort: Effort, out: Path) 
 
 
 def _prune(network: Network, dataset: Dataset, pattern: str, seed: int, effort: Effort, out: Path) -> Network:
-    from sparsegate.training import train
+    from sparsegate import training
 
     with console.task("prune and fine-tune") as task:
-        pruned = train.prune_and_finetune(
+        pruned = training.prune_and_finetune(
             network, dataset, pattern, seed=seed, progress=epochs_of(task), epochs=effort.prune
         )
-        reached = train.accuracy(pruned, dataset.x_test, dataset.length_test, dataset.y_test)
+        reached = training.accuracy(pruned, dataset.x_test, dataset.length_test, dataset.y_test)
     accuracy: dict[str, Any] = {**network.meta["accuracy"], "pruned": reached}
     pruned = replace(pruned, meta={**network.meta, "accuracy": accuracy})
     pruned.save(out / "pruned.safetensors")
@@ -178,10 +178,10 @@ def _prune(network: Network, dataset: Dataset, pattern: str, seed: int, effort: 
 
 
 def _quantize(pruned: Network, dataset: Dataset, seed: int, effort: Effort, out: Path) -> Program:
-    from sparsegate.training import train
+    from sparsegate import training
 
     with console.task("quantize and fine-tune") as task:
-        program = train.quantize_and_finetune(
+        program = training.quantize_and_finetune(
             pruned, dataset, seed=seed, progress=epochs_of(task), epochs=effort.quantize
         )
     program = replace(program, meta=dict(pruned.meta))

@@ -46,10 +46,10 @@ def sensitivity(
     Example: [bold]sparsegate sensitivity build/network.safetensors --pattern 1:4 --pattern 1:8 --out build/sensitivity.json[/]
     """
     one_thread()
+    from sparsegate import training
     from sparsegate.compress import sensitivity as sensing
     from sparsegate.network import Network
     from sparsegate.quantize import quantize
-    from sparsegate.training import train as training
 
     model = Network.load(network)
     dataset = open_data(data, model.inputs)

@@ -82,19 +82,19 @@ def prune(
     checkpoint: Path,
     device: str,
 ) -> Pruning:
-    """Prune and train on, as ``sparsegate.training.train.prune_and_finetune`` does, and write the Network to ``out``."""
+    """Prune and train on, as ``sparsegate.training.prune_and_finetune`` does, and write the Network to ``out``."""
     with named():
-        from sparsegate.training import train
+        from sparsegate import training
 
     test = dataset.x_test, dataset.length_test, dataset.y_test
-    before = train.accuracy(network, *test)
+    before = training.accuracy(network, *test)
     with warnings.catch_warnings():
         # PyTorch says that it has no fast kernel for projections
         warnings.filterwarnings("ignore", message="LSTM with projections")
-        pruned = train.prune_and_finetune(
+        pruned = training.prune_and_finetune(
             network, dataset, patterns, epochs, seed, progress, schedule=schedule, checkpoint=checkpoint, device=device
         )
-    accuracy = {"float": before, "pruned": train.accuracy(pruned, *test)}
+    accuracy = {"float": before, "pruned": training.accuracy(pruned, *test)}
     written = {name: [str(one) for one in pair] for name, pair in patterns.items()}
     pruned = replace(
         pruned, meta={**network.meta, "data": dataset.name, "accuracy": dict(accuracy), "patterns": written}

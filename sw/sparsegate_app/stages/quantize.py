@@ -63,15 +63,15 @@ def finetuned(
     hold_zeros: bool,
     checkpoint: Path,
 ) -> Program:
-    """Calibrate on data and fine-tune on exact integers, as ``sparsegate.training.train.quantize_and_finetune`` does.
+    """Calibrate on data and fine-tune on exact integers, as ``sparsegate.training.quantize_and_finetune`` does.
 
     ``thresholds``: one is for every vector that drives columns (what a final layer gives drives none), else one for each.
     """
     with named():
-        from sparsegate.training import train
+        from sparsegate import training
 
     common, *others = thresholds or (0,)
-    return train.quantize_and_finetune(
+    return training.quantize_and_finetune(
         network,
         dataset,
         replace(config, threshold=0 if others else common),
@@ -98,12 +98,12 @@ def raised(
 
     ``tried`` is told every trial and its accuracy. The second value has the fields of a :class:`Quantization`.
     """
-    from sparsegate.training import train
+    from sparsegate import training
 
     noisy = dataset.noisy()
 
     def score(trial: Program) -> float:
-        found = train.accuracy(trial, *noisy)
+        found = training.accuracy(trial, *noisy)
         tried(trial, found)
         return found
 
@@ -115,9 +115,9 @@ def raised(
 
 def written(program: Program, network: Network, dataset: Dataset, out: Path, chosen: Mapping[str, Any]) -> Quantization:
     """Write a Program with what is known of it; ``chosen`` is what :func:`raised` found, if anything."""
-    from sparsegate.training import train
+    from sparsegate import training
 
-    reached = train.accuracy(program, dataset.x_test, dataset.length_test, dataset.y_test)
+    reached = training.accuracy(program, dataset.x_test, dataset.length_test, dataset.y_test)
     known = dict(network.meta.get("accuracy", {}))
     program = replace(program, meta={**network.meta, "data": dataset.name, "accuracy": {**known, "golden": reached}})
     program.save(out)

@@ -42,7 +42,7 @@ def train(
 ) -> Training:
     """Train ``depth`` stacked LSTMs of ``hidden`` units with a linear head, and write the Network to ``out``."""
     with named():
-        from sparsegate.training import train as training
+        from sparsegate import training
 
     network = training.train_float(
         dataset, hidden, epochs, seed, progress, depth=depth, checkpoint=checkpoint, device=device

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sparsegate import artefact, golden, pictures
+from sparsegate import artefact, golden, pictures, training
 from sparsegate.errors import SparseGateError
 from sparsegate.golden import temporal
 from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.program import Program
-from sparsegate.training import objective, train
+from sparsegate.training import Recipe, objective
 from sparsegate.training.ensemble import Ensemble
-from sparsegate.training.train import Recipe
 from sparsegate_app.bench import accuracy, accuracy_table, real, tasks
 from sparsegate_app.bench.accuracy import Bench, Case, Plan, cases
 from sparsegate_app.bench.tasks import Part, Task
@@ -550,7 +549,7 @@ def test_patterns_may_take_longer_and_trainings_have_a_checkpoint_each(bench, mo
     assert [plan.pruning(Case(name)).epochs for name in ("1:4", "1:8")] == [9, 4]
     assert "noise 0.5 (1:4: 9 epochs), masks frozen" in plan.words(bench.task)
     seen = []
-    monkeypatch.setattr(train, "prune_and_fit", lambda *given, **named: seen.append((given[5], named)))
+    monkeypatch.setattr(training, "prune_and_fit", lambda *given, **named: seen.append((given[5], named)))
     for which in (QUICK, plan):
         monkeypatch.setattr(bench, "plan", which)
         bench._pruned(Case("1:4"))
@@ -565,7 +564,7 @@ def test_patterns_may_take_longer_and_trainings_have_a_checkpoint_each(bench, mo
 
 def test_masks_freeze_when_the_plan_says(bench, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "prune_and_fit", lambda *given, **named: seen.append(named["schedule"]))
+    monkeypatch.setattr(training, "prune_and_fit", lambda *given, **named: seen.append(named["schedule"]))
     bench._pruned(Case("1:4"))
     early = replace(QUICK, until=0.25)
     monkeypatch.setattr(bench, "plan", early)

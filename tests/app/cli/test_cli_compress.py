@@ -247,9 +247,9 @@ def test_every_quantization_option_reaches_the_program(files, words, config):
 
 def test_thresholds_within_a_budget_of_accuracy(files):
     """They are chosen on training sequences with noise, from --threshold on, and are in the Program; the test part is unseen."""
+    from sparsegate import training
     from sparsegate.data import datasets
     from sparsegate.golden import temporal
-    from sparsegate.training import train
 
     network, *data = options(files)
     out = files / "program.safetensors"
@@ -259,7 +259,7 @@ def test_thresholds_within_a_budget_of_accuracy(files):
     x, length, y = dataset.noisy()
 
     def score(trial):
-        return train.accuracy(trial, x, length, y)
+        return training.accuracy(trial, x, length, y)
 
     found = []
     for points in (0, 100):
@@ -271,7 +271,9 @@ def test_thresholds_within_a_budget_of_accuracy(files):
         assert score(made) >= score(plain) - points / 100
         shares = [temporal.skipped(each, dataset.x_test, dataset.length_test).total for each in (plain, made)]
         assert said["skipped"] == {"before": shares[0], "after": shares[1]}
-        assert said["accuracy"]["golden"] == train.accuracy(made, dataset.x_test, dataset.length_test, dataset.y_test)
+        assert said["accuracy"]["golden"] == training.accuracy(
+            made, dataset.x_test, dataset.length_test, dataset.y_test
+        )
         found.append(made.thresholds)
     assert found[0] != found[1] == (32, 32, 0)  # 100 points may go: the largest Θ that are tried
     shown = sparsegate(*words[:-1], "--threshold-budget", 100).stdout

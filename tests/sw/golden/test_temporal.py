@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.sw.shapes import stacks
 from torch import nn
 
-from sparsegate import golden, quantize
+from sparsegate import golden, quantize, training
 from sparsegate.array import HardwareConfig, Layout, cycles
 from sparsegate.errors import SparseGateError
 from sparsegate.golden import temporal
@@ -21,7 +21,6 @@ from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig
-from sparsegate.training import train
 from sparsegate.training.fake_quant import FakeQuant
 from sparsegate.training.objective import step_value
 from sparsegate.training.quiet import _moves, quiet
@@ -164,7 +163,7 @@ def test_thresholds_and_the_penalty_in_training_raise_the_skipped_share():
     network = synthetic.network(2, [Shape("lstm", 8), Shape("linear", 1)], seed=0)
     aim = step_value(y)
     model = Trainable(network)
-    train.fit(model, aim, x, lengths, train.Recipe(12, 2e-2, 16, noise=0.0))
+    training.fit(model, aim, x, lengths, training.Recipe(12, 2e-2, 16, noise=0.0))
     network = model.network()
     config = QuantizeConfig()
     formats = quantize.choose_formats(network, quantize.calibrate(network, x, lengths), config)
@@ -173,7 +172,7 @@ def test_thresholds_and_the_penalty_in_training_raise_the_skipped_share():
         module = FakeQuant(network, formats, config)
         module.thresholds = (0, theta, 0)
         loss = quiet(aim, weight) if weight else aim
-        train.fit(module, loss, x, lengths, train.Recipe(6, 1e-2, 16, noise=0.0))
+        training.fit(module, loss, x, lengths, training.Recipe(6, 1e-2, 16, noise=0.0))
         program = module.program()
         assert program.thresholds == (0, theta, 0)
         found = program.output_format.real(golden.run(program, program.quantize(x), lengths).outputs)

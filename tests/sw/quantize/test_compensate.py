@@ -310,9 +310,7 @@ def test_corrected_means_are_those_of_the_float_network(kind):
         before, after = (
             np.square(
                 sums(
-                    one.with_layers(
-                        [bias._on_grid(layer, f) for layer, f in zip(one.layers, formats, strict=True)]
-                    ),
+                    one.with_layers([bias._on_grid(layer, f) for layer, f in zip(one.layers, formats, strict=True)]),
                     x,
                     lengths,
                     number,

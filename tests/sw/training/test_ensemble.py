@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from sparsegate import training
 from sparsegate.errors import SparseGateError
-from sparsegate.training import objective, train
+from sparsegate.training import objective
 from sparsegate.training.ensemble import Ensemble
 from sparsegate.training.trainable import Trainable
 
 
 def members(*sizes: tuple[int, int, int]) -> list[Trainable]:
-    return [Trainable(train.lstm(*size, seed=seed)) for seed, size in enumerate(sizes)]
+    return [Trainable(training.lstm(*size, seed=seed)) for seed, size in enumerate(sizes)]
 
 
 def test_outputs_are_the_logarithm_of_the_mean_probability() -> None:
@@ -45,7 +46,7 @@ def test_a_student_learns_the_mean() -> None:
     (student,) = members((2, 3, 2))
     x = np.random.default_rng(0).normal(size=(64, 5, 2))
     aim = objective.match(teacher, "kl", 0, every=True)
-    train.fit(student, aim, x, recipe=train.Recipe(60, 2e-2, noise=0.0))
+    training.fit(student, aim, x, recipe=training.Recipe(60, 2e-2, noise=0.0))
     wanted = (1 / (1 + np.exp(-3.0)) + 1 / (1 + np.exp(1.0))) / 2
     found = torch.softmax(student(torch.from_numpy(x).float()), 2)[..., 0].detach().numpy()
     assert np.abs(found - wanted).max() < 0.03

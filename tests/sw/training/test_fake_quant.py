@@ -20,7 +20,8 @@ from sparsegate.numerics.fixed import QFormat
 from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig
 from sparsegate.quantize.calibration import Levels
-from sparsegate.training.fake_quant import FakeQuant, TorchArithmetic, _together, narrow, narrow_weight
+from sparsegate.training.fake_quant import FakeQuant, _together
+from sparsegate.training.torch_arithmetic import TorchArithmetic, narrow, narrow_weight
 from sparsegate.training.trainable import Trainable
 
 

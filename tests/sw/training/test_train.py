@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from sparsegate import golden
+from sparsegate import golden, training
 from sparsegate.errors import SparseGateError
 from sparsegate.network import synthetic
 from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import DENSE, NM
 from sparsegate.quantize import QuantizeConfig, quantize
-from sparsegate.training import objective, train
-from sparsegate.training.train import Recipe
+from sparsegate.training import Recipe, objective
 from sparsegate.training.trainable import Trainable
 
 
@@ -34,32 +33,32 @@ def small(vowels):
 
 @pytest.fixture(scope="module")
 def network(small):
-    return train.train_float(small, hidden=8, epochs=15, seed=3)
+    return training.train_float(small, hidden=8, epochs=15, seed=3)
 
 
 def test_float_training_learns(network, small):
-    assert train.accuracy(network, small.x_train, small.length_train, small.y_train) > 0.9
+    assert training.accuracy(network, small.x_train, small.length_train, small.y_train) > 0.9
     assert [(layer.kind, layer.inputs, layer.units) for layer in network.layers] == [("lstm", 12, 8), ("linear", 8, 3)]
 
 
 def test_the_whole_way(network, small):
-    pruned = train.prune_and_finetune(network, small, ("4:8", "2:8"), epochs=10, seed=3)
+    pruned = training.prune_and_finetune(network, small, ("4:8", "2:8"), epochs=10, seed=3)
     layer = pruned.layers[0]
     assert (layer.pattern_x, layer.pattern_h) == (NM(4, 8), NM(2, 8))
     assert pruned.layers[1].pattern_x == DENSE
     assert np.count_nonzero(layer.w_x) == layer.w_x.size // 2
     assert np.count_nonzero(layer.w_h) == layer.w_h.size // 4
-    program = train.quantize_and_finetune(pruned, small, epochs=2, seed=3)
+    program = training.quantize_and_finetune(pruned, small, epochs=2, seed=3)
     NM(2, 8).check(program.layers[0].w_h, 4, "w_h")
     assert program.layers[0].matrix_h.entries == 2
-    assert train.accuracy(program, small.x_train, small.length_train, small.y_train) > 0.9
+    assert training.accuracy(program, small.x_train, small.length_train, small.y_train) > 0.9
 
 
 def test_deterministic_for_a_seed(small):
     def digest(seed):
-        network = train.train_float(small, hidden=8, epochs=2, seed=seed)
-        network = train.prune_and_finetune(network, small, "2:8", epochs=2, seed=seed)
-        return train.quantize_and_finetune(network, small, epochs=1, seed=seed).digest
+        network = training.train_float(small, hidden=8, epochs=2, seed=seed)
+        network = training.prune_and_finetune(network, small, "2:8", epochs=2, seed=seed)
+        return training.quantize_and_finetune(network, small, epochs=1, seed=seed).digest
 
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -74,35 +73,35 @@ def test_deterministic_for_a_seed(small):
 
 def test_no_fine_tuning_is_post_training_quantization(network, small):
     config = QuantizeConfig(weight_bits=6)
-    program = train.quantize_and_finetune(network, small, config, epochs=0)
+    program = training.quantize_and_finetune(network, small, config, epochs=0)
     assert program.digest == quantize(network, small.x_train, small.length_train, config).digest
 
 
 def test_patterns_by_layer_name(small):
-    network = train.train_float(small, hidden=8, epochs=1, depth=2, when="last")
+    network = training.train_float(small, hidden=8, epochs=1, depth=2, when="last")
     assert [(layer.name, layer.when) for layer in network.layers] == [
         ("lstm_l0", "step"),
         ("lstm_l1", "step"),
         ("head", "last"),
     ]
-    pruned = train.prune_and_finetune(network, small, {"lstm_l1": "2:8", "head": "1:3"}, epochs=1)
+    pruned = training.prune_and_finetune(network, small, {"lstm_l1": "2:8", "head": "1:3"}, epochs=1)
     assert [layer.pattern_x for layer in pruned.layers] == [DENSE, NM(2, 8), NM(1, 3)]
     assert [(layer.name, layer.when) for layer in pruned.layers] == [
         (layer.name, layer.when) for layer in network.layers
     ]
     with pytest.raises(SparseGateError, match="the network has no layer 'lstm'; it has lstm_l0, lstm_l1, head"):
-        train.prune_and_finetune(network, small, {"lstm": "2:8"}, epochs=1)
+        training.prune_and_finetune(network, small, {"lstm": "2:8"}, epochs=1)
 
 
 def test_pruning_again_keeps_what_is_not_mentioned(small):
-    network = train.train_float(small, hidden=8, epochs=1, depth=2)
-    once = train.prune_and_finetune(network, small, {"lstm_l0": ("2:4", "1:4"), "head": "1:3"}, epochs=1)
-    twice = train.prune_and_finetune(once, small, {"lstm_l1": "1:8"}, epochs=1)
+    network = training.train_float(small, hidden=8, epochs=1, depth=2)
+    once = training.prune_and_finetune(network, small, {"lstm_l0": ("2:4", "1:4"), "head": "1:3"}, epochs=1)
+    twice = training.prune_and_finetune(once, small, {"lstm_l1": "1:8"}, epochs=1)
     found = [(str(layer.pattern_x), str(layer.pattern_h)) for layer in twice.layers]
     assert found == [("2:4", "1:4"), ("1:8", "1:8"), ("1:3", "1:3")]
     head = twice.with_layers([replace(network.layers[2], name="only")])
     with pytest.raises(SparseGateError, match="the network has no recurrent layer to prune"):
-        train.prune_and_finetune(head, small, "1:2", epochs=1)
+        training.prune_and_finetune(head, small, "1:2", epochs=1)
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -111,7 +110,7 @@ def test_projections_are_pruned_by_name_and_keep_their_patterns():
 
     def pruned(patterns):
         recipe = Recipe(2, 1e-2, batch=3)
-        return train.prune_and_fit(start, objective.last_class(Y), X, None, patterns, recipe).layers[0]
+        return training.prune_and_fit(start, objective.last_class(Y), X, None, patterns, recipe).layers[0]
 
     kept, finer = pruned("2:8"), pruned({"lstm0.w_p": "1:4"})
     assert (kept.pattern_x, kept.pattern_h, kept.pattern_p) == (NM(2, 8), NM(2, 8), NM(2, 4))
@@ -126,7 +125,7 @@ def test_projections_are_pruned_by_name_and_keep_their_patterns():
 
 def test_progress(small):
     calls = []
-    train.train_float(small, hidden=4, epochs=3, progress=lambda *call: calls.append(call))
+    training.train_float(small, hidden=4, epochs=3, progress=lambda *call: calls.append(call))
     assert [(epoch, epochs) for epoch, epochs, _ in calls] == [(1, 3), (2, 3), (3, 3)]
     assert calls[-1][2] < calls[0][2]
 
@@ -155,19 +154,19 @@ def test_a_classifier_of_every_kind_comes_back(kind):
 def test_a_gru_is_pruned_and_fine_tuned(small):
     network = synthetic.network(12, [Shape("gru", 8), Shape("linear", 3, when="last")], seed=2)
     recipe = Recipe(epochs=10, rate=0.03, batch=12)
-    pruned = train.prune_and_finetune(network, small, ("4:8", "2:8"), epochs=10, seed=3, recipe=recipe)
-    program = train.quantize_and_finetune(pruned, small, epochs=2, seed=3)
+    pruned = training.prune_and_finetune(network, small, ("4:8", "2:8"), epochs=10, seed=3, recipe=recipe)
+    program = training.quantize_and_finetune(pruned, small, epochs=2, seed=3)
     assert (program.layers[0].matrix_x.entries, program.layers[0].matrix_h.entries) == (4, 2)
-    assert train.accuracy(program, small.x_train, small.length_train, small.y_train) > 0.5
+    assert training.accuracy(program, small.x_train, small.length_train, small.y_train) > 0.5
 
 
 def test_a_network_of_two_directions_is_fine_tuned(small):
     """Reversed layers and heads on one step learn too: fake-quantization is told the lengths."""
     network = synthetic.network(12, [Shape("gru", 6, both=True), Shape("linear", 3, when="final")], seed=2)
-    before = train.quantize_and_finetune(network, small, epochs=0)
+    before = training.quantize_and_finetune(network, small, epochs=0)
     recipe = Recipe(epochs=8, rate=0.03, batch=12)
-    after = train.quantize_and_finetune(network, small, epochs=8, seed=1, recipe=recipe)
-    reached = [train.accuracy(made, small.x_train, small.length_train, small.y_train) for made in (before, after)]
+    after = training.quantize_and_finetune(network, small, epochs=8, seed=1, recipe=recipe)
+    reached = [training.accuracy(made, small.x_train, small.length_train, small.y_train) for made in (before, after)]
     assert reached[1] > max(0.5, reached[0])
 
 
@@ -177,17 +176,17 @@ def test_accuracy_by_hand(network, small):
         np.argmax(rows[length - 1]) == y
         for rows, length, y in zip(logits, small.length_test, small.y_test, strict=True)
     ]
-    assert train.accuracy(network, small.x_test, small.length_test, small.y_test) == np.mean(right)
+    assert training.accuracy(network, small.x_test, small.length_test, small.y_test) == np.mean(right)
     program = quantize(network, small.x_train, small.length_train)
     last = golden.run(program, program.quantize(small.x_test), small.length_test).last
-    assert train.accuracy(program, small.x_test, small.length_test, small.y_test) == np.mean(
+    assert training.accuracy(program, small.x_test, small.length_test, small.y_test) == np.mean(
         np.argmax(last, 1) == small.y_test
     )
 
 
 def test_noise_is_part_of_the_recipe(small):
     plain, noisy = (
-        train.train_float(small, hidden=4, epochs=1, recipe=Recipe(epochs=1, rate=0.01, noise=noise))
+        training.train_float(small, hidden=4, epochs=1, recipe=Recipe(epochs=1, rate=0.01, noise=noise))
         for noise in (0.0, 0.5)
     )
     assert (plain.layers[0].w_x != noisy.layers[0].w_x).any()
@@ -195,20 +194,20 @@ def test_noise_is_part_of_the_recipe(small):
 
 def test_refusals(small):
     with pytest.raises(SparseGateError, match="a whole number of epochs, 1 or more, not 0"):
-        train.train_float(small, epochs=0)
+        training.train_float(small, epochs=0)
     both = synthetic.network(12, [Shape("lstm", 4, both=True), Shape("linear", 3)], seed=1)
     with pytest.raises(SparseGateError, match="runs backwards in time; training takes forward layers only"):
         Trainable(both)
     with pytest.raises(SparseGateError, match="training knows linear, .*, not 'cifg'"):
         Trainable(synthetic.network(12, [Shape("cifg", 4)], seed=1))
     with pytest.raises(SparseGateError, match="1 input, unit, output and layer, not 12, 0, 3 and 1"):
-        train.train_float(small, hidden=0)
+        training.train_float(small, hidden=0)
     with pytest.raises(SparseGateError, match=r"rate -1 must be positive"):
         Recipe(epochs=1, rate=-1)
     with pytest.raises(SparseGateError, match="a whole number of epochs, 1 or more, not 1.5"):
         Recipe(epochs=1.5, rate=1)
     with pytest.raises(SparseGateError, match="2 classes are given for 27 sequences"):
-        train.accuracy(both, small.x_test[:27], small.length_test[:27], [0, 1])
+        training.accuracy(both, small.x_test[:27], small.length_test[:27], [0, 1])
 
 
 X = np.random.default_rng(0).normal(size=(6, 4, 3))
@@ -243,7 +242,7 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(options, message):
     model = Trainable(synthetic.network(3, [Shape("lstm", 4), Shape("linear", 2)], 0))
     given = {"model": model, "objective": objective.last_class(Y), "x": X, "recipe": Recipe(1, 1e-3)}
     with pytest.raises(SparseGateError, match=message):
-        train.fit(**given | options)
+        training.fit(**given | options)
 
 
 def test_objectives_refuse_what_is_no_class_or_temperature():
@@ -269,7 +268,7 @@ def test_statistics_of_batches_do_not_see_the_checkpoint(tmp_path):
     found = []
     for path in (None, tmp_path / "a.pt", str(tmp_path / "b.pt")):
         model = Normed(synthetic.network(3, [Shape("lstm", 4), Shape("linear", 2)], 0)).double()
-        train.fit(model, objective.last_class(Y), X, None, Recipe(2, 1e-2, batch=3), checkpoint=path)
+        training.fit(model, objective.last_class(Y), X, None, Recipe(2, 1e-2, batch=3), checkpoint=path)
         found.append(model.state_dict())
     for name, value in found[0].items():
         assert all(torch.equal(value, other[name]) for other in found[1:]), name
@@ -292,7 +291,7 @@ def stopping(at):
 def test_an_interrupted_pruning_goes_on_to_the_same_weights(schedule, network, small, tmp_path):
     def run(epochs=5, **options):
         recipe = Recipe(epochs=epochs, rate=5e-3, batch=16, bucket=2)
-        done = train.prune_and_finetune(
+        done = training.prune_and_finetune(
             network, small, "2:8", epochs, 3, recipe=recipe, schedule=schedule, regrow=True, **options
         )
         return [layer.w_h for layer in done.layers[:1]] + [layer.w_x for layer in done.layers]
@@ -314,8 +313,8 @@ def test_the_other_stages_go_on_from_a_checkpoint_too(stage, network, small, tmp
 
     def run(**options):
         if stage == "float":
-            return train.train_float(small, 6, 4, 3, recipe=Recipe(4, 5e-3, 16), **options)
-        return train.quantize_and_finetune(network, small, QuantizeConfig(weight_bits=4), 4, 3, **options)
+            return training.train_float(small, 6, 4, 3, recipe=Recipe(4, 5e-3, 16), **options)
+        return training.quantize_and_finetune(network, small, QuantizeConfig(weight_bits=4), 4, 3, **options)
 
     path, seen = tmp_path / "half.pt", []
     run().save(tmp_path / "whole")
@@ -332,12 +331,12 @@ def test_the_checkpoint_of_another_training_is_refused(network, small, tmp_path)
     path = tmp_path / "half.pt"
 
     def run(data=small, start=network, pattern="2:8", seed=3, **options):
-        train.prune_and_finetune(start, data, pattern, 4, seed, checkpoint=path, **options)
+        training.prune_and_finetune(start, data, pattern, 4, seed, checkpoint=path, **options)
 
     with pytest.raises(Stopped):
         run(progress=stopping(2))
     kept = path.read_bytes()
-    other = train.train_float(small, hidden=8, epochs=1, seed=4)
+    other = training.train_float(small, hidden=8, epochs=1, seed=4)
     shifted = replace(small, y_train=(small.y_train + 1) % 3)
     moved = replace(small, x_train=small.x_train * 1.01)
     for wrong in ({"seed": 4}, {"start": other}, {"data": shifted}, {"data": moved}, {"pattern": "1:8"}):
@@ -361,13 +360,13 @@ def test_an_objective_of_ones_own(network, small):
 
     model = Trainable(network)
     aim = objective.step_value(wanted)
-    train.fit(model, aim, small.x_train, small.length_train, replace(recipe, epochs=30))
+    training.fit(model, aim, small.x_train, small.length_train, replace(recipe, epochs=30))
     assert error(model.network()) < error(network) / 2
 
-    student = Trainable(train.lstm(12, 8, 3, seed=9))
+    student = Trainable(training.lstm(12, 8, 3, seed=9))
     before = student.network()
     aim = objective.match(Trainable(network), "kl", hidden=1.0, temperature=2.0)
-    train.fit(student, aim, small.x_train, small.length_train, replace(recipe, epochs=30))
+    training.fit(student, aim, small.x_train, small.length_train, replace(recipe, epochs=30))
 
     def agree(made):
         mine, theirs = (net.evaluate(small.x_train, small.length_train).last.argmax(1) for net in (made, network))
@@ -405,7 +404,7 @@ def test_a_teacher_that_is_asked_once(network, small, monkeypatch, hidden, every
         order = rows.numpy()
         found = []
         for aim in (once, always):
-            student = Trainable(train.lstm(12, 8, 3, seed=9))
+            student = Trainable(training.lstm(12, 8, 3, seed=9))
             loss = aim(student, x[rows, : lengths[order].max()], lengths[order], rows)
             loss.backward()
             found.append([loss.detach(), *(value.grad for value in student.parameters())])
@@ -422,7 +421,7 @@ def test_padding_counts_for_nothing(network, small):
     after = torch.arange(x.shape[1])[None, :] >= torch.from_numpy(lengths)[:, None]
     assert after.any()
     other = torch.where(after[:, :, None], torch.tensor(7.0), x)
-    model, student = Trainable(network), Trainable(train.lstm(12, 8, 3, seed=9))
+    model, student = Trainable(network), Trainable(training.lstm(12, 8, 3, seed=9))
     rng = np.random.default_rng(0)
     aims = [
         objective.last_class(rng.integers(0, 3, 8)),
@@ -449,7 +448,7 @@ def test_activations_behind_linear_layers(kind):
 def test_labels_of_some_sequences_and_a_teacher_for_all(network, small, every, trust):
     """By definition, sequence by sequence: a mixture where there are labels, the teacher where there are none."""
     x, lengths = torch.from_numpy(small.x_train[:8]).float(), small.length_train[:8]
-    rng, teacher, student = np.random.default_rng(0), Trainable(network), Trainable(train.lstm(12, 5, 3, seed=1))
+    rng, teacher, student = np.random.default_rng(0), Trainable(network), Trainable(training.lstm(12, 5, 3, seed=1))
     given = rng.integers(3, size=(5, x.shape[1]) if every else 5)
     rows = torch.tensor([7, 0, 6, 4, 2, 5, 1, 3])
     order = rows.numpy()
@@ -486,7 +485,7 @@ def test_labels_of_a_teachers_student_are_checked(network, small):
 def test_a_student_of_another_shape_learns_outputs_alone(network, small):
     """Hidden states are compared only where they are to be matched."""
     x, lengths, rows = torch.from_numpy(small.x_train[:8]).float(), small.length_train[:8], torch.arange(8)
-    other = Trainable(train.lstm(12, 5, 3, seed=1))
+    other = Trainable(training.lstm(12, 5, 3, seed=1))
     alone = objective.match(Trainable(network), "kl", hidden=0)
     assert alone(other, x, lengths, rows).item() > 0
     with pytest.raises(SparseGateError, match=r"layers of \[5, 3\] outputs cannot match a teacher's of \[8, 3\]"):
@@ -502,12 +501,12 @@ def test_a_student_of_another_shape_learns_outputs_alone(network, small):
 
 
 def test_a_device_that_is_not_there_is_refused():
-    model = Trainable(train.lstm(2, 3, 2))
+    model = Trainable(training.lstm(2, 3, 2))
     for name in ("abacus", "cuda:99", "meta"):
         with pytest.raises(
             SparseGateError, match=f"cannot train on '{name}', expected cpu, or cuda where there is one"
         ):
-            train.fit(model, objective.last_class([0]), np.zeros((1, 2, 2)), device=name)
+            training.fit(model, objective.last_class([0]), np.zeros((1, 2, 2)), device=name)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -516,8 +515,8 @@ def test_trains_on_a_gpu():
     x, y = np.random.default_rng(0).normal(size=(32, 5, 3)), np.arange(32) % 2
     found = {}
     for device in ("cpu", "cuda"):
-        model = Trainable(train.lstm(3, 4, 2))
-        train.fit(model, objective.last_class(y), x, recipe=Recipe(2, 1e-2, noise=0.0), device=device)
+        model = Trainable(training.lstm(3, 4, 2))
+        training.fit(model, objective.last_class(y), x, recipe=Recipe(2, 1e-2, noise=0.0), device=device)
         assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
         found[device] = model.network().evaluate(x).outputs
     assert np.abs(found["cpu"] - found["cuda"]).max() < 1e-3

@@ -14,21 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from sparsegate import artefact, pattern, quantize
+from sparsegate import artefact, pattern, quantize, training
 from sparsegate.cells import cell
 from sparsegate.compress import gates, low_rank, permute
 from sparsegate.network import Network
 from sparsegate.pattern import Pattern
 from sparsegate.program import Program
 from sparsegate.quantize import QuantizeConfig
-from sparsegate.training import objective, sampling, train
+from sparsegate.training import Recipe, objective, sampling
 from sparsegate.training.ensemble import Ensemble
 from sparsegate.training.fake_quant import FakeQuant
 from sparsegate.training.gumbel import G2LSTM
 from sparsegate.training.objective import Objective
 from sparsegate.training.quiet import quiet
 from sparsegate.training.schedule import Cubic
-from sparsegate.training.train import Recipe
 from sparsegate.training.trainable import Trainable
 from sparsegate_app.bench.accuracy.cases import Case, Plan, plan_of
 from sparsegate_app.bench.accuracy.figures import compression, density, skipped
@@ -150,7 +149,7 @@ class Bench:
             aim = quiet(aim, case.quiet)
         at = self._checkpoint(case.slug, f"{self._key(case)} {recipe}")
         shown = self._epochs(f"{case.words}: fine-tuning")
-        train.fit(model, aim, task.train.x, task.train.lengths, recipe, self.seed, shown, checkpoint=at)
+        training.fit(model, aim, task.train.x, task.train.lengths, recipe, self.seed, shown, checkpoint=at)
         return model.program()
 
     def aim(self, case: Case, asked: tuple[NDArray, NDArray] | None = None) -> Objective:
@@ -184,9 +183,9 @@ class Bench:
 
     def _float(self, gates: str) -> Network:
         task = self.task
-        start = train.lstm(task.train.x.shape[2], task.hidden, task.outputs, seed=self.seed, name=task.name)
+        start = training.lstm(task.train.x.shape[2], task.hidden, task.outputs, seed=self.seed, name=task.name)
         model = Trainable(start, G2LSTM if gates == "g2" else nn.LSTM)
-        train.fit(
+        training.fit(
             model,
             self.recipe,
             task.train.x,
@@ -215,7 +214,7 @@ class Bench:
             again = np.tile(np.arange(len(x)), self.plan.samples)
             written = sampling.sample(self.float(case.gates), x[again, 0].argmax(1), x.shape[1], self.seed, self.device)
             x, lengths = np.concatenate([x, written]), np.tile(lengths, 1 + self.plan.samples)
-        return train.prune_and_fit(
+        return training.prune_and_fit(
             network,
             self.aim(case, None if recipe.noise else (x, lengths)),
             x,
@@ -231,7 +230,7 @@ class Bench:
             device=self.device,
         )
 
-    def _epochs(self, what: str) -> train.Progress:
+    def _epochs(self, what: str) -> training.Progress:
         """Says how far a training is."""
         left = TimeLeft()
         self.say(what)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from sparsegate.errors import SparseGateError
-from sparsegate.training import objective
-from sparsegate.training.train import Recipe
+from sparsegate.training import Recipe, objective
 from sparsegate_app.bench.tasks import Task
 
 ROWS = 2
