@@ -16,7 +16,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,11 +31,12 @@ from sparsegate.errors import SparseGateError
 from sparsegate.importers import state_dict
 from sparsegate.importers.chain import Link, embedding
 from sparsegate.importers.part import Array, printable
-from sparsegate.training.gumbel import G2LSTM
 
 NO_ARITHMETIC = (nn.Dropout, nn.Identity, nn.modules.loss._Loss)
 """Modules that change no value at inference, or are no part of it."""
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+ALIKE: set[Callable[..., Any]] = set()
+"""Methods ``forward`` of subclasses that compute in evaluation what their base class does; who defines one puts it here."""
 KNOWN = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell, nn.Linear, nn.Embedding)
 ACTIVATIONS = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
@@ -306,7 +307,7 @@ def _link(name: str, module: nn.Module, activation: nn.Module | None, known_row:
     if isinstance(module, KNOWN):
         known = next(known for known in KNOWN if isinstance(module, known))
         # asked of the attribute: a parametrization makes a subclass too, which inherits forward
-        own = type(module).forward not in (known.forward, G2LSTM.forward) or "forward" in vars(module)
+        own = type(module).forward not in (known.forward, *ALIKE) or "forward" in vars(module)
         if own or type(module).__call__ is not nn.Module.__call__:
             return Link(name, what, f"it has a forward of its own; only nn.{known.__name__}'s own is known")
         what = known.__name__

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from sparsegate.errors import SparseGateError
+from sparsegate.importers.torch import ALIKE
 
 EDGE = 1e-6
 """Distance of the uniform numbers from 0 and 1: the noise stays within 13.8 either way."""
@@ -125,3 +126,6 @@ class G2LSTM(nn.LSTM):
         if self.share < 1:
             noise.mul_(torch.rand(shape, dtype=x.dtype, device=x.device) < self.share)
         return noise
+
+
+ALIKE.add(G2LSTM.forward)
