@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +18,9 @@ from sparsegate.network import lengths_of
 from sparsegate_app.stages.compiled import Source, compiled_of
 from sparsegate_app.stages.golden import Columns
 from sparsegate_app.stages.result import Result, Rows
+
+if TYPE_CHECKING:
+    from sparsegate_sim.simulate import SimulationResult
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,22 @@ class Rtl:
     seconds: float
     build_seconds: float
     cycles_per_second: int
+
+    @classmethod
+    def of(cls, outcome: SimulationResult) -> Rtl:
+        return cls(
+            simulator=outcome.simulator,
+            sequences=outcome.sequences,
+            steps=outcome.steps,
+            values_compared=outcome.values_compared,
+            mismatches=outcome.mismatches,
+            first_mismatch=outcome.first_mismatch,
+            cycle_mismatches=outcome.cycle_mismatches,
+            counter_mismatches=tuple(outcome.counter_mismatches),
+            seconds=round(outcome.seconds, 3),
+            build_seconds=round(outcome.build_seconds, 3),
+            cycles_per_second=round(outcome.cycles / max(outcome.seconds, 1e-9)),
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,7 @@ def simulate(
     ``sparsegate_sim.simulate.simulate``; ``thresholds``: Θ of each of ``program.vectors``, the Program's own where omitted.
     """
     compiled = compiled_of(source, config)
-    program, config, x = compiled.program, compiled.config, np.asarray(x)
+    program, config, layout, x = compiled.program, compiled.config, compiled.layout, np.asarray(x)
     lengths = lengths_of(x.shape, lengths, program.inputs)
     thresholds = tuple(program.thresholds if thresholds is None else thresholds)
     raw = program.quantize(x)
@@ -133,12 +153,10 @@ def simulate(
             stalls=stalls,
             waves=waves,
             verilog=verilog,
-            layout=compiled.layout,
+            layout=layout,
         )
-    count = cycles.predict(golden.run(program, raw, lengths, thresholds), compiled.layout, config.states)
-    counted = outcome.cycles_counted
-    seen, sent = outcome.counters["columns_seen"], outcome.counters["columns_sent"]
-    busy = (outcome.step_end - outcome.step_start)[outcome.step_end >= 0]
+    trace = golden.run(program, raw, lengths, thresholds)
+    counted, occupancy, columns = _counted(outcome, cycles.predict(trace, layout, config.states), config)
     return Simulation(
         passed=outcome.passed,
         said=outcome.summary,
@@ -150,21 +168,23 @@ def simulate(
         thresholds=thresholds,
         inputs=int(valid.sum()) * program.inputs,
         inputs_saturated=program.input_format.saturated(x[valid]),
-        rtl=Rtl(
-            simulator=outcome.simulator,
-            sequences=outcome.sequences,
-            steps=outcome.steps,
-            values_compared=outcome.values_compared,
-            mismatches=outcome.mismatches,
-            first_mismatch=outcome.first_mismatch,
-            cycle_mismatches=outcome.cycle_mismatches,
-            counter_mismatches=tuple(outcome.counter_mismatches),
-            seconds=round(outcome.seconds, 3),
-            build_seconds=round(outcome.build_seconds, 3),
-            cycles_per_second=round(outcome.cycles / max(outcome.seconds, 1e-9)),
-        ),
-        cycles=Counted(count.total, counted, counted / len(busy), int(busy.max())),
+        rtl=Rtl.of(outcome),
+        cycles=counted,
+        occupancy=occupancy,
+        columns=columns,
+    )
+
+
+def _counted(
+    outcome: SimulationResult, predicted: cycles.Cycles, config: HardwareConfig
+) -> tuple[Counted, Occupancy, Columns]:
+    """What a run took, beside what the cycle model says."""
+    counted = outcome.cycles_counted
+    seen, sent = outcome.counters["columns_seen"], outcome.counters["columns_sent"]
+    busy = (outcome.step_end - outcome.step_start)[outcome.step_end >= 0]
+    return (
+        Counted(predicted.total, counted, counted / len(busy), int(busy.max())),
         # the work is the golden model's, the cycles are those that were counted
-        occupancy=Occupancy(count.occupancy_matvec, count.useful_macs / (config.pes * counted)),
-        columns=Columns(seen, seen - sent),
+        Occupancy(predicted.occupancy_matvec, predicted.useful_macs / (config.pes * counted)),
+        Columns(seen, seen - sent),
     )
