@@ -105,341 +105,448 @@ class Packet(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        m = Module()
-        inputs, outputs = self.identity.inputs, self.identity.outputs
-        x_width, y_width = self.identity.input_width, self.identity.output_width
-        y_bytes = value_bytes(y_width)
-        loaded = self.loaded
-        identity = self.identity.encode()
+        return _Control(self).build()
+
+
+class _Control:
+    """One elaboration of a :class:`Packet`: parts that share signals, and the states that decide on a request."""
+
+    def __init__(self, packet: Packet) -> None:
+        self.packet = packet
+        self.m = Module()
+
+    def build(self) -> Module:
+        """The whole module, part by part."""
+        m = self.m
+        self.inputs, self.outputs = self.packet.identity.inputs, self.packet.identity.outputs
+        self.x_width, y_width = self.packet.identity.input_width, self.packet.identity.output_width
+        self.y_bytes = value_bytes(y_width)
+        self.loaded = self.packet.loaded
+        self.identity = self.packet.identity.encode()
         # what differs between Programs of a shape is in a memory, of which a bitstream can be given another
-        defaults = b"".join(value.to_bytes(2, "little") for value in self.thresholds)
-        fixed = identity + defaults
-        if loaded:
-            array = WeightsReply(False, loaded.rows, loaded.groups, loaded.cluster, loaded.lanes).encode()
-            fixed += array
-        m.submodules.contents = contents = Contents(8, fixed)
-        counters = [getattr(self.counters, name) for name in COUNTERS] + list(self.counters.saturations)
-        threshold_length = 2 * len(self.thresholds)
-        reply_capacity = max(len(identity), 5 + outputs * y_bytes, 4 * len(counters), threshold_length)
-
-        # --- a request
-        m.submodules.request = request = Request(self.identity, len(self.thresholds), self.timeout, self.gap)
-        wiring.connect(m, wiring.flipped(self.i), request.i)
-        m.d.comb += request.i_error.eq(self.i_error)
-        words, last = request.words, request.last
-        refused = Signal()
-        replay = Signal()  # the reply to the frame ``replay_sequence`` is still in the memory
-        replay_sequence = Signal(8)
-        # known long before a request is complete
-        empty, of_frame, of_thresholds, of_weights, again = (
-            Signal(name=name) for name in ("empty", "of_frame", "of_thresholds", "of_weights", "again")
+        defaults = b"".join(value.to_bytes(2, "little") for value in self.packet.thresholds)
+        fixed = self.identity + defaults
+        if self.loaded:
+            self.array = WeightsReply(
+                False, self.loaded.rows, self.loaded.groups, self.loaded.cluster, self.loaded.lanes
+            ).encode()
+            fixed += self.array
+        m.submodules.contents = self.contents = Contents(8, fixed)
+        self.counters = [getattr(self.packet.counters, name) for name in COUNTERS] + list(
+            self.packet.counters.saturations
         )
-        asks = {each: Signal(name=f"asks_{each.name.lower()}") for each in Command}
-        m.d.sync += [
-            *(asked.eq(request.command == each) for each, asked in asks.items()),
-            empty.eq(request.length == 0),
-            of_frame.eq(request.length == request.frame_length),
-            of_thresholds.eq(request.length == request.threshold_length),
-            of_weights.eq(~request.length[0] & (request.length >= 6) & (request.length <= 4 + 2 * RUN_WORDS)),
-            again.eq(replay & (request.sequence == replay_sequence)),
-        ]
+        self.threshold_length = 2 * len(self.packet.thresholds)
+        self.reply_capacity = max(
+            len(self.identity), 5 + self.outputs * self.y_bytes, 4 * len(self.counters), self.threshold_length
+        )
 
-        # --- its reply: written to a memory, then sent
-        m.submodules.reply = reply = Reply(reply_capacity, len(request.reason))
-        wiring.connect(m, reply.o, wiring.flipped(self.o))
-        nak, reason, length = Signal(), Signal.like(request.reason), Signal.like(reply.length)
-        m.d.comb += [
-            reply.command.eq(request.command),
-            reply.sequence.eq(request.sequence),
-            reply.length.eq(length),
-            reply.nak.eq(nak),
-            reply.reason.eq(reason),
-        ]
-        # what opens the line for a request, from registers alone
-        began = Signal()
-        m.d.sync += began.eq(0)
-        m.d.comb += request.answered.eq(began | reply.done)
-        place = Signal.like(reply.address, name="place")  # of the next byte
-        count = Signal(range(len(counters) + len(self.thresholds) + 1))
-        # written and sent a cycle late, as the decisions come late in their cycle
-        m.d.sync += [reply.write.eq(0), reply.start.eq(0)]
-
-        # --- a step of the engine
-        is_open = Signal()
-        zeros = Signal()  # this step ends an abandoned sequence
-        # the step's inputs are on their way to the engine, and the next one is the last
-        feeding, final = Signal(), Signal()
-        fed = Signal(range(inputs + 1))
-        taken = Signal(range(outputs + 1))
-        wanted = Signal()  # an output; a cycle late, while the one before is stored
-        stepped = Signal()
-        running = Signal()
-        cycles = Signal(32)
-        closing = Signal()
-        gives = closing if self.identity.only_last else Const(1)
-        m.d.comb += closing.eq(last | zeros)
-        m.d.sync += wanted.eq(gives & (taken != outputs))
-        with m.If(self.step_start):
-            m.d.sync += [running.eq(1), cycles.eq(1)]
-        with m.Elif(running):
-            m.d.sync += cycles.eq(cycles + 1)
-        with m.If(self.step_done):
-            m.d.sync += [running.eq(0), stepped.eq(1)]
-        # the Program's own thresholds, until a host sets others
-        thresholds = [Signal(16, name=f"threshold_{number}") for number in range(len(self.thresholds))]
-        m.d.comb += [port.eq(register) for port, register in zip(self.threshold, thresholds, strict=True)]
-        # new ones move in from the last to the first
-        threshold, shift = Signal(16), Signal()
-        m.d.sync += shift.eq(0)
-        with m.If(shift):
-            m.d.sync += [into.eq(value) for into, value in zip(thresholds, [*thresholds[1:], threshold], strict=True)]
-        value = Signal(signed(8 * y_bytes))
-        byte = Signal(range(max(y_bytes, 5)))
-        word = Signal(32)
-        # what a reply is made of; chosen in two cycles where they are many
-        tellable = [*counters, *thresholds]
-        some_words = [tellable[at : at + 8] for at in range(0, len(tellable), 8)]
-        parts = [Signal(32, name=f"words_{8 * at}") for at in range(len(some_words))]
-        brief = Signal()  # words of 16 bits
-        last_word = Signal()  # a cycle after ``count``
-        m.d.sync += last_word.eq(count == Mux(brief, len(tellable), len(counters)))
-        m.d.sync += [part.eq(Array(each)[count[:3]]) for part, each in zip(parts, some_words, strict=True)]
-        chosen = parts[0]
-        if len(parts) > 1:
-            chosen = Signal(32, name="chosen")
-            m.d.sync += chosen.eq(Array(parts)[count[3 : len(tellable).bit_length()]])
-
-        if loaded:
-            # words before this place are written; a request that is sent again goes back to where it began
-            at_pe = Signal(range(loaded.config.pes + 1))
-            at_address = Signal(range(max(2, loaded.weight_depth)))
-            wanted_pe = Signal.like(at_pe)
-            complete = Signal()
-            m.d.comb += [
-                complete.eq(at_pe == loaded.config.pes),
-                self.weights.pe.eq(at_pe),
-                self.weights.address.eq(at_address),
-                self.weights.data.eq(words.payload),
-            ]
-
-        m.d.comb += [
-            self.x.valid.eq(feeding & (zeros | words.valid)),
-            self.x.payload.data.eq(Mux(zeros, 0, words.payload[:x_width].as_signed())),
-            self.x.payload.last.eq(closing & final),
-            words.ready.eq(feeding & self.x.ready),
-        ]
-        with m.If(self.x.valid & self.x.ready):
-            m.d.sync += [fed.eq(fed + 1), final.eq(fed == inputs - 2), feeding.eq(~final)]
+        self._request()
+        self._reply()
+        self._step()
+        self._thresholds()
+        self._words()
+        self._place()
+        self._feed()
 
         # a byte of the fixed contents is a cycle behind its address
-        look = Signal(range(len(fixed) + 2), init=len(identity))
-        m.d.comb += contents.address.eq(look)
-
-        def refuse(why: Reason) -> None:
-            m.d.sync += [reason.eq(why), nak.eq(1)]
-            m.next = "REFUSE"
-
-        def write(address: object, value: object) -> None:
-            m.d.sync += [reply.address.eq(address), reply.data.eq(value), reply.write.eq(1)]
-
-        def tell(payload_length: int, of: Value) -> None:
-            """A reply of fixed contents, a byte a cycle."""
-            write(place, of)
-            m.d.sync += [place.eq(place + 1), look.eq(look + 1), length.eq(payload_length)]
-            with m.If(place == payload_length - 1):
-                m.d.sync += replay.eq(0)
-                m.next = "REPLY"
+        self.look = Signal(range(len(fixed) + 2), init=len(self.identity))
+        m.d.comb += self.contents.address.eq(self.look)
 
         with m.FSM(name="state"):
-            with m.State("START"):  # after a reset: the thresholds, a byte a cycle
-                m.d.sync += [
-                    look.eq(look + 1),
-                    place.eq(place + 1),
-                    threshold.eq(Cat(threshold[8:], contents.o)),
-                    shift.eq((place != 0) & ~place[0]),
-                ]
-                with m.If(place == threshold_length):
-                    m.d.sync += began.eq(1)
-                    m.next = "IDLE"
-            with m.State("IDLE"):
-                m.d.sync += [nak.eq(request.broken), reason.eq(request.reason)]
-                with m.If(request.valid):
-                    m.next = "DISPATCH"
-                with m.If(request.broken):
-                    m.next = "REFUSE"
+            self._receive()
 
-            with m.State("DISPATCH"):
-                m.d.sync += [
-                    count.eq(0),
-                    place.eq(Mux(asks[Command.FRAME], 5, 0)),
-                    byte.eq(0),
-                    fed.eq(0),
-                    final.eq(int(inputs == 1)),
-                    taken.eq(0),
-                    stepped.eq(0),
-                    zeros.eq(0),
-                ]
-                # a request that is refused, or whose command is not known, says why; the others do not look at it
-                m.d.sync += [refused.eq(1), reason.eq(Reason.LENGTH), look.eq(0), brief.eq(0)]
-                m.next = "DECIDE"
-                with m.If(asks[Command.FRAME]):
-                    with m.If(~of_frame):
-                        pass
-                    with m.Elif(request.misfit):
-                        m.d.sync += reason.eq(Reason.VALUE)
-                    if loaded:
-                        with m.Elif(~complete):
-                            m.d.sync += reason.eq(Reason.UNLOADED)
-                    with m.Else():
-                        m.d.sync += refused.eq(0)
-                with m.Elif(asks[Command.THRESHOLDS]):
-                    m.d.sync += brief.eq(1)
-                    with m.If(empty):
-                        m.d.sync += [refused.eq(0), count.eq(len(counters))]
-                    with m.Elif(of_thresholds):
-                        m.d.sync += [refused.eq(is_open), reason.eq(Reason.OPEN)]
-                with m.Elif(asks[Command.IDENTIFY] | asks[Command.COUNTERS] | asks[Command.RESET]):
-                    m.d.sync += [refused.eq(~empty), zeros.eq(asks[Command.RESET] & is_open)]
-                if loaded:
-                    with m.Elif(asks[Command.WEIGHTS]):
-                        m.d.sync += look.eq(len(identity) + threshold_length)
-                        with m.If(empty):
-                            m.d.sync += refused.eq(0)
-                        with m.Elif(of_weights):
-                            m.d.sync += [refused.eq(is_open), reason.eq(Reason.OPEN)]
-                with m.Else():
-                    m.d.sync += reason.eq(Reason.COMMAND)
-            with m.State("DECIDE"):
-                m.d.sync += look.eq(look + 1)  # the first byte is on its way
-                with m.If(refused):
-                    m.d.sync += nak.eq(1)
-                    m.next = "REFUSE"
-                with m.Elif(asks[Command.IDENTIFY]):
-                    m.next = "IDENTIFY"
-                with m.Elif(asks[Command.FRAME]):
-                    with m.If(again):
-                        m.next = "REPLY"
-                    with m.Else():
-                        m.d.sync += feeding.eq(1)
-                        m.next = "FEED"
-                with m.Elif(asks[Command.THRESHOLDS]):
-                    m.next = "SET THRESHOLDS"
-                    with m.If(empty):
-                        m.next = "WORDS"
-                with m.Elif(asks[Command.COUNTERS]):
-                    m.next = "WORDS"
-                with m.Elif(asks[Command.RESET]):
-                    m.next = "RESET"
-                    with m.If(zeros):
-                        m.d.sync += feeding.eq(1)
-                        m.next = "FEED"
-                if loaded:
-                    with m.Else():
-                        m.next = "WEIGHTS PE"
-                        with m.If(empty):
-                            m.next = "WEIGHTS"
+            self._dispatch()
+            self._decide()
 
             with m.State("IDENTIFY"):
-                tell(len(identity), contents.o)
+                self.tell(len(self.identity), self.contents.o)
 
-            with m.State("FEED"), m.If(~feeding):
-                m.d.sync += [is_open.eq(~closing), self.done.eq(closing)]
-                m.next = "COLLECT"
-            with m.State("COLLECT"):
-                m.d.comb += self.y.ready.eq(wanted)
-                m.d.sync += [value.eq(self.y.payload.data), word.eq(cycles), byte.eq(0)]
-                with m.If(wanted), m.If(self.y.valid):
-                    m.d.sync += taken.eq(taken + 1)
-                    m.next = "STORE"
-                with m.Elif(stepped):
-                    m.next = "FINISH"
-            with m.State("STORE"):
-                write(place, value[:8])
-                m.d.sync += [value.eq(value >> 8), place.eq(place + 1), byte.eq(byte + 1)]
-                with m.If(byte == y_bytes - 1):
-                    m.next = "COLLECT"
-            with m.State("FINISH"):
-                m.d.sync += [byte.eq(byte + 1), length.eq(Mux(gives, 5 + outputs * y_bytes, 5))]
-                with m.If(byte == 0):
-                    write(0, gives * OUTPUTS)
+            self._frame()
+
+            self._set_thresholds()
+
+            self._load()
+
+            self._tell_words()
+
+            self._end()
+        m.d.comb += self.packet.busy.eq(self.is_open | ~self.request.idle)
+        return m
+
+    def _request(self) -> None:
+        """The receiver, and what is known of a request before it is complete."""
+        m = self.m
+        m.submodules.request = self.request = Request(
+            self.packet.identity, len(self.packet.thresholds), self.packet.timeout, self.packet.gap
+        )
+        wiring.connect(m, wiring.flipped(self.packet.i), self.request.i)
+        m.d.comb += self.request.i_error.eq(self.packet.i_error)
+        self.words, self.last = self.request.words, self.request.last
+        self.refused = Signal()
+        self.replay = Signal()  # the reply to the frame ``replay_sequence`` is still in the memory
+        self.replay_sequence = Signal(8)
+        # known long before a request is complete
+        self.empty, self.of_frame, self.of_thresholds, self.of_weights, self.again = (
+            Signal(name=name) for name in ("empty", "of_frame", "of_thresholds", "of_weights", "again")
+        )
+        self.asks = {each: Signal(name=f"asks_{each.name.lower()}") for each in Command}
+        m.d.sync += [
+            *(asked.eq(self.request.command == each) for each, asked in self.asks.items()),
+            self.empty.eq(self.request.length == 0),
+            self.of_frame.eq(self.request.length == self.request.frame_length),
+            self.of_thresholds.eq(self.request.length == self.request.threshold_length),
+            self.of_weights.eq(
+                ~self.request.length[0] & (self.request.length >= 6) & (self.request.length <= 4 + 2 * RUN_WORDS)
+            ),
+            self.again.eq(self.replay & (self.request.sequence == self.replay_sequence)),
+        ]
+
+    def _reply(self) -> None:
+        """The sender of a reply, whose bytes are written to its memory a cycle after they are decided on."""
+        m = self.m
+        m.submodules.reply = self.reply = Reply(self.reply_capacity, len(self.request.reason))
+        wiring.connect(m, self.reply.o, wiring.flipped(self.packet.o))
+        self.nak, self.reason, self.length = Signal(), Signal.like(self.request.reason), Signal.like(self.reply.length)
+        m.d.comb += [
+            self.reply.command.eq(self.request.command),
+            self.reply.sequence.eq(self.request.sequence),
+            self.reply.length.eq(self.length),
+            self.reply.nak.eq(self.nak),
+            self.reply.reason.eq(self.reason),
+        ]
+        # what opens the line for a request, from registers alone
+        self.began = Signal()
+        m.d.sync += self.began.eq(0)
+        m.d.comb += self.request.answered.eq(self.began | self.reply.done)
+        self.place = Signal.like(self.reply.address, name="place")  # of the next byte
+        self.count = Signal(range(len(self.counters) + len(self.packet.thresholds) + 1))
+        # written and sent a cycle late, as the decisions come late in their cycle
+        m.d.sync += [self.reply.write.eq(0), self.reply.start.eq(0)]
+
+    def _step(self) -> None:
+        """A step of the engine: its inputs on their way, its outputs, and the cycles that it takes."""
+        m = self.m
+        self.is_open = Signal()
+        self.zeros = Signal()  # this step ends an abandoned sequence
+        # the step's inputs are on their way to the engine, and the next one is the last
+        self.feeding, self.final = Signal(), Signal(name="final")
+        self.fed = Signal(range(self.inputs + 1))
+        self.taken = Signal(range(self.outputs + 1))
+        self.wanted = Signal()  # an output; a cycle late, while the one before is stored
+        self.stepped = Signal()
+        running = Signal()
+        self.cycles = Signal(32)
+        self.closing = Signal()
+        self.gives = self.closing if self.packet.identity.only_last else Const(1)
+        m.d.comb += self.closing.eq(self.last | self.zeros)
+        m.d.sync += self.wanted.eq(self.gives & (self.taken != self.outputs))
+        with m.If(self.packet.step_start):
+            m.d.sync += [running.eq(1), self.cycles.eq(1)]
+        with m.Elif(running):
+            m.d.sync += self.cycles.eq(self.cycles + 1)
+        with m.If(self.packet.step_done):
+            m.d.sync += [running.eq(0), self.stepped.eq(1)]
+
+    def _thresholds(self) -> None:
+        """The thresholds that hold: the Program's own, until a host sets others, from the last to the first."""
+        m = self.m
+        self.thresholds = [Signal(16, name=f"threshold_{number}") for number in range(len(self.packet.thresholds))]
+        m.d.comb += [port.eq(register) for port, register in zip(self.packet.threshold, self.thresholds, strict=True)]
+        # new ones move in from the last to the first
+        self.threshold, self.shift = Signal(16), Signal(name="shift")
+        m.d.sync += self.shift.eq(0)
+        with m.If(self.shift):
+            m.d.sync += [
+                into.eq(value)
+                for into, value in zip(self.thresholds, [*self.thresholds[1:], self.threshold], strict=True)
+            ]
+
+    def _words(self) -> None:
+        """What a reply is made of: outputs byte by byte, counters and thresholds word by word."""
+        m = self.m
+        self.value = Signal(signed(8 * self.y_bytes))
+        self.byte = Signal(range(max(self.y_bytes, 5)))
+        self.word = Signal(32)
+        # what a reply is made of; chosen in two cycles where they are many
+        tellable = [*self.counters, *self.thresholds]
+        some_words = [tellable[at : at + 8] for at in range(0, len(tellable), 8)]
+        parts = [Signal(32, name=f"words_{8 * at}") for at in range(len(some_words))]
+        self.brief = Signal()  # words of 16 bits
+        self.last_word = Signal()  # a cycle after ``count``
+        m.d.sync += self.last_word.eq(self.count == Mux(self.brief, len(tellable), len(self.counters)))
+        m.d.sync += [part.eq(Array(each)[self.count[:3]]) for part, each in zip(parts, some_words, strict=True)]
+        self.chosen = parts[0]
+        if len(parts) > 1:
+            self.chosen = Signal(32, name="chosen")
+            m.d.sync += self.chosen.eq(Array(parts)[self.count[3 : len(tellable).bit_length()]])
+
+    def _place(self) -> None:
+        """The place in the PEs' memories that the next word of weights goes to."""
+        m = self.m
+        if self.loaded:
+            # words before this place are written; a request that is sent again goes back to where it began
+            self.at_pe = Signal(range(self.loaded.config.pes + 1))
+            self.at_address = Signal(range(max(2, self.loaded.weight_depth)))
+            self.wanted_pe = Signal.like(self.at_pe)
+            self.complete = Signal()
+            m.d.comb += [
+                self.complete.eq(self.at_pe == self.loaded.config.pes),
+                self.packet.weights.pe.eq(self.at_pe),
+                self.packet.weights.address.eq(self.at_address),
+                self.packet.weights.data.eq(self.words.payload),
+            ]
+
+    def _feed(self) -> None:
+        """Inputs to the engine: the request's, or zeros that end an abandoned sequence."""
+        m = self.m
+        m.d.comb += [
+            self.packet.x.valid.eq(self.feeding & (self.zeros | self.words.valid)),
+            self.packet.x.payload.data.eq(Mux(self.zeros, 0, self.words.payload[: self.x_width].as_signed())),
+            self.packet.x.payload.last.eq(self.closing & self.final),
+            self.words.ready.eq(self.feeding & self.packet.x.ready),
+        ]
+        with m.If(self.packet.x.valid & self.packet.x.ready):
+            m.d.sync += [
+                self.fed.eq(self.fed + 1),
+                self.final.eq(self.fed == self.inputs - 2),
+                self.feeding.eq(~self.final),
+            ]
+
+    def refuse(self, why: Reason) -> None:
+        m = self.m
+        m.d.sync += [self.reason.eq(why), self.nak.eq(1)]
+        m.next = "REFUSE"
+
+    def write(self, address: object, value: object) -> None:
+        m = self.m
+        m.d.sync += [self.reply.address.eq(address), self.reply.data.eq(value), self.reply.write.eq(1)]
+
+    def tell(self, payload_length: int, of: Value) -> None:
+        """A reply of fixed contents, a byte a cycle."""
+        m = self.m
+        self.write(self.place, of)
+        m.d.sync += [self.place.eq(self.place + 1), self.look.eq(self.look + 1), self.length.eq(payload_length)]
+        with m.If(self.place == payload_length - 1):
+            m.d.sync += self.replay.eq(0)
+            m.next = "REPLY"
+
+    def _receive(self) -> None:
+        """After a reset the thresholds, a byte a cycle; then a request, or what is wrong with one."""
+        m = self.m
+        with m.State("START"):  # after a reset: the thresholds, a byte a cycle
+            m.d.sync += [
+                self.look.eq(self.look + 1),
+                self.place.eq(self.place + 1),
+                self.threshold.eq(Cat(self.threshold[8:], self.contents.o)),
+                self.shift.eq((self.place != 0) & ~self.place[0]),
+            ]
+            with m.If(self.place == self.threshold_length):
+                m.d.sync += self.began.eq(1)
+                m.next = "IDLE"
+        with m.State("IDLE"):
+            m.d.sync += [self.nak.eq(self.request.broken), self.reason.eq(self.request.reason)]
+            with m.If(self.request.valid):
+                m.next = "DISPATCH"
+            with m.If(self.request.broken):
+                m.next = "REFUSE"
+
+    def _dispatch(self) -> None:
+        """Whether a request is carried out, and where its reply begins."""
+        m = self.m
+        with m.State("DISPATCH"):
+            m.d.sync += [
+                self.count.eq(0),
+                self.place.eq(Mux(self.asks[Command.FRAME], 5, 0)),
+                self.byte.eq(0),
+                self.fed.eq(0),
+                self.final.eq(int(self.inputs == 1)),
+                self.taken.eq(0),
+                self.stepped.eq(0),
+                self.zeros.eq(0),
+            ]
+            # a request that is refused, or whose command is not known, says why; the others do not look at it
+            m.d.sync += [self.refused.eq(1), self.reason.eq(Reason.LENGTH), self.look.eq(0), self.brief.eq(0)]
+            m.next = "DECIDE"
+            with m.If(self.asks[Command.FRAME]):
+                with m.If(~self.of_frame):
+                    pass
+                with m.Elif(self.request.misfit):
+                    m.d.sync += self.reason.eq(Reason.VALUE)
+                if self.loaded:
+                    with m.Elif(~self.complete):
+                        m.d.sync += self.reason.eq(Reason.UNLOADED)
                 with m.Else():
-                    write(byte, word[:8])
-                    m.d.sync += word.eq(word >> 8)
-                with m.If(zeros):
-                    m.next = "RESET"
-                with m.Elif(byte == 4):
-                    m.d.sync += [replay.eq(1), replay_sequence.eq(request.sequence)]
+                    m.d.sync += self.refused.eq(0)
+            with m.Elif(self.asks[Command.THRESHOLDS]):
+                m.d.sync += self.brief.eq(1)
+                with m.If(self.empty):
+                    m.d.sync += [self.refused.eq(0), self.count.eq(len(self.counters))]
+                with m.Elif(self.of_thresholds):
+                    m.d.sync += [self.refused.eq(self.is_open), self.reason.eq(Reason.OPEN)]
+            with m.Elif(self.asks[Command.IDENTIFY] | self.asks[Command.COUNTERS] | self.asks[Command.RESET]):
+                m.d.sync += [self.refused.eq(~self.empty), self.zeros.eq(self.asks[Command.RESET] & self.is_open)]
+            if self.loaded:
+                with m.Elif(self.asks[Command.WEIGHTS]):
+                    m.d.sync += self.look.eq(len(self.identity) + self.threshold_length)
+                    with m.If(self.empty):
+                        m.d.sync += self.refused.eq(0)
+                    with m.Elif(self.of_weights):
+                        m.d.sync += [self.refused.eq(self.is_open), self.reason.eq(Reason.OPEN)]
+            with m.Else():
+                m.d.sync += self.reason.eq(Reason.COMMAND)
+
+    def _decide(self) -> None:
+        """The first state of each request."""
+        m = self.m
+        with m.State("DECIDE"):
+            m.d.sync += self.look.eq(self.look + 1)  # the first byte is on its way
+            with m.If(self.refused):
+                m.d.sync += self.nak.eq(1)
+                m.next = "REFUSE"
+            with m.Elif(self.asks[Command.IDENTIFY]):
+                m.next = "IDENTIFY"
+            with m.Elif(self.asks[Command.FRAME]):
+                with m.If(self.again):
+                    m.next = "REPLY"
+                with m.Else():
+                    m.d.sync += self.feeding.eq(1)
+                    m.next = "FEED"
+            with m.Elif(self.asks[Command.THRESHOLDS]):
+                m.next = "SET THRESHOLDS"
+                with m.If(self.empty):
+                    m.next = "WORDS"
+            with m.Elif(self.asks[Command.COUNTERS]):
+                m.next = "WORDS"
+            with m.Elif(self.asks[Command.RESET]):
+                m.next = "RESET"
+                with m.If(self.zeros):
+                    m.d.sync += self.feeding.eq(1)
+                    m.next = "FEED"
+            if self.loaded:
+                with m.Else():
+                    m.next = "WEIGHTS PE"
+                    with m.If(self.empty):
+                        m.next = "WEIGHTS"
+
+    def _frame(self) -> None:
+        """A frame: fed, its outputs collected and stored, the cycles of its step at the end."""
+        m = self.m
+        with m.State("FEED"), m.If(~self.feeding):
+            m.d.sync += [self.is_open.eq(~self.closing), self.packet.done.eq(self.closing)]
+            m.next = "COLLECT"
+        with m.State("COLLECT"):
+            m.d.comb += self.packet.y.ready.eq(self.wanted)
+            m.d.sync += [self.value.eq(self.packet.y.payload.data), self.word.eq(self.cycles), self.byte.eq(0)]
+            with m.If(self.wanted), m.If(self.packet.y.valid):
+                m.d.sync += self.taken.eq(self.taken + 1)
+                m.next = "STORE"
+            with m.Elif(self.stepped):
+                m.next = "FINISH"
+        with m.State("STORE"):
+            self.write(self.place, self.value[:8])
+            m.d.sync += [self.value.eq(self.value >> 8), self.place.eq(self.place + 1), self.byte.eq(self.byte + 1)]
+            with m.If(self.byte == self.y_bytes - 1):
+                m.next = "COLLECT"
+        with m.State("FINISH"):
+            m.d.sync += [
+                self.byte.eq(self.byte + 1),
+                self.length.eq(Mux(self.gives, 5 + self.outputs * self.y_bytes, 5)),
+            ]
+            with m.If(self.byte == 0):
+                self.write(0, self.gives * OUTPUTS)
+            with m.Else():
+                self.write(self.byte, self.word[:8])
+                m.d.sync += self.word.eq(self.word >> 8)
+            with m.If(self.zeros):
+                m.next = "RESET"
+            with m.Elif(self.byte == 4):
+                m.d.sync += [self.replay.eq(1), self.replay_sequence.eq(self.request.sequence)]
+                m.next = "REPLY"
+
+    def _set_thresholds(self) -> None:
+        """New thresholds, a word a cycle."""
+        m = self.m
+        with m.State("SET THRESHOLDS"):
+            m.d.comb += self.words.ready.eq(1)
+            m.d.sync += [self.threshold.eq(self.words.payload), self.shift.eq(self.words.valid)]
+            with m.If(self.words.valid):
+                m.d.sync += self.count.eq(self.count + 1)
+                with m.If(self.count == len(self.packet.thresholds) - 1):
+                    m.d.sync += self.count.eq(len(self.counters))
+                    m.next = "THRESHOLDS"
+        with m.State("THRESHOLDS"):  # the last one is on its way
+            m.next = "WORDS"
+
+    def _load(self) -> None:
+        """Weights, each word in its place; what is out of order is refused."""
+        m = self.m
+        if self.loaded:
+            given = self.words.payload[:16]
+            with m.State("WEIGHTS PE"), m.If(self.words.valid):
+                m.d.comb += self.words.ready.eq(1)
+                m.d.sync += self.wanted_pe.eq(given)
+                m.next = "WEIGHTS ADDRESS"
+                with m.If(given > self.at_pe):
+                    self.refuse(Reason.ORDER)
+            with m.State("WEIGHTS ADDRESS"), m.If(self.words.valid):
+                m.d.comb += self.words.ready.eq(1)
+                with m.If(
+                    (given >= self.loaded.weight_depth) | ((self.wanted_pe == self.at_pe) & (given > self.at_address))
+                ):
+                    self.refuse(Reason.ORDER)
+                with m.Else():
+                    m.d.sync += [self.at_pe.eq(self.wanted_pe), self.at_address.eq(given)]
+                    m.next = "WRITE WEIGHTS"
+            with m.State(
+                "WRITE WEIGHTS"
+            ):  # all words of the request have come, one is there in every cycle until the last
+                m.d.comb += [self.words.ready.eq(1), self.packet.weights.valid.eq(self.words.valid & ~self.complete)]
+                with m.If(self.words.valid & ~self.complete):  # what comes after the last word goes nowhere
+                    m.d.sync += self.at_address.eq(self.at_address + 1)
+                    with m.If(self.at_address == self.loaded.weight_depth - 1):
+                        m.d.sync += [self.at_address.eq(0), self.at_pe.eq(self.at_pe + 1)]
+                with m.If(~self.words.valid):
+                    m.next = "WEIGHTS"
+            with m.State("WEIGHTS"):  # the array is known, whether all weights are there is not
+                self.tell(len(self.array), Mux(self.place == 0, self.complete, self.contents.o))
+
+    def _tell_words(self) -> None:
+        """Counters or thresholds; a word is taken whole, as the engine goes on counting."""
+        m = self.m
+        with m.State("WORDS"):  # counters or thresholds; a word is taken whole, as the engine goes on counting
+            m.next = "CHOOSE WORD"
+        with m.State("CHOOSE WORD"):
+            m.next = "TAKE WORD"
+        with m.State("TAKE WORD"):
+            m.d.sync += [self.word.eq(self.chosen), self.count.eq(self.count + 1), self.byte.eq(0)]
+            m.next = "STORE WORD"
+        with m.State("STORE WORD"):
+            self.write(self.place, self.word[:8])
+            m.d.sync += [self.word.eq(self.word >> 8), self.place.eq(self.place + 1), self.byte.eq(self.byte + 1)]
+            m.d.sync += [
+                self.replay.eq(0),
+                self.length.eq(Mux(self.brief, self.threshold_length, 4 * len(self.counters))),
+            ]
+            with m.If(self.byte == Mux(self.brief, 1, 3)):
+                m.next = "WORDS"
+                with m.If(self.last_word):
                     m.next = "REPLY"
 
-            with m.State("SET THRESHOLDS"):
-                m.d.comb += words.ready.eq(1)
-                m.d.sync += [threshold.eq(words.payload), shift.eq(words.valid)]
-                with m.If(words.valid):
-                    m.d.sync += count.eq(count + 1)
-                    with m.If(count == len(self.thresholds) - 1):
-                        m.d.sync += count.eq(len(counters))
-                        m.next = "THRESHOLDS"
-            with m.State("THRESHOLDS"):  # the last one is on its way
-                m.next = "WORDS"
+    def _end(self) -> None:
+        """The end of every request: a reset's reply, a refusal, and sending."""
+        m = self.m
+        with m.State("RESET"):
+            self.write(0, self.zeros)
+            m.d.sync += [self.replay.eq(0), self.length.eq(1)]
+            m.next = "REPLY"
 
-            if loaded:
-                given = words.payload[:16]
-                with m.State("WEIGHTS PE"), m.If(words.valid):
-                    m.d.comb += words.ready.eq(1)
-                    m.d.sync += wanted_pe.eq(given)
-                    m.next = "WEIGHTS ADDRESS"
-                    with m.If(given > at_pe):
-                        refuse(Reason.ORDER)
-                with m.State("WEIGHTS ADDRESS"), m.If(words.valid):
-                    m.d.comb += words.ready.eq(1)
-                    with m.If((given >= loaded.weight_depth) | ((wanted_pe == at_pe) & (given > at_address))):
-                        refuse(Reason.ORDER)
-                    with m.Else():
-                        m.d.sync += [at_pe.eq(wanted_pe), at_address.eq(given)]
-                        m.next = "WRITE WEIGHTS"
-                with m.State(
-                    "WRITE WEIGHTS"
-                ):  # all words of the request have come, one is there in every cycle until the last
-                    m.d.comb += [words.ready.eq(1), self.weights.valid.eq(words.valid & ~complete)]
-                    with m.If(words.valid & ~complete):  # what comes after the last word goes nowhere
-                        m.d.sync += at_address.eq(at_address + 1)
-                        with m.If(at_address == loaded.weight_depth - 1):
-                            m.d.sync += [at_address.eq(0), at_pe.eq(at_pe + 1)]
-                    with m.If(~words.valid):
-                        m.next = "WEIGHTS"
-                with m.State("WEIGHTS"):  # the array is known, whether all weights are there is not
-                    tell(len(array), Mux(place == 0, complete, contents.o))
-
-            with m.State("WORDS"):  # counters or thresholds; a word is taken whole, as the engine goes on counting
-                m.next = "CHOOSE WORD"
-            with m.State("CHOOSE WORD"):
-                m.next = "TAKE WORD"
-            with m.State("TAKE WORD"):
-                m.d.sync += [word.eq(chosen), count.eq(count + 1), byte.eq(0)]
-                m.next = "STORE WORD"
-            with m.State("STORE WORD"):
-                write(place, word[:8])
-                m.d.sync += [word.eq(word >> 8), place.eq(place + 1), byte.eq(byte + 1)]
-                m.d.sync += [replay.eq(0), length.eq(Mux(brief, threshold_length, 4 * len(counters)))]
-                with m.If(byte == Mux(brief, 1, 3)):
-                    m.next = "WORDS"
-                    with m.If(last_word):
-                        m.next = "REPLY"
-
-            with m.State("RESET"):
-                write(0, zeros)
-                m.d.sync += [replay.eq(0), length.eq(1)]
-                m.next = "REPLY"
-
-            with m.State("REFUSE"):
-                m.d.sync += self.error.eq(1)
-                m.next = "REPLY"
-            with m.State("REPLY"):
-                m.d.sync += reply.start.eq(1)
-                m.next = "SEND"
-            with m.State("SEND"), m.If(reply.done):
-                with m.If(~nak):
-                    m.d.sync += self.error.eq(0)
-                m.next = "IDLE"
-        m.d.comb += self.busy.eq(is_open | ~request.idle)
-        return m
+        with m.State("REFUSE"):
+            m.d.sync += self.packet.error.eq(1)
+            m.next = "REPLY"
+        with m.State("REPLY"):
+            m.d.sync += self.reply.start.eq(1)
+            m.next = "SEND"
+        with m.State("SEND"), m.If(self.reply.done):
+            with m.If(~self.nak):
+                m.d.sync += self.packet.error.eq(0)
+            m.next = "IDLE"

@@ -68,156 +68,214 @@ class Request(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        m = Module()
-        x_width = self.identity.input_width
-        x_bytes = value_bytes(x_width)
-        command, length = self.command, self.length
+        return _Receiver(self).build()
 
-        count = Signal(16)  # bytes of the part that is being received
-        low = Signal(8)
-        odd = Signal()  # the byte before was the low half of a value
+
+class _Receiver:
+    """One elaboration of a :class:`Request`: parts that share signals, and the states of a frame that arrives."""
+
+    def __init__(self, port: Request) -> None:
+        self.port = port
+        self.m = Module()
+
+    def build(self) -> Module:
+        """The whole module, part by part."""
+        m = self.m
+        self.x_width = self.port.identity.input_width
+        self.x_bytes = value_bytes(self.x_width)
+        self.command, self.length = self.port.command, self.port.length
+
+        self.count = Signal(16)  # bytes of the part that is being received
+        self.low = Signal(8)
+        self.odd = Signal()  # the byte before was the low half of a value
         # known long before a payload is complete
-        is_step, two_bytes, empty, too_long, single = (
+        self.is_step, self.two_bytes, self.empty, self.too_long, self.single = (
             Signal(name=name) for name in ("is_step", "two_bytes", "empty", "too_long", "single")
         )
         # ``final``: the next byte of the payload is its last; set by the one ``before``, whose ``count`` is the length less two
-        final, before = Signal(), Signal(16)
+        self.final, self.before = Signal(), Signal(16, name="before")
         m.d.sync += [
-            is_step.eq(command == Command.FRAME),
-            two_bytes.eq(
-                (x_bytes == 2) | (command == Command.THRESHOLDS) | (self.loaded & (command == Command.WEIGHTS))
+            self.is_step.eq(self.command == Command.FRAME),
+            self.two_bytes.eq(
+                (self.x_bytes == 2)
+                | (self.command == Command.THRESHOLDS)
+                | (self.port.loaded & (self.command == Command.WEIGHTS))
             ),
-            empty.eq(length == 0),
-            too_long.eq(length > self.longest),
-            single.eq(length == 1),
-            before.eq(length - 2),
+            self.empty.eq(self.length == 0),
+            self.too_long.eq(self.length > self.port.longest),
+            self.single.eq(self.length == 1),
+            self.before.eq(self.length - 2),
         ]
 
-        m.submodules.crc = crc = Crc16()
-        m.d.comb += [crc.data.eq(self.i.payload), self.i.ready.eq(1)]
+        m.submodules.crc = self.crc = Crc16()
+        m.d.comb += [self.crc.data.eq(self.port.i.payload), self.port.i.ready.eq(1)]
 
-        flush = Signal()
-        arriving = Signal(16)
-        queue = _Queue(width=len(self.words.payload), depth=self.values)
-        m.submodules.words = ResetInserter(flush)(queue)
-        m.d.comb += [
-            self.words.payload.eq(queue.r_data),
-            self.words.valid.eq(queue.r_rdy),
-            queue.r_en.eq(self.words.ready),
-        ]
-        # a value goes to the queue a cycle late
-        m.d.sync += [queue.w_data.eq(arriving), queue.w_en.eq(0)]
-        with m.If(two_bytes):
-            m.d.comb += arriving.eq(Cat(low, self.i.payload))
-        with m.Else():
-            m.d.comb += arriving.eq(self.i.payload)
-        sign_bits = arriving[x_width - 1 : 8 * x_bytes]
+        self._values()
 
         # cycles without a byte; two of their numbers are known a cycle ahead
-        quiet = Signal(max(self.timeout, self.gap).bit_length() + 1)
-        timed_out, is_quiet = Signal(), Signal()
-        gave_up = Signal()  # a cycle late: counting begins anew
-        m.d.sync += [timed_out.eq(quiet == self.timeout - 1), is_quiet.eq(quiet >= self.gap - 1), gave_up.eq(0)]
-        with m.If(self.i.valid | self.i_error | gave_up):
-            m.d.sync += [quiet.eq(0), timed_out.eq(0), is_quiet.eq(0)]
-        with m.Elif(~quiet[-1]):
-            m.d.sync += quiet.eq(quiet + 1)
-
-        def refuse(why: Reason, state: str) -> None:
-            m.d.sync += [self.reason.eq(why), gave_up.eq(1)]
-            m.next = state
-
-        def receiving() -> None:
-            """A frame is on its way: it may stop or break."""
-            with m.If(self.i_error):
-                refuse(Reason.FRAMING, "DRAIN")
-            with m.Elif(timed_out & ~self.i.valid):
-                m.d.sync += self.broken.eq(1)
-                refuse(Reason.TIMEOUT, "HELD")
+        self._silence()
 
         with m.FSM(name="state") as machine:
-            with m.State("START"):
-                m.d.comb += self.i.ready.eq(0)
-                with m.If(self.answered):
-                    m.next = "HUNT"
-            with m.State("HUNT"), m.If(self.i.valid & (self.i.payload == SYNC[0])):
-                m.next = "SYNC"
-            with m.State("SYNC"):
-                m.d.comb += [crc.start.eq(1), flush.eq(1)]
-                m.d.sync += [count.eq(0), odd.eq(0), self.misfit.eq(0), self.last.eq(0), self.sequence.eq(0)]
-                with m.If(self.i.valid & (self.i.payload == SYNC[1])):
-                    m.next = "HEADER"
-                with m.Elif(self.i.valid & (self.i.payload != SYNC[0])):
-                    m.next = "HUNT"
-            with m.State("HEADER"):
-                receiving()
-                with m.If(self.i.valid):
-                    m.d.comb += crc.valid.eq(1)
-                    m.d.sync += count.eq(count + 1)
-                    with m.Switch(count[:2]):
-                        with m.Case(0):
-                            m.d.sync += command.eq(self.i.payload)
-                        with m.Case(1):
-                            m.d.sync += self.sequence.eq(self.i.payload)
-                        with m.Case(2):
-                            m.d.sync += length[:8].eq(self.i.payload)
-                        with m.Case(3):
-                            m.d.sync += [length[8:].eq(self.i.payload), count.eq(0)]
-                            m.next = "LENGTH"
-            with m.State("LENGTH"):  # is compared
-                m.d.comb += self.i.ready.eq(0)
-                m.next = "ROOM"
-            with m.State("ROOM"):
-                m.d.comb += self.i.ready.eq(0)
-                m.d.sync += final.eq(single)
-                with m.If(too_long):
-                    refuse(Reason.LENGTH, "DRAIN")
-                with m.Elif(empty):
-                    m.next = "CRC"
-                with m.Else():
-                    m.next = "PAYLOAD"
-            with m.State("PAYLOAD"):
-                receiving()
-                with m.If(self.i.valid):
-                    m.d.comb += crc.valid.eq(1)
-                    m.d.sync += [count.eq(count + 1), final.eq(count == before)]
-                    with m.If(is_step & (count == 0)):
-                        m.d.sync += self.last.eq((self.i.payload & LAST) != 0)
-                    with m.Elif(two_bytes & ~odd):
-                        m.d.sync += [low.eq(self.i.payload), odd.eq(1)]
-                    with m.Else():
-                        # a payload of the wrong length may overflow the queue, but is refused before the queue is used
-                        m.d.sync += [queue.w_en.eq(1), odd.eq(0)]
-                        with m.If(is_step & sign_bits.any() & ~sign_bits.all()):
-                            m.d.sync += self.misfit.eq(1)
-                    with m.If(final):
-                        m.d.sync += count.eq(0)
-                        m.next = "CRC"
-            with m.State("CRC"):
-                receiving()
-                with m.If(self.i.valid):
-                    m.d.comb += crc.valid.eq(1)
-                    m.d.sync += count.eq(count + 1)
-                    with m.If(count[0]):
-                        m.next = "CHECK"
-            with m.State("CHECK"):
-                with m.If(crc.match):
-                    m.d.sync += self.valid.eq(1)
-                    m.next = "HELD"
-                with m.Else():
-                    refuse(Reason.CRC, "DRAIN")
-            # what follows a broken frame belongs to it, until the line is quiet
-            with m.State("DRAIN"), m.If(is_quiet):
-                m.d.sync += self.broken.eq(1)
-                m.next = "HELD"
-            with m.State("HELD"), m.If(self.answered):
-                m.d.sync += [self.valid.eq(0), self.broken.eq(0)]
-                m.next = "HUNT"
+            self._head()
+            self._length()
+            self._payload()
+            self._tail()
         idle = [
             machine.ongoing(state) for state in ("START", "HUNT", "SYNC", "HEADER", "LENGTH", "ROOM", "PAYLOAD", "CRC")
         ]
-        m.d.comb += self.idle.eq(Cat(*idle).any())
+        m.d.comb += self.port.idle.eq(Cat(*idle).any())
         return m
+
+    def _values(self) -> None:
+        """The queue of a payload's values; a value goes there a cycle late."""
+        m = self.m
+        self.flush = Signal()
+        arriving = Signal(16)
+        self.queue = _Queue(width=len(self.port.words.payload), depth=self.port.values)
+        m.submodules.words = ResetInserter(self.flush)(self.queue)
+        m.d.comb += [
+            self.port.words.payload.eq(self.queue.r_data),
+            self.port.words.valid.eq(self.queue.r_rdy),
+            self.queue.r_en.eq(self.port.words.ready),
+        ]
+        # a value goes to the queue a cycle late
+        m.d.sync += [self.queue.w_data.eq(arriving), self.queue.w_en.eq(0)]
+        with m.If(self.two_bytes):
+            m.d.comb += arriving.eq(Cat(self.low, self.port.i.payload))
+        with m.Else():
+            m.d.comb += arriving.eq(self.port.i.payload)
+        self.sign_bits = arriving[self.x_width - 1 : 8 * self.x_bytes]
+
+    def _silence(self) -> None:
+        """Cycles without a byte; two of their numbers are known a cycle ahead."""
+        m = self.m
+        quiet = Signal(max(self.port.timeout, self.port.gap).bit_length() + 1)
+        self.timed_out, self.is_quiet = Signal(), Signal()
+        self.gave_up = Signal()  # a cycle late: counting begins anew
+        m.d.sync += [
+            self.timed_out.eq(quiet == self.port.timeout - 1),
+            self.is_quiet.eq(quiet >= self.port.gap - 1),
+            self.gave_up.eq(0),
+        ]
+        with m.If(self.port.i.valid | self.port.i_error | self.gave_up):
+            m.d.sync += [quiet.eq(0), self.timed_out.eq(0), self.is_quiet.eq(0)]
+        with m.Elif(~quiet[-1]):
+            m.d.sync += quiet.eq(quiet + 1)
+
+    def refuse(self, why: Reason, state: str) -> None:
+        m = self.m
+        m.d.sync += [self.port.reason.eq(why), self.gave_up.eq(1)]
+        m.next = state
+
+    def receiving(
+        self,
+    ) -> None:
+        """A frame is on its way: it may stop or break."""
+        m = self.m
+        with m.If(self.port.i_error):
+            self.refuse(Reason.FRAMING, "DRAIN")
+        with m.Elif(self.timed_out & ~self.port.i.valid):
+            m.d.sync += self.port.broken.eq(1)
+            self.refuse(Reason.TIMEOUT, "HELD")
+
+    def _head(self) -> None:
+        """Until a frame begins, and its header."""
+        m = self.m
+        with m.State("START"):
+            m.d.comb += self.port.i.ready.eq(0)
+            with m.If(self.port.answered):
+                m.next = "HUNT"
+        with m.State("HUNT"), m.If(self.port.i.valid & (self.port.i.payload == SYNC[0])):
+            m.next = "SYNC"
+        with m.State("SYNC"):
+            m.d.comb += [self.crc.start.eq(1), self.flush.eq(1)]
+            m.d.sync += [
+                self.count.eq(0),
+                self.odd.eq(0),
+                self.port.misfit.eq(0),
+                self.port.last.eq(0),
+                self.port.sequence.eq(0),
+            ]
+            with m.If(self.port.i.valid & (self.port.i.payload == SYNC[1])):
+                m.next = "HEADER"
+            with m.Elif(self.port.i.valid & (self.port.i.payload != SYNC[0])):
+                m.next = "HUNT"
+        with m.State("HEADER"):
+            self.receiving()
+            with m.If(self.port.i.valid):
+                m.d.comb += self.crc.valid.eq(1)
+                m.d.sync += self.count.eq(self.count + 1)
+                with m.Switch(self.count[:2]):
+                    with m.Case(0):
+                        m.d.sync += self.command.eq(self.port.i.payload)
+                    with m.Case(1):
+                        m.d.sync += self.port.sequence.eq(self.port.i.payload)
+                    with m.Case(2):
+                        m.d.sync += self.length[:8].eq(self.port.i.payload)
+                    with m.Case(3):
+                        m.d.sync += [self.length[8:].eq(self.port.i.payload), self.count.eq(0)]
+                        m.next = "LENGTH"
+
+    def _length(self) -> None:
+        """The length is compared, while no byte is taken."""
+        m = self.m
+        with m.State("LENGTH"):  # is compared
+            m.d.comb += self.port.i.ready.eq(0)
+            m.next = "ROOM"
+        with m.State("ROOM"):
+            m.d.comb += self.port.i.ready.eq(0)
+            m.d.sync += self.final.eq(self.single)
+            with m.If(self.too_long):
+                self.refuse(Reason.LENGTH, "DRAIN")
+            with m.Elif(self.empty):
+                m.next = "CRC"
+            with m.Else():
+                m.next = "PAYLOAD"
+
+    def _payload(self) -> None:
+        """Values into the queue; one that does not fit its format is noted."""
+        m = self.m
+        with m.State("PAYLOAD"):
+            self.receiving()
+            with m.If(self.port.i.valid):
+                m.d.comb += self.crc.valid.eq(1)
+                m.d.sync += [self.count.eq(self.count + 1), self.final.eq(self.count == self.before)]
+                with m.If(self.is_step & (self.count == 0)):
+                    m.d.sync += self.port.last.eq((self.port.i.payload & LAST) != 0)
+                with m.Elif(self.two_bytes & ~self.odd):
+                    m.d.sync += [self.low.eq(self.port.i.payload), self.odd.eq(1)]
+                with m.Else():
+                    # a payload of the wrong length may overflow the queue, but is refused before the queue is used
+                    m.d.sync += [self.queue.w_en.eq(1), self.odd.eq(0)]
+                    with m.If(self.is_step & self.sign_bits.any() & ~self.sign_bits.all()):
+                        m.d.sync += self.port.misfit.eq(1)
+                with m.If(self.final):
+                    m.d.sync += self.count.eq(0)
+                    m.next = "CRC"
+
+    def _tail(self) -> None:
+        """The CRC, and what follows: a request held until it is answered, or a broken frame until the line is quiet."""
+        m = self.m
+        with m.State("CRC"):
+            self.receiving()
+            with m.If(self.port.i.valid):
+                m.d.comb += self.crc.valid.eq(1)
+                m.d.sync += self.count.eq(self.count + 1)
+                with m.If(self.count[0]):
+                    m.next = "CHECK"
+        with m.State("CHECK"):
+            with m.If(self.crc.match):
+                m.d.sync += self.port.valid.eq(1)
+                m.next = "HELD"
+            with m.Else():
+                self.refuse(Reason.CRC, "DRAIN")
+        # what follows a broken frame belongs to it, until the line is quiet
+        with m.State("DRAIN"), m.If(self.is_quiet):
+            m.d.sync += self.port.broken.eq(1)
+            m.next = "HELD"
+        with m.State("HELD"), m.If(self.port.answered):
+            m.d.sync += [self.port.valid.eq(0), self.port.broken.eq(0)]
+            m.next = "HUNT"
 
 
 class _Queue(fifo.SyncFIFOBuffered):

@@ -66,268 +66,326 @@ class Dispatcher(wiring.Component):
         )
 
     def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        layout, beat, group = self._layout, self.beat, self._group
-        phases, lanes = layout.phases, layout.lanes
-        sides = [getattr(self, f"lane_{lane}") for lane in range(lanes)]
-        lists = [self.input, *sides]  # in this order, everywhere
+        return _Pipeline(self).build()
+
+
+class _Pipeline:
+    """One elaboration of a :class:`Dispatcher`: six stages that share signals, each in a method."""
+
+    def __init__(self, port: Dispatcher) -> None:
+        self.port = port
+        self.m = Module()
+
+    def build(self) -> Module:
+        """The whole module, part by part."""
+        m = self.m
+        self.layout, self.beat, self.group = self.port._layout, self.port.beat, self.port._group
+        self.phases, lanes = self.layout.phases, self.layout.lanes
+        sides = [getattr(self.port, f"lane_{lane}") for lane in range(lanes)]
+        self.lists = [self.port.input, *sides]  # in this order, everywhere
 
         # what comes from the lists, at lanes all over a large device, in registers on its way
-        some_columns = [
-            [delay(m, some, layout.depths.known, f"some_{number}_{section}") for section, some in enumerate(side.some)]
-            for number, side in enumerate(lists)
+        self.some_columns = [
+            [
+                delay(m, some, self.layout.depths.known, f"some_{number}_{section}")
+                for section, some in enumerate(side.some)
+            ]
+            for number, side in enumerate(self.lists)
         ]
-        pairs: tuple[list[MatrixLayout | None], ...] = (
-            [phase.matrices[0] for phase in phases],
-            [phase.matrices[1] if len(phase.matrices) > 1 else None for phase in phases],
+        self.pairs: tuple[list[MatrixLayout | None], ...] = (
+            [phase.matrices[0] for phase in self.phases],
+            [phase.matrices[1] if len(phase.matrices) > 1 else None for phase in self.phases],
         )
 
-        def table(values: list[int] | list[bool], name: str) -> Value:
-            """A constant of the phase, registered: it is used from two cycles after the phase's start on."""
-            if len(set(values)) == 1:
-                return Const(int(values[0]), range(max(2, values[0] + 1)))
-            register = Signal(range(max(2, max(values) + 1)), name=name)
-            m.d.sync += register.eq(constant(m, self.phase, [int(value) for value in values], f"{name}_now"))
-            return register
+        self._which()
+        self._list()
+        self._walk()
+        self._fetch()
+        self._column()
+        self._place()
+        self._burst()
 
-        def of_matrices(of: Any, name: str) -> list[Value]:
-            """The same for the first and the second matrix; a phase without one has any value."""
-            any_value = of(next(matrix for pair in pairs for matrix in pair if matrix is not None))
-            return [
-                table([any_value if matrix is None else of(matrix) for matrix in pair], f"{name}_{at}")
-                for at, pair in enumerate(pairs)
-            ]
+        # nothing in front of the fetch stage: known a cycle late, which the stages behind make up for
+        walked = Signal()
+        m.d.sync += [
+            walked.eq(
+                ~(
+                    self.port.start
+                    | self.pending
+                    | self.early.any()
+                    | self.late.any()
+                    | self.list_valid
+                    | self.walk_valid
+                )
+            ),
+            self.port.idle.eq(
+                ~self.port.start & walked & ~(self.owed.any() | self.place_valid | (self.beat.valid & ~self.final)),
+            ),
+        ]
+        return m
 
-        # -- which lists have columns of either matrix ---------------------------------------------------------------------
-        some: list[Value] = []
-        counts: list[list[Signal]] = []
-        single: list[list[Signal]] = []
-        for at, pair in enumerate(pairs):
+    def table(self, values: list[int] | list[bool], name: str) -> Value:
+        """A constant of the phase, registered: it is used from two cycles after the phase's start on."""
+        m = self.m
+        if len(set(values)) == 1:
+            return Const(int(values[0]), range(max(2, values[0] + 1)))
+        register = Signal(range(max(2, max(values) + 1)), name=name)
+        m.d.sync += register.eq(constant(m, self.port.phase, [int(value) for value in values], f"{name}_now"))
+        return register
+
+    def of_matrices(self, of: Any, name: str) -> list[Value]:
+        """The same for the first and the second matrix; a phase without one has any value."""
+        any_value = of(next(matrix for pair in self.pairs for matrix in pair if matrix is not None))
+        return [
+            self.table([any_value if matrix is None else of(matrix) for matrix in pair], f"{name}_{at}")
+            for at, pair in enumerate(self.pairs)
+        ]
+
+    def _which(self) -> None:
+        """Which lists have columns of either matrix, how many, and whether it is one."""
+        m = self.m
+        self.some: list[Value] = []
+        self.counts: list[list[Signal]] = []
+        self.single: list[list[Signal]] = []
+        for at, pair in enumerate(self.pairs):
 
             def phased(values: list[bool], name: str, at: int = at) -> Value:
-                return constant(m, self.phase, [int(value) for value in values], f"{name}_{at}").bool()
+                return constant(m, self.port.phase, [int(value) for value in values], f"{name}_{at}").bool()
 
             inputs = phased([matrix is not None and matrix.source == INPUT for matrix in pair], "of_input")
             listed = phased([matrix is not None and matrix.source != INPUT for matrix in pair], "of_lanes")
             now = phased([bool(matrix and matrix.now) for matrix in pair], "now")
-            enable = listed & (now | ~self.first)
-            if layout.states:
+            enable = listed & (now | ~self.port.first)
+            if self.layout.states:
                 carried = phased([bool(matrix and matrix.carried) for matrix in pair], "carried")
-                inputs, enable = inputs & ~self.prime, Mux(self.prime, carried, enable)
+                inputs, enable = inputs & ~self.port.prime, Mux(self.port.prime, carried, enable)
             sections = [matrix.source if matrix and matrix.source != INPUT else 0 for matrix in pair]
-            found = [inputs & Array(some_columns[0])[self.bank]]
+            found = [inputs & Array(self.some_columns[0])[self.port.bank]]
             mine, ones = [], []
-            for number, side in enumerate(lists):
+            for number, side in enumerate(self.lists):
                 count = Signal.like(side.counts[0], name=f"count_{at}_{number}")
                 one = Signal(name=f"single_{at}_{number}")
                 of = (
-                    Array(self.input.counts)[self.bank]
+                    Array(self.port.input.counts)[self.port.bank]
                     if number == 0
-                    else Array(side.counts[section] for section in sections)[self.phase]
+                    else Array(side.counts[section] for section in sections)[self.port.phase]
                 )
                 m.d.sync += [count.eq(of), one.eq(count == 1)]
                 mine.append(count)
                 ones.append(one)
                 if number:
-                    found.append(enable & Array(some_columns[number][section] for section in sections)[self.phase])
-            some.append(Cat(*found))
-            counts.append(mine)
-            single.append(ones)
+                    found.append(
+                        enable & Array(self.some_columns[number][section] for section in sections)[self.port.phase]
+                    )
+            self.some.append(Cat(*found))
+            self.counts.append(mine)
+            self.single.append(ones)
 
-        # -- list: the next one with columns, as one bit of a mask -----------------------------------------------------------
-        early, late = (Signal(len(lists), name=name) for name in ("early_lists", "late_lists"))
-        swapped, pending = Signal(), Signal()
-        list_valid, list_second = Signal(), Signal()
-        chosen = Signal(len(lists))
-        walk_take = Signal()
+    def _list(self) -> None:
+        """The next list with columns, as one bit of a mask."""
+        m = self.m
+        self.early, self.late = (Signal(len(self.lists), name=name) for name in ("early_lists", "late_lists"))
+        swapped, self.pending = Signal(), Signal(name="pending")
+        self.list_valid, self.list_second = Signal(), Signal()
+        self.chosen = Signal(len(self.lists))
+        self.walk_take = Signal()
         spare_list = Signal()
-        following = Signal(data.StructLayout({"valid": 1, "second": 1, "chosen": len(lists)}))
+        following = Signal(data.StructLayout({"valid": 1, "second": 1, "chosen": len(self.lists)}))
         m.d.comb += following.eq(
             Cat(
-                early.any() | late.any(),
-                Mux(early.any(), swapped, ~swapped),
-                Mux(early.any(), _lowest(early), _lowest(late)),
+                self.early.any() | self.late.any(),
+                Mux(self.early.any(), swapped, ~swapped),
+                Mux(self.early.any(), _lowest(self.early), _lowest(self.late)),
             )
         )
-        stage = Cat(list_valid, list_second, chosen)
-        _buffered(m, stage, following, list_valid, following.valid, walk_take, spare_list, "spare_list")
+        stage = Cat(self.list_valid, self.list_second, self.chosen)
+        _buffered(m, stage, following, self.list_valid, following.valid, self.walk_take, spare_list, "spare_list")
         with m.If(~spare_list):
-            m.d.sync += early.eq(early & (early - 1))
-            with m.If(~early.any()):
-                m.d.sync += late.eq(late & (late - 1))
-        with m.If(self.start):
-            m.d.sync += [early.eq(Mux(self.late, some[1], some[0])), swapped.eq(self.late), pending.eq(~self.known)]
-            with m.If(self.known):
-                m.d.sync += late.eq(Mux(self.late, some[0], some[1]))
-        with m.Elif(pending & self.known):
-            m.d.sync += [late.eq(Mux(swapped, some[0], some[1])), pending.eq(0)]
-
-        # -- walk: through a list's columns ----------------------------------------------------------------------------------
-        def picked(values: list[list[Signal]]) -> Value:
-            """Of the chosen list and matrix: an OR over one-hot choices."""
-            terms = [
-                Mux(chosen[number] & (list_second == at), value, 0)
-                for at, mine in enumerate(values)
-                for number, value in enumerate(mine)
-            ]
-            total = terms[0]
-            for term in terms[1:]:
-                total = total | term
-            return total
-
-        bases = of_matrices(lambda x: 0 if x.source == INPUT else self._bases[x.source], "list_base")
-        input_base = Signal(depth_bits(max(self._input_bases) + 1))
-        m.d.sync += input_base.eq(Array(self._input_bases)[self.bank])
-        walk_valid, walk_final, walk_second = Signal(), Signal(), Signal()
-        walk_list = Signal(range(len(lists)))
-        walk_left = Signal(max(len(side.counts[0]) for side in lists))
-        address = Signal(max(len(side.address) for side in lists))
-        fetch_valid, fetch_second = Signal(), Signal()
-        fetch_list = Signal.like(walk_list, name="fetch_list")
-        fetch_move = Signal()
-        m.d.comb += [
-            walk_take.eq(~walk_valid | (walk_final & fetch_move)),
-            self.issued.eq(walk_valid & fetch_move),
-        ]
-        with m.If(walk_take):
+            m.d.sync += self.early.eq(self.early & (self.early - 1))
+            with m.If(~self.early.any()):
+                m.d.sync += self.late.eq(self.late & (self.late - 1))
+        with m.If(self.port.start):
             m.d.sync += [
-                walk_valid.eq(list_valid),
-                walk_second.eq(list_second),
-                walk_list.eq(_position(chosen)),
-                walk_left.eq(picked(counts)),
-                walk_final.eq(picked(single)),
-                address.eq(Mux(chosen[0], input_base, Mux(list_second, bases[1], bases[0]))),
+                self.early.eq(Mux(self.port.late, self.some[1], self.some[0])),
+                swapped.eq(self.port.late),
+                self.pending.eq(~self.port.known),
             ]
-        with m.Elif(fetch_move):
-            m.d.sync += [walk_left.eq(walk_left - 1), walk_final.eq(walk_left == 2), address.eq(address + 1)]
+            with m.If(self.port.known):
+                m.d.sync += self.late.eq(Mux(self.port.late, self.some[0], self.some[1]))
+        with m.Elif(self.pending & self.port.known):
+            m.d.sync += [self.late.eq(Mux(swapped, self.some[0], self.some[1])), self.pending.eq(0)]
 
-        # -- fetch: the lists' own read registers ------------------------------------------------------------------------------
-        column_valid, column_second = Signal(), Signal()
-        column_move = Signal()
+    def picked(self, values: list[list[Signal]]) -> Value:
+        """Of the chosen list and matrix: an OR over one-hot choices."""
+        terms = [
+            Mux(self.chosen[number] & (self.list_second == at), value, 0)
+            for at, mine in enumerate(values)
+            for number, value in enumerate(mine)
+        ]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total | term
+        return total
+
+    def _walk(self) -> None:
+        """Through a list's columns."""
+        m = self.m
+        bases = self.of_matrices(lambda x: 0 if x.source == INPUT else self.port._bases[x.source], "list_base")
+        input_base = Signal(depth_bits(max(self.port._input_bases) + 1))
+        m.d.sync += input_base.eq(Array(self.port._input_bases)[self.port.bank])
+        self.walk_valid, walk_final, self.walk_second = Signal(), Signal(), Signal(name="walk_second")
+        self.walk_list = Signal(range(len(self.lists)))
+        walk_left = Signal(max(len(side.counts[0]) for side in self.lists))
+        self.address = Signal(max(len(side.address) for side in self.lists))
+        self.fetch_valid, self.fetch_second = Signal(), Signal(name="fetch_second")
+        self.fetch_list = Signal.like(self.walk_list, name="fetch_list")
+        self.fetch_move = Signal()
+        m.d.comb += [
+            self.walk_take.eq(~self.walk_valid | (walk_final & self.fetch_move)),
+            self.port.issued.eq(self.walk_valid & self.fetch_move),
+        ]
+        with m.If(self.walk_take):
+            m.d.sync += [
+                self.walk_valid.eq(self.list_valid),
+                self.walk_second.eq(self.list_second),
+                self.walk_list.eq(_position(self.chosen)),
+                walk_left.eq(self.picked(self.counts)),
+                walk_final.eq(self.picked(self.single)),
+                self.address.eq(Mux(self.chosen[0], input_base, Mux(self.list_second, bases[1], bases[0]))),
+            ]
+        with m.Elif(self.fetch_move):
+            m.d.sync += [walk_left.eq(walk_left - 1), walk_final.eq(walk_left == 2), self.address.eq(self.address + 1)]
+
+    def _fetch(self) -> None:
+        """The lists' own read registers; columns on the way are counted, so that their reads need no enable."""
+        m = self.m
+        self.column_valid, self.column_second = Signal(), Signal(name="column_second")
+        self.column_move = Signal()
         # columns between *walk* and *place*: no more than the ways there and *column* hold if *place* does not take them
-        room = layout.depths.lists + 1
-        owed, owed_next = Signal(range(room + 1)), Signal(range(room + 1))
+        self.room = self.layout.depths.lists + 1
+        self.owed, owed_next = Signal(range(self.room + 1)), Signal(range(self.room + 1), name="owed_next")
         full = Signal()
         m.d.comb += [
-            fetch_move.eq(~full | (column_valid & column_move)),
-            owed_next.eq(owed + self.issued - (column_valid & column_move)),
+            self.fetch_move.eq(~full | (self.column_valid & self.column_move)),
+            owed_next.eq(self.owed + self.port.issued - (self.column_valid & self.column_move)),
         ]
-        m.d.sync += [owed.eq(owed_next), full.eq(owed_next == room)]
-        fetched: Value = Cat(self.issued, walk_second, walk_list)
+        m.d.sync += [self.owed.eq(owed_next), full.eq(owed_next == self.room)]
+        fetched: Value = Cat(self.port.issued, self.walk_second, self.walk_list)
         # one of these registers is each list's own
-        far = layout.depths.lists > 1
-        fetched = delay(m, fetched, layout.depths.lists - far, "fetch")
-        entries_read = []
-        for number, side in enumerate(lists):
-            where: Value = address
-            if far:
-                m.submodules[f"address_{number}"] = register = Register(len(address))
-                m.d.comb += register.i.eq(address)
+        self.far = self.layout.depths.lists > 1
+        fetched = delay(m, fetched, self.layout.depths.lists - self.far, "fetch")
+        self.entries_read = []
+        for number, side in enumerate(self.lists):
+            where: Value = self.address
+            if self.far:
+                m.submodules[f"address_{number}"] = register = Register(len(self.address))
+                m.d.comb += register.i.eq(self.address)
                 where = register.o
             m.d.comb += side.address.eq(where)
             entry = Cat(side.entry.place, side.entry.delta)
-            entries_read.append(delay(m, entry, layout.depths.lists - 1 - 2 * far, f"entry_{number}"))
-        m.d.comb += Cat(fetch_valid, fetch_second, fetch_list).eq(fetched)
+            self.entries_read.append(delay(m, entry, self.layout.depths.lists - 1 - 2 * self.far, f"entry_{number}"))
+        m.d.comb += Cat(self.fetch_valid, self.fetch_second, self.fetch_list).eq(fetched)
 
-        # -- column: what the list says, and where the bank of its columns begins in the weight memory ---------------------------
+    def _column(self) -> None:
+        """What the list says, and where the bank of its columns begins in the weight memory."""
+        m = self.m
         starts = []
-        for number in range(len(phases)):
-            for pair in pairs:
+        for number in range(len(self.phases)):
+            for pair in self.pairs:
                 matrix = pair[number]
-                banks = [0] * (1 << len(walk_list))
+                banks = [0] * (1 << len(self.walk_list))
                 if matrix is not None:
                     first = int(matrix.source != INPUT)
-                    banks[first : first + len(matrix.bases[group])] = matrix.bases[group]
+                    banks[first : first + len(matrix.bases[self.group])] = matrix.bases[self.group]
                 starts += banks
-        column_base = Signal(depth_bits(layout.weight_depth))
-        place = Signal(max(len(side.entry.place) for side in lists))
-        delta = Signal(signed(layout.delta_width))
-        place_valid, place_second = Signal(), Signal()
-        take = Signal()
-        spare_place = Signal()
-        m.d.comb += column_move.eq(~spare_place)
-        read = [(entry, len(side.entry.place)) for entry, side in zip(entries_read, lists, strict=True)]
+        self.column_base = Signal(depth_bits(self.layout.weight_depth))
+        self.place = Signal(max(len(side.entry.place) for side in self.lists))
+        self.delta = Signal(signed(self.layout.delta_width))
+        self.place_valid, self.place_second = Signal(), Signal(name="place_second")
+        self.take = Signal()
+        self.spare_place = Signal()
+        m.d.comb += self.column_move.eq(~self.spare_place)
+        read = [(entry, len(side.entry.place)) for entry, side in zip(self.entries_read, self.lists, strict=True)]
         found = Cat(
-            fetch_valid,
-            fetch_second,
-            _fitted(Array(starts)[Cat(fetch_list, fetch_second, self.phase)], column_base),
-            _fitted(Array(entry[:places] for entry, places in read)[fetch_list], place),
-            _fitted(Array(entry[places:].as_signed() for entry, places in read)[fetch_list], delta),
+            self.fetch_valid,
+            self.fetch_second,
+            _fitted(Array(starts)[Cat(self.fetch_list, self.fetch_second, self.port.phase)], self.column_base),
+            _fitted(Array(entry[:places] for entry, places in read)[self.fetch_list], self.place),
+            _fitted(Array(entry[places:].as_signed() for entry, places in read)[self.fetch_list], self.delta),
         )
-        found = delay(m, found, int(far), "found")
-        stage = Cat(column_valid, column_second, column_base, place, delta)
-        _queued(m, stage, found, column_move, room - 1, "kept_column")
+        found = delay(m, found, int(self.far), "found")
+        stage = Cat(self.column_valid, self.column_second, self.column_base, self.place, self.delta)
+        _queued(m, stage, found, self.column_move, self.room - 1, "kept_column")
 
-        # -- place: in the weight memory; the delta at the matrix's scale -------------------------------------------------------
-        bursts = sorted({matrix.burst for pair in pairs for matrix in pair if matrix is not None})
-        burst = of_matrices(lambda x: bursts.index(x.burst), "burst")
-        shifts = sorted({matrix.term.shift for pair in pairs for matrix in pair if matrix is not None})
-        shift = of_matrices(lambda x: shifts.index(x.term.shift), "shift")
-        product = Signal(len(place) + bursts[-1].bit_length())
-        base = Signal.like(column_base, name="base")
-        scaled = Signal(signed(layout.operand_width))
+    def _place(self) -> None:
+        """A column's place in the weight memory; the delta at the matrix's scale."""
+        m = self.m
+        bursts = sorted({matrix.burst for pair in self.pairs for matrix in pair if matrix is not None})
+        burst = self.of_matrices(lambda x: bursts.index(x.burst), "burst")
+        shifts = sorted({matrix.term.shift for pair in self.pairs for matrix in pair if matrix is not None})
+        shift = self.of_matrices(lambda x: shifts.index(x.term.shift), "shift")
+        self.product = Signal(len(self.place) + bursts[-1].bit_length())
+        self.base = Signal.like(self.column_base, name="base")
+        self.scaled = Signal(signed(self.layout.operand_width))
         placed = Cat(
-            column_valid,
-            column_second,
-            _fitted(Array(_times(place, each) for each in bursts)[Mux(column_second, burst[1], burst[0])], product),
-            column_base,
+            self.column_valid,
+            self.column_second,
             _fitted(
-                Array(delta.shift_left(by) for by in shifts)[Mux(column_second, shift[1], shift[0])]
+                Array(_times(self.place, each) for each in bursts)[Mux(self.column_second, burst[1], burst[0])],
+                self.product,
+            ),
+            self.column_base,
+            _fitted(
+                Array(self.delta.shift_left(by) for by in shifts)[Mux(self.column_second, shift[1], shift[0])]
                 if len(shifts) > 1
-                else delta.shift_left(shifts[0]),
-                scaled,
+                else self.delta.shift_left(shifts[0]),
+                self.scaled,
             ),
         )
-        stage = Cat(place_valid, place_second, product, base, scaled)
-        _buffered(m, stage, placed, place_valid, column_valid, take, spare_place, "spare_place")
+        stage = Cat(self.place_valid, self.place_second, self.product, self.base, self.scaled)
+        _buffered(m, stage, placed, self.place_valid, self.column_valid, self.take, self.spare_place, "spare_place")
 
-        # -- burst -------------------------------------------------------------------------------------------------------------
-        entries = of_matrices(lambda x: x.term.matrix.entries - 1, "entries")
-        lone = of_matrices(lambda x: int(x.burst == 1), "lone")
-        slots = table([phase.slots - 1 for phase in phases], "slots")
-        acc_base = table([phase.acc_base for phase in phases], "acc_base")
-        block = table([phase.phase.block for phase in phases], "block")
+    def _burst(self) -> None:
+        """An entry a cycle, slot by slot."""
+        m = self.m
+        entries = self.of_matrices(lambda x: x.term.matrix.entries - 1, "entries")
+        lone = self.of_matrices(lambda x: int(x.burst == 1), "lone")
+        slots = self.table([phase.slots - 1 for phase in self.phases], "slots")
+        acc_base = self.table([phase.acc_base for phase in self.phases], "acc_base")
+        block = self.table([phase.phase.block for phase in self.phases], "block")
         entry_reload = Signal(max(len(each) for each in entries))
         entry_left = Signal.like(entry_reload, name="entry_left")
         slot_left = Signal.like(slots, name="slot_left")
         # whether this beat is its burst's last: known a cycle ahead, as the whole pipeline waits for it
-        final, free = Signal(), Signal()
-        m.d.comb += [free.eq(~beat.valid | final), take.eq(free & self.open)]
+        self.final, free = Signal(), Signal(name="free")
+        m.d.comb += [free.eq(~self.beat.valid | self.final), self.take.eq(free & self.port.open)]
         with m.If(free):
-            fresh = Mux(place_second, entries[1], entries[0])
+            fresh = Mux(self.place_second, entries[1], entries[0])
             m.d.sync += [
-                beat.valid.eq(place_valid & self.open),
-                beat.address.eq(product + base),
-                beat.delta.eq(scaled),
-                beat.slot.eq(acc_base),
+                self.beat.valid.eq(self.place_valid & self.port.open),
+                self.beat.address.eq(self.product + self.base),
+                self.beat.delta.eq(self.scaled),
+                self.beat.slot.eq(acc_base),
                 entry_left.eq(fresh),
                 entry_reload.eq(fresh),
                 slot_left.eq(slots),
-                final.eq(Mux(place_second, lone[1], lone[0])),
+                self.final.eq(Mux(self.place_second, lone[1], lone[0])),
             ]
-            if layout.apart_rows:
-                m.d.sync += beat.apart.eq(place_second & table([bool(p.phase.apart) for p in phases], "apart"))
+            if self.layout.apart_rows:
+                m.d.sync += self.beat.apart.eq(
+                    self.place_second & self.table([bool(p.phase.apart) for p in self.phases], "apart")
+                )
         with m.Else():
-            m.d.sync += beat.address.eq(beat.address + 1)
+            m.d.sync += self.beat.address.eq(self.beat.address + 1)
             with m.If(entry_left == 0):
                 m.d.sync += [
                     entry_left.eq(entry_reload),
                     slot_left.eq(slot_left - 1),
-                    beat.slot.eq(beat.slot + block),
-                    final.eq((slot_left == 1) & (entry_reload == 0)),
+                    self.beat.slot.eq(self.beat.slot + block),
+                    self.final.eq((slot_left == 1) & (entry_reload == 0)),
                 ]
             with m.Else():
-                m.d.sync += [entry_left.eq(entry_left - 1), final.eq((entry_left == 1) & (slot_left == 0))]
-
-        # nothing in front of the fetch stage: known a cycle late, which the stages behind make up for
-        walked = Signal()
-        m.d.sync += [
-            walked.eq(~(self.start | pending | early.any() | late.any() | list_valid | walk_valid)),
-            self.idle.eq(
-                ~self.start & walked & ~(owed.any() | place_valid | (beat.valid & ~final)),
-            ),
-        ]
-        return m
+                m.d.sync += [entry_left.eq(entry_left - 1), self.final.eq((entry_left == 1) & (slot_left == 0))]
 
 
 def _buffered(

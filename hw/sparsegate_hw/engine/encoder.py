@@ -135,116 +135,7 @@ class InputEncoder(wiring.Component):
         )
 
     def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        layout = self._layout
-        inputs, groups = [run.inputs for run in layout.passes], layout.groups
-        width = source_width(layout)
-        m.submodules.sent = sent = Memory(
-            shape=signed(width), depth=max(inputs), init=[], attrs=memory_style(platform, width, max(inputs))
-        )
-        m.submodules.compare = compare = DeltaCompare(width)
-        write = sent.write_port()
-        # read a cycle ahead of the column: one that comes again after another meets its own update on the way
-        read = sent.read_port(transparent_for=[write] if min(inputs) <= 2 else [])
-
-        column = Signal(range(max(2, max(inputs))))
-        following = Signal.like(column, name="following")
-        after = Signal.like(column, name="after", init=int(min(inputs) > 1))
-        written = Signal.like(column, name="written")
-        run = Signal(range(max(2, len(inputs))))
-        group = Signal.like(self.push.group, name="group")
-        place = Signal.like(self.push.place, name="place")
-        # the reference counts as 0 throughout a sequence's first frame, whatever the memory holds
-        first = Signal(init=1)
-        filling = Signal()
-        # a bank is taken with its frame's last value, and full once that value's comparison is in the list
-        taken_banks = Signal(2)
-        full = Signal(2)
-        ends = Signal(2)
-        take = Signal()
-        final = Signal()
-        reference = Signal.like(read.data, name="reference")
-        taken = Signal()
-        m.d.comb += [
-            self.i.ready.eq(~taken_banks.bit_select(filling, 1)),
-            take.eq(self.i.valid & self.i.ready),
-            following.eq(Mux(take, after, column)),
-            read.addr.eq(following),
-            reference.eq(read.data),
-            compare.value.eq(self.i.payload.data),
-            compare.reference.eq(Mux(first, 0, reference)),
-            compare.threshold.eq(self._threshold(m, run, column)),
-            self.ready.eq(full.bit_select(self.bank, 1)),
-            self.last.eq(ends.bit_select(self.bank, 1)),
-            self.open.bank.eq(self.bank),
-            self.open.valid.eq(self.release),
-        ]
-        # the column after this one, and whether that ends the frame: nothing is counted between a value and its reference
-        if min(inputs) == 1:
-            m.d.comb += after.eq(Mux(final, 0, column + 1))
-            m.d.comb += final.eq(column == constant(m, run, [count - 1 for count in inputs], "final_column"))
-        else:
-            before = constant(m, run, [count - 2 for count in inputs], "before_final")
-            with m.If(take):
-                m.d.sync += [
-                    final.eq(~final & (column == before)),
-                    after.eq(Mux(~final & (column == before), 0, after + 1)),
-                ]
-        update = [write.addr.eq(written), write.data.eq(compare.update), write.en.eq(taken)]
-        if layout.config.deep and min(inputs) > 3:
-            # a cycle after the comparison, still before the column is read again
-            m.d.sync += update
-        else:
-            m.d.comb += update
-        if min(inputs) == 1:
-            # the only column may come again while its comparison is in work
-            again = Signal()
-            m.d.comb += again.eq(taken & (constant(m, run, inputs, "inputs") == 1))
-            m.d.comb += reference.eq(Mux(again, compare.update, read.data))
-        # the comparison's stage, then the list's
-        where = Signal(data.StructLayout({"bank": 1, "group": len(self.push.group), "place": len(self.push.place)}))
-        completing = data.StructLayout({"frame": 1, "last": 1, "bank": 1})
-        ending, complete = Signal(completing, name="ending"), Signal(completing, name="complete")
-        m.d.sync += [
-            taken.eq(take),
-            written.eq(column),
-            where.eq(Cat(filling, group, place)),
-            ending.frame.eq(take & final),
-            ending.last.eq(self.i.payload.last),
-            ending.bank.eq(filling),
-            self.push.valid.eq(taken & compare.moved),
-            self.push.bank.eq(where.bank),
-            self.push.group.eq(where.group),
-            self.push.place.eq(where.place),
-            self.push.delta.eq(compare.delta),
-            complete.eq(ending),
-        ]
-        complete = delay(m, complete, layout.depths.known, "known")
-        with m.If(complete.frame):
-            m.d.sync += [
-                full.bit_select(complete.bank, 1).eq(1),
-                ends.bit_select(complete.bank, 1).eq(complete.last),
-            ]
-        m.d.sync += column.eq(following)
-        with m.If(take):
-            with m.If(group == groups - 1):
-                m.d.sync += [group.eq(0), place.eq(place + 1)]
-            with m.Else():
-                m.d.sync += group.eq(group + 1)
-            with m.If(final):
-                m.d.sync += taken_banks.bit_select(filling, 1).eq(1)
-                m.d.sync += [
-                    group.eq(0),
-                    place.eq(0),
-                    filling.eq(~filling),
-                    first.eq(self.i.payload.last),
-                ]
-                with m.If(self.i.payload.last):
-                    m.d.sync += run.eq(Mux(run == len(inputs) - 1, 0, run + 1))
-        with m.If(self.release):
-            m.d.sync += [banks.bit_select(self.bank, 1).eq(0) for banks in (full, taken_banks)]
-            m.d.sync += [self.bank.eq(~self.bank)]
-        return m
+        return _Encoding(self, platform).build()
 
     def _threshold(self, m: Module, run: Signal, column: Signal) -> Signal:
         """Θ of the column whose comparison comes out in this cycle, one after it was taken."""
@@ -266,6 +157,156 @@ class InputEncoder(wiring.Component):
                             m.d.sync += threshold.eq(self.threshold[last[source]])
                         end -= sizes[source]
         return threshold
+
+
+class _Encoding:
+    """One elaboration of an :class:`InputEncoder`: parts that share signals."""
+
+    def __init__(self, port: InputEncoder, platform: Any) -> None:
+        self.port, self.platform = port, platform
+        self.m = Module()
+
+    def build(self) -> Module:
+        """The whole module, part by part."""
+        m = self.m
+        self.layout = self.port._layout
+        self.inputs, self.groups = [run.inputs for run in self.layout.passes], self.layout.groups
+        width = source_width(self.layout)
+        m.submodules.sent = sent = Memory(
+            shape=signed(width),
+            depth=max(self.inputs),
+            init=[],
+            attrs=memory_style(self.platform, width, max(self.inputs)),
+        )
+        m.submodules.compare = self.compare = DeltaCompare(width)
+        self.write = sent.write_port()
+        # read a cycle ahead of the column: one that comes again after another meets its own update on the way
+        self.read = sent.read_port(transparent_for=[self.write] if min(self.inputs) <= 2 else [])
+
+        self.column = Signal(range(max(2, max(self.inputs))))
+        following = Signal.like(self.column, name="following")
+        self.after = Signal.like(self.column, name="after", init=int(min(self.inputs) > 1))
+        self.written = Signal.like(self.column, name="written")
+        self.run = Signal(range(max(2, len(self.inputs))))
+        self.group = Signal.like(self.port.push.group, name="group")
+        self.place = Signal.like(self.port.push.place, name="place")
+        # the reference counts as 0 throughout a sequence's first frame, whatever the memory holds
+        self.first = Signal(init=1)
+        self.filling = Signal()
+        # a bank is taken with its frame's last value, and full once that value's comparison is in the list
+        self.taken_banks = Signal(2)
+        self.full = Signal(2)
+        self.ends = Signal(2)
+        self.take = Signal()
+        self.final = Signal()
+        self.reference = Signal.like(self.read.data, name="reference")
+        self.taken = Signal()
+        m.d.comb += [
+            self.port.i.ready.eq(~self.taken_banks.bit_select(self.filling, 1)),
+            self.take.eq(self.port.i.valid & self.port.i.ready),
+            following.eq(Mux(self.take, self.after, self.column)),
+            self.read.addr.eq(following),
+            self.reference.eq(self.read.data),
+            self.compare.value.eq(self.port.i.payload.data),
+            self.compare.reference.eq(Mux(self.first, 0, self.reference)),
+            self.compare.threshold.eq(self.port._threshold(m, self.run, self.column)),
+            self.port.ready.eq(self.full.bit_select(self.port.bank, 1)),
+            self.port.last.eq(self.ends.bit_select(self.port.bank, 1)),
+            self.port.open.bank.eq(self.port.bank),
+            self.port.open.valid.eq(self.port.release),
+        ]
+        self._count()
+        self._keep()
+        self._list()
+        m.d.sync += self.column.eq(following)
+        self._advance()
+        with m.If(self.port.release):
+            m.d.sync += [banks.bit_select(self.port.bank, 1).eq(0) for banks in (self.full, self.taken_banks)]
+            m.d.sync += [self.port.bank.eq(~self.port.bank)]
+        return m
+
+    def _count(self) -> None:
+        """The column after this one, and whether that ends the frame: nothing is counted between a value and its reference."""
+        m = self.m
+        if min(self.inputs) == 1:
+            m.d.comb += self.after.eq(Mux(self.final, 0, self.column + 1))
+            m.d.comb += self.final.eq(
+                self.column == constant(m, self.run, [count - 1 for count in self.inputs], "final_column")
+            )
+        else:
+            before = constant(m, self.run, [count - 2 for count in self.inputs], "before_final")
+            with m.If(self.take):
+                m.d.sync += [
+                    self.final.eq(~self.final & (self.column == before)),
+                    self.after.eq(Mux(~self.final & (self.column == before), 0, self.after + 1)),
+                ]
+
+    def _keep(self) -> None:
+        """What was sent is written back."""
+        m = self.m
+        update = [
+            self.write.addr.eq(self.written),
+            self.write.data.eq(self.compare.update),
+            self.write.en.eq(self.taken),
+        ]
+        if self.layout.config.deep and min(self.inputs) > 3:
+            # a cycle after the comparison, still before the column is read again
+            m.d.sync += update
+        else:
+            m.d.comb += update
+        if min(self.inputs) == 1:
+            # the only column may come again while its comparison is in work
+            again = Signal()
+            m.d.comb += again.eq(self.taken & (constant(m, self.run, self.inputs, "inputs") == 1))
+            m.d.comb += self.reference.eq(Mux(again, self.compare.update, self.read.data))
+
+    def _list(self) -> None:
+        """The comparison's stage, then the list's; a bank is full once its frame's last value is compared."""
+        m = self.m
+        where = Signal(
+            data.StructLayout({"bank": 1, "group": len(self.port.push.group), "place": len(self.port.push.place)})
+        )
+        completing = data.StructLayout({"frame": 1, "last": 1, "bank": 1})
+        ending, complete = Signal(completing, name="ending"), Signal(completing, name="complete")
+        m.d.sync += [
+            self.taken.eq(self.take),
+            self.written.eq(self.column),
+            where.eq(Cat(self.filling, self.group, self.place)),
+            ending.frame.eq(self.take & self.final),
+            ending.last.eq(self.port.i.payload.last),
+            ending.bank.eq(self.filling),
+            self.port.push.valid.eq(self.taken & self.compare.moved),
+            self.port.push.bank.eq(where.bank),
+            self.port.push.group.eq(where.group),
+            self.port.push.place.eq(where.place),
+            self.port.push.delta.eq(self.compare.delta),
+            complete.eq(ending),
+        ]
+        complete = delay(m, complete, self.layout.depths.known, "known")
+        with m.If(complete.frame):
+            m.d.sync += [
+                self.full.bit_select(complete.bank, 1).eq(1),
+                self.ends.bit_select(complete.bank, 1).eq(complete.last),
+            ]
+
+    def _advance(self) -> None:
+        """The next column's group and place; the next bank and pass behind a frame's last value."""
+        m = self.m
+        with m.If(self.take):
+            with m.If(self.group == self.groups - 1):
+                m.d.sync += [self.group.eq(0), self.place.eq(self.place + 1)]
+            with m.Else():
+                m.d.sync += self.group.eq(self.group + 1)
+            with m.If(self.final):
+                m.d.sync += self.taken_banks.bit_select(self.filling, 1).eq(1)
+                m.d.sync += [
+                    self.group.eq(0),
+                    self.place.eq(0),
+                    self.filling.eq(~self.filling),
+                    self.first.eq(self.port.i.payload.last),
+                ]
+                with m.If(self.port.i.payload.last):
+                    m.d.sync += self.run.eq(Mux(self.run == len(self.inputs) - 1, 0, self.run + 1))
 
 
 __all__ = ["THRESHOLD_BITS", "DeltaCompare", "InputEncoder", "input_payload", "source_width"]
