@@ -10,8 +10,8 @@ import pytest
 from sparsegate.numerics import tables
 from sparsegate.numerics.fixed import QFormat
 from sparsegate_hw.arithmetic.activation import ActivationLookup
+from sparsegate_hw.engine.cell import CellPipeline
 from sparsegate_hw.engine.encoder import DeltaCompare, InputEncoder
-from sparsegate_hw.engine.lane import CellPipeline
 from sparsegate_hw.engine.pe import ProcessingElement
 from sparsegate_sim import blocks
 from tests.hw.blocks import small_layout, small_program

@@ -16,7 +16,8 @@ from sparsegate_hw.engine.cluster import Cluster
 from sparsegate_hw.engine.columns import input_list, lane_lists
 from sparsegate_hw.engine.dispatcher import Dispatcher
 from sparsegate_hw.engine.encoder import THRESHOLD_BITS, InputEncoder, input_payload
-from sparsegate_hw.engine.lane import Lane, LaneBus, LaneControl
+from sparsegate_hw.engine.lane import Lane
+from sparsegate_hw.engine.lane_control import LaneBus, LaneControl
 from sparsegate_hw.engine.output import OutputBuffer, finals, output_payload
 from sparsegate_hw.engine.pe import Beat, WeightWrite, depth_bits
 from sparsegate_hw.engine.sequencer import Sequencer
@@ -50,7 +51,7 @@ class Counters(wiring.Signature):
         )
 
 
-class Trace(wiring.Signature):
+class TracePort(wiring.Signature):
     """Results as they leave the lanes, for test benches: ``h[lane]`` is what phase number ``layer`` gives for unit
     ``Layout.unit(layer, lane, position)``.
 
@@ -92,7 +93,7 @@ class Core(wiring.Component):
                 "counters": Out(Counters(layout.program)),
                 "step_start": Out(1),
                 "step_done": Out(1),
-                "trace": Out(Trace(layout)),
+                "trace": Out(TracePort(layout)),
                 **(state_ports(layout) if layout.states else {}),
                 **({"weights": In(WeightWrite(layout))} if layout.config.loaded else {}),
             }

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from sparsegate.array import HardwareConfig, Layout
 from sparsegate.program import Program
 from sparsegate_hw.engine.buffer import SequenceBuffer
-from sparsegate_hw.engine.core import Core, Counters, Trace, saturation_sites, state_ports
+from sparsegate_hw.engine.core import Core, Counters, saturation_sites, state_ports
 from sparsegate_hw.engine.encoder import THRESHOLD_BITS
 from sparsegate_hw.engine.output import output_payload
 from sparsegate_hw.engine.pe import WeightWrite
@@ -59,7 +59,7 @@ class Engine(wiring.Component):
                 "counters": Out(Counters(program)),
                 "step_start": Out(1),
                 "step_done": Out(1),
-                "trace": Out(Trace(layout)),
+                "trace": Out(TracePort(layout)),
                 **(state_ports(layout) if layout.states else {}),
                 **({"weights": In(WeightWrite(layout))} if self.config.loaded else {}),
                 **({} if program.streams else {"too_long": Out(1)}),

@@ -12,7 +12,7 @@ from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig
 from sparsegate_hw.arithmetic.pipeline import PipelineArithmetic
-from sparsegate_hw.engine.lane import CellPipeline
+from sparsegate_hw.engine.cell import CellPipeline
 
 
 class Everything(Cell):

@@ -11,7 +11,9 @@ from sparsegate.cells import CELLS, IntegerArithmetic, phases_of
 from sparsegate.network.synthetic import Shape
 from sparsegate.pattern import NM
 from sparsegate.quantize import QuantizeConfig
-from sparsegate_hw.engine.lane import CellPipeline, LaneControl, pipelines
+from sparsegate_hw.engine.cell import CellPipeline
+from sparsegate_hw.engine.lane import pipelines
+from sparsegate_hw.engine.lane_control import LaneControl
 
 CONFIGS = [
     QuantizeConfig(),
