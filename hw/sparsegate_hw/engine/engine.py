@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from sparsegate.array import HardwareConfig, Layout
 from sparsegate.program import Program
 from sparsegate_hw.engine.buffer import SequenceBuffer
-from sparsegate_hw.engine.core import Core, Counters, saturation_sites, state_ports
+from sparsegate_hw.engine.core import Core, Counters, TracePort, saturation_sites, state_ports
 from sparsegate_hw.engine.encoder import THRESHOLD_BITS
 from sparsegate_hw.engine.output import output_payload
 from sparsegate_hw.engine.pe import WeightWrite
