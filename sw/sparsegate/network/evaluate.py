@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +14,6 @@ from sparsegate.cells import FloatArithmetic, cell, phases_of
 from sparsegate.network.checks import State, sequences, states_of
 from sparsegate.network.layer import Layer
 from sparsegate.network.passes import flipped, single
-
-if TYPE_CHECKING:
-    from sparsegate.network.network import Network
 
 Observe = Callable[[str, str, str, NDArray], None]
 """Called as ``observe(layer, target, site, value)`` with the values (n,) of the sequences still running, for every narrowing."""
@@ -46,18 +43,24 @@ class Evaluation:
 
 
 def evaluate(
-    network: Network, x: ArrayLike, lengths: ArrayLike | None, state: State | None, observe: Observe | None
+    layers: Sequence[Layer],
+    sources: Sequence[tuple[int, ...]],
+    output: Sequence[int],
+    x: ArrayLike,
+    lengths: ArrayLike | None,
+    state: State,
+    observe: Observe | None,
 ) -> Evaluation:
-    """What :meth:`Network.evaluate` gives."""
-    x, lengths = sequences(x, lengths, network.inputs)
-    start = states_of(network.layers, network.initial if state is None else state, len(x))
+    """What :meth:`Network.evaluate` gives: ``sources`` and ``output`` are numbers of vectors, ``state`` what layers start from."""
+    x, lengths = sequences(x, lengths, layers[0].inputs)
+    start = states_of(layers, state, len(x))
     active = np.arange(x.shape[1])[None, :] < lengths[:, None]  # (N, T)
     values = [np.where(active[:, :, None], x, 0.0)]  # of every vector
     final: dict[str, dict[str, NDArray]] = {}
-    for layer, taken in zip(network.layers, network.sources, strict=True):
+    for layer, taken in zip(layers, sources, strict=True):
         parts = [values[vector] for vector in taken]
         if layer.when != "step":
-            backwards = [vector > 0 and network.layers[vector - 1].reverse for vector in taken]
+            backwards = [vector > 0 and layers[vector - 1].reverse for vector in taken]
             parts = [single(part, lengths, reverse, layer.when) for part, reverse in zip(parts, backwards, strict=True)]
             out = np.zeros((*x.shape[:2], layer.outputs))
             source = np.concatenate(parts, axis=2)
@@ -73,7 +76,7 @@ def evaluate(
             if last:
                 final[layer.name] = last
         values.append(out)
-    return Evaluation(tuple(values[1:]), lengths, final, network.output_vectors)
+    return Evaluation(tuple(values[1:]), lengths, final, tuple(output))
 
 
 def _run_float(

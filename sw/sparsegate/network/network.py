@@ -150,7 +150,8 @@ class Network(Shown):
         Evaluation
             Outputs of every layer at every step, zero past a sequence's end, and the final state.
         """
-        return evaluate(self, x, lengths, state, observe)
+        start = self.initial if state is None else state
+        return evaluate(self.layers, self.sources, self.output_vectors, x, lengths, start, observe)
 
     def save(self, path: str | Path) -> None:
         """Write safetensors with a JSON header; whole or not at all."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +12,24 @@ from sparsegate.errors import SparseGateError
 from sparsegate.numerics.fixed import QFormat
 from sparsegate.program.layer import QuantizedLayer
 from sparsegate.program.matrix import Matrix
-
-if TYPE_CHECKING:
-    from sparsegate.program.program import Program
+from sparsegate.program.states import RawState
 
 FORMAT = "sparsegate-program"
 VERSION = 2
 
 
-def encode(program: Program) -> tuple[dict[str, NDArray], dict[str, Any]]:
+def encode(
+    name: str,
+    input_format: QFormat,
+    threshold: int,
+    layers: Sequence[QuantizedLayer],
+    output: Sequence[int],
+    initial: RawState,
+) -> tuple[dict[str, NDArray], dict[str, Any]]:
     """Tensors and header of a Program's file, without its free values."""
     tensors: dict[str, NDArray] = {}
-    layers = []
-    for position, layer in enumerate(program.layers):
+    entries = []
+    for position, layer in enumerate(layers):
         for key, matrix in (("x", layer.matrix_x), ("h", layer.matrix_h), ("p", layer.matrix_p)):
             if matrix is not None:
                 tensors[f"{position}.index_{key}"] = matrix.index.astype(np.uint16)
@@ -32,9 +37,9 @@ def encode(program: Program) -> tuple[dict[str, NDArray], dict[str, Any]]:
         tensors[f"{position}.bias"] = layer.bias.astype(np.int64)
         for key, values in layer.parameters.items():
             tensors[f"{position}.parameter.{key}"] = values.astype(np.int64)
-        for key, values in program.initial.get(layer.name, {}).items():
+        for key, values in initial.get(layer.name, {}).items():
             tensors[f"{position}.initial.{key}"] = values.astype(np.int64)
-        layers.append(
+        entries.append(
             {
                 "name": layer.name,
                 "kind": layer.kind,
@@ -50,8 +55,8 @@ def encode(program: Program) -> tuple[dict[str, NDArray], dict[str, Any]]:
                 "reverse": layer.reverse,
             }
         )
-    source = {"format": str(program.input_format), "threshold": program.input_threshold}
-    return tensors, {"name": program.name, "input": source, "layers": layers, "output": list(program.output)}
+    source = {"format": str(input_format), "threshold": threshold}
+    return tensors, {"name": name, "input": source, "layers": entries, "output": list(output)}
 
 
 def decode(tensors: Mapping[str, NDArray], header: Mapping[str, Any]) -> dict[str, Any]:

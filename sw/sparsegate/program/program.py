@@ -54,7 +54,9 @@ class Program(Shown):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "output", tuple(self.output))
-        check_program(self)
+        if not self.layers:
+            raise SparseGateError("a Program needs at least one layer")
+        check_program(self.layers, self.input_format, self.input_threshold, self.sources, self.output_vectors)
         _ = self.passes  # refuses what cannot run
         checked = self.states(self.initial, 1)
         object.__setattr__(
@@ -186,13 +188,13 @@ class Program(Shown):
     @cached_property
     def digest(self) -> str:
         """Content digest (hex): formats, sizes, weights, thresholds."""
-        tensors, header = file.encode(self)
+        tensors, header = self._encoded()
         return artefact.digest(tensors, header)
 
     @cached_property
     def shape_digest(self) -> str:
         """Digest of what decides the netlist: everything but weights, indices, biases, parameters, thresholds, states and names."""
-        _, header = file.encode(self)
+        _, header = self._encoded()
         shape = {
             "input": header["input"]["format"],
             "inputs": self.inputs,
@@ -208,9 +210,12 @@ class Program(Shown):
         }
         return artefact.digest({}, shape)
 
+    def _encoded(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
+        return file.encode(self.name, self.input_format, self.input_threshold, self.layers, self.output, self.initial)
+
     def save(self, path: str | Path) -> str:
         """Write safetensors with a JSON header; returns the file's digest."""
-        tensors, header = file.encode(self)
+        tensors, header = self._encoded()
         return artefact.save(path, file.FORMAT, file.VERSION, tensors, header | {"meta": dict(self.meta)})
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from sparsegate.pattern import MAX_BLOCK
 from sparsegate.program.layer import QuantizedLayer
 from sparsegate.program.limits import ACTIVATION_BITS, EXACT, FRACS, MAX_THRESHOLD, PRE_BITS, VALUE_BITS, WEIGHT_BITS
 from sparsegate.program.matrix import Matrix
-
-if TYPE_CHECKING:
-    from sparsegate.program.program import Program
 
 
 def check_layer(layer: QuantizedLayer, source: QFormat) -> None:
@@ -171,34 +168,41 @@ def _matrix(at: str, matrix: Matrix, columns: int, form: QFormat, gates: int, un
         raise SparseGateError(f"{at} has weights for units beyond the layer's {units}")
 
 
-def check_program(program: Program) -> None:
-    """Refuse layers that do not fit together, or that are wrong by themselves."""
-    if not program.layers:
-        raise SparseGateError("a Program needs at least one layer")
-    if not 0 <= program.input_threshold <= MAX_THRESHOLD:
-        raise SparseGateError(f"input threshold {program.input_threshold} found, expected 0 to {MAX_THRESHOLD}")
-    if len({layer.name for layer in program.layers}) != len(program.layers):
+def check_program(
+    layers: Sequence[QuantizedLayer],
+    source: QFormat,
+    threshold: int,
+    sources: Sequence[tuple[int, ...]],
+    output: Sequence[int],
+) -> None:
+    """Refuse layers that do not fit together, or that are wrong by themselves; ``source`` and ``threshold`` are the input's.
+
+    ``sources`` and ``output`` are numbers of vectors, 0 the input.
+    """
+    if not 0 <= threshold <= MAX_THRESHOLD:
+        raise SparseGateError(f"input threshold {threshold} found, expected 0 to {MAX_THRESHOLD}")
+    if len({layer.name for layer in layers}) != len(layers):
         raise SparseGateError("two layers of the Program have the same name")
     forms = [
-        program.input_format,
-        *(layer.formats.get("h", program.input_format) for layer in program.layers),
+        source,
+        *(layer.formats.get("h", source) for layer in layers),
     ]  # validated below
-    sizes = [program.inputs]
-    for position, (layer, taken) in enumerate(zip(program.layers, program.sources, strict=True)):
+    sizes = [layers[0].inputs]
+    for position, (layer, taken) in enumerate(zip(layers, sources, strict=True)):
         at = f"layer {layer.name!r}"
         if not all(0 <= vector <= position for vector in taken):
             raise SparseGateError(f"{at} takes vectors {taken}, expected earlier ones, 0 to {position}")
-        source = forms[taken[0]]
-        if any(forms[vector] != source for vector in taken):
+        given = forms[taken[0]]
+        if any(forms[vector] != given for vector in taken):
             raise SparseGateError(f"{at} takes vectors of different formats, expected one")
-        check_layer(layer, source)
+        check_layer(layer, given)
         width = sum(sizes[vector] for vector in taken)
         if layer.inputs != width:
             raise SparseGateError(f"{at} takes {layer.inputs} inputs, its source gives {width}")
         if layer.when != "step" and taken == (0,):
             raise SparseGateError(f"{at} runs on the {layer.when} step only, so another layer must come before it")
         sizes.append(layer.outputs)
-    if not all(0 < vector <= len(program.layers) for vector in program.output_vectors):
-        raise SparseGateError(f"the output is made of vectors {program.output}, expected 1 to {len(program.layers)}")
-    if len({forms[vector] for vector in program.output_vectors}) != 1:
+    if not all(0 < vector <= len(layers) for vector in output):
+        raise SparseGateError(f"the output is made of vectors {tuple(output)}, expected 1 to {len(layers)}")
+    if len({forms[vector] for vector in output}) != 1:
         raise SparseGateError("the output is made of vectors of different formats, expected one")
