@@ -99,8 +99,12 @@ bench-real: setup ## docs/benchmarks/real_models.json again: two networks that o
 	has resemblyzer || $$python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps 'resemblyzer==0.1.4'
 	$(BIN)/sparsegate bench real --out docs/benchmarks/real_models.json $(BENCH_ARGS)
 
-docs: setup ## rewrite docs/cli.md from the commands' own help
-	@$(BIN)/python -m sparsegate_app.cli.document docs/cli.md
+docs: setup ## the page of commands from their own help, and the site in build/docs
+	@python=$(BIN)/python
+	$$python -c 'import furo, myst_parser, sphinx' 2>/dev/null || $$python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[docs]'
+	$$python -m sparsegate_app.cli.document docs/reference/cli.md
+	$$python -m sphinx -q -W --keep-going -j auto -b html docs build/docs
+	echo 'The site: build/docs/index.html'
 
 clean: ## remove everything generated except .venv
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("page", ["python-api.md"])
 def test_python_examples(page, tmp_path):
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M | re.S)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8"), re.M | re.S
+    )
     assert len(blocks) > 5
     script = tmp_path / "example.py"
     script.write_text("\n".join(blocks), encoding="utf-8")

@@ -1,6 +1,6 @@
 """The frames that a host and a board exchange over a UART: pure Python, shared by both ends' tests.
 
-Byte layout, commands and reasons are described in ``docs/board.md``; ``sparsegate_hw.board.packet`` is the other end.
+Byte layout, commands and reasons are described in ``docs/reference/board.md``; ``sparsegate_hw.board.packet`` is the other end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests from a host, carried out one at a time and replied to; the byte layout is described in ``docs/board.md``."""
+"""Requests from a host, carried out one at a time and replied to; the byte layout is described in ``docs/reference/board.md``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reply: written to a memory, then sent as a frame; bytes as in ``docs/board.md``."""
+"""A reply: written to a memory, then sent as a frame; bytes as in ``docs/reference/board.md``."""
 
 from __future__ import annotations
 

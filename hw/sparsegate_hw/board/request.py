@@ -1,4 +1,4 @@
-"""A host's request as it is received: framed, checked, and held until it is answered; bytes as in ``docs/board.md``."""
+"""A host's request as it is received: framed, checked, and held until it is answered; bytes as in ``docs/reference/board.md``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fine-tuned Program in an existing bitstream: seconds instead of place-and-route; see ``docs/synthesis.md``."""
+"""A fine-tuned Program in an existing bitstream: seconds instead of place-and-route; see ``docs/reference/synthesis.md``."""
 
 from __future__ import annotations
 

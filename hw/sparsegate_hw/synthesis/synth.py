@@ -1,4 +1,4 @@
-"""From a Program to a bitstream: Amaranth, Yosys, nextpnr and a packer; see ``docs/synthesis.md``."""
+"""From a Program to a bitstream: Amaranth, Yosys, nextpnr and a packer; see ``docs/reference/synthesis.md``."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A family is two files of one name: a module of this package, whose ``FAMILY`` says what its devices have, and one of
 ``sparsegate_hw.fabric``, whose ``FAMILY`` makes its cells and calls its tools. Whatever lies in the folder is a family, so that
-another one adds its two files and edits none; ``docs/adding-a-family.md`` says how.
+another one adds its two files and edits none; ``docs/how-to/adding-a-family.md`` says how.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Importers: trained models of other frameworks become a Network. ``load`` is the one entry; see ``docs/python-api.md``.
+"""Importers: trained models of other frameworks become a Network. ``load`` is the one entry; see ``docs/reference/python-api.md``.
 
 Nothing heavy is imported before a source needs it: torch for its modules and files, h5py for Keras, onnx for ONNX. What a file
 holds is told from its first bytes, and where these are the same (or there are none) from its suffix.

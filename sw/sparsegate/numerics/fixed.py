@@ -1,7 +1,7 @@
 """Fixed-point numbers: one Q format, one rounding, one saturation.
 
 Every level of SparseGate (torch fake-quantization, golden model, RTL) narrows values with the two functions of this file
-and nothing else; see ``docs/numerics.md``.
+and nothing else; see ``docs/reference/numerics.md``.
 """
 
 from __future__ import annotations

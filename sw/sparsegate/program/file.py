@@ -1,4 +1,4 @@
-"""A Program's file: safetensors with a JSON header, a version and a digest; see ``docs/file-formats.md``."""
+"""A Program's file: safetensors with a JSON header, a version and a digest; see ``docs/reference/file-formats.md``."""
 
 from __future__ import annotations
 

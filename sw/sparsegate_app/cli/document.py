@@ -1,4 +1,4 @@
-"""``python -m sparsegate_app.cli.document docs/cli.md``: the commands' own help as a page."""
+"""``python -m sparsegate_app.cli.document docs/reference/cli.md``: the commands' own help as a page."""
 
 from __future__ import annotations
 

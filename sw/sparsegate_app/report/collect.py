@@ -100,7 +100,7 @@ class Report(Result):
         return Latency.of(self.simulation, self.synthesis)
 
     def as_json(self) -> dict[str, Any]:
-        """The content of ``report.json``; its keys are described in ``docs/file-formats.md``."""
+        """The content of ``report.json``; its keys are described in ``docs/reference/file-formats.md``."""
         simulated = [one.as_json() for one in self.simulations]
         main = simulated[0] if simulated else None
         return {

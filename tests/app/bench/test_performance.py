@@ -496,7 +496,7 @@ def test_the_record_s_cycles_come_out_again(tmp_path, name):
 
 @pytest.mark.parametrize(("name", "estimated"), [("spartus", "25.2"), ("ese", "22.9")])
 def test_the_search_finds_the_arrays_of_the_largest_rows(tmp_path, name, estimated):
-    """As docs/synthesis.md says, with their times. How many values leave in a cycle is not searched."""
+    """As docs/reference/synthesis.md says, with their times. How many values leave in a cycle is not searched."""
     workload = workloads.WORKLOADS[name]
     found, *_ = estimate.fit(workload.make(tmp_path / "none", tmp_path).program, workload.device)
     (row,) = [each for each in performance.read(RECORD)["workloads"] if each["name"] == name]
@@ -504,7 +504,7 @@ def test_the_search_finds_the_arrays_of_the_largest_rows(tmp_path, name, estimat
         assert getattr(found, figure) == row["hardware"][figure], figure
     assert (found.cycles, found.dsp, found.bram) == (row["cycles_per_step"], row["dsp"], row["bram"])
     assert f"{found.us:.1f}" == estimated
-    page = (ROOT / "docs" / "synthesis.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "synthesis.md").read_text(encoding="utf-8")
     assert f"`{name}` {estimated} µs (routed: {row['us_per_step']:.1f})" in page
 
 

@@ -82,7 +82,9 @@ def test_every_command_has_help_with_an_example(words):
 
 def test_the_page_of_commands_is_current(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == document.document(), "run 'make docs'"
+    assert (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8") == document.document(), (
+        "run 'make docs'"
+    )
 
 
 def test_version():

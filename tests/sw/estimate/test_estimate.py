@@ -80,7 +80,7 @@ def test_cycles_are_the_cycle_models():
     [(12, 64, 9, 5, False, 30, 0), (40, 240, 10, 8, True, 27, 4)],
 )
 def test_counts_of_a_up5k_are_those_of_its_routed_designs(inputs, units, head, weight_bits, loaded, bram, sprams):
-    """As docs/synthesis.md has them."""
+    """As docs/reference/synthesis.md has them."""
     program = small_program(inputs, units, head, weight_bits)
     found = estimate.estimate(program, HardwareConfig(rows=4, multiplier=16, banks=1, loaded=loaded), "iCE40UP5K")
     assert (found.bram, found.sprams, found.dsp) == (bram, sprams, 7)
@@ -443,7 +443,7 @@ def test_families_that_have_laws():
     assert {"logic"} <= estimate.load_laws()["ice40"]["luts"].keys() & estimate.load_laws()["ecp5"]["luts"].keys()
     assert {one["fabric"] for one in known["ice40"]["clocks"]} == {"iCE40UP5K", "iCE40HX8K"}
     assert "A Gowin has too few points for a law" in " ".join(command.estimate.__doc__.split())
-    for page in ("docs/synthesis.md", "docs/roofline.md"):
+    for page in ("docs/reference/synthesis.md", "docs/roofline.md"):
         assert "A Gowin has too few points for a law" in " ".join(Path(page).read_text(encoding="utf-8").split())
 
 
