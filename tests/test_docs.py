@@ -129,6 +129,12 @@ def test_names_of_python_exist(page):
             found = getattr(found, part)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page):
+    for name in re.findall(r"\b(?:sw|hw|sim|tests)/[\w./-]+\.(?:py|v|cpp|json)\b", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), f"{page.name} names {name}, which does not exist"
+
+
 def test_every_command_occurs_in_prose():
     from sparsegate_app.cli.document import commands
 
