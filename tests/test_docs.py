@@ -133,6 +133,13 @@ def test_names_of_python_exist(page):
 def test_files_that_are_named_exist(page):
     for name in re.findall(r"\b(?:sw|hw|sim|tests)/[\w./-]+\.(?:py|v|cpp|json)\b", page.read_text(encoding="utf-8")):
         assert (ROOT / name).exists(), f"{page.name} names {name}, which does not exist"
+    for name in re.findall(r"`([\w/-]+\.(?:py|cpp|v))`", page.read_text(encoding="utf-8")):
+        found = (any((ROOT / root).rglob(name)) for root in ("sw", "hw", "sim", "tests", "docs"))
+        assert any(found) or name in WRITTEN, f"{page.name} names {name}, which is nowhere"
+
+
+WRITTEN = {"engine.v"}
+"""Files that a run writes."""
 
 
 def test_every_command_occurs_in_prose():
