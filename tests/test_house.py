@@ -130,6 +130,7 @@ ELSEWHERE: dict[str, list[str]] = {
         "sw/sparsegate/cells/gru.py",
         "sw/sparsegate/cells/linear.py",
         "sw/sparsegate/cells/lstm.py",
+        "sw/sparsegate/cells/matrices.py",
         "sw/sparsegate/cells/peephole.py",
         "sw/sparsegate/cells/rnn.py",
     ],

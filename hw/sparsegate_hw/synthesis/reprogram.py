@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sparsegate import artefact
 from sparsegate.array import HardwareConfig, Layout
+from sparsegate.cells.matrices import WEIGHT_FORMATS
 from sparsegate.errors import SparseGateError
 from sparsegate.fpga.devices import device
 from sparsegate.program import Program, QuantizedLayer
@@ -131,7 +132,7 @@ def _fitted(new: QuantizedLayer, old: QuantizedLayer) -> QuantizedLayer:
         found, wanted = getattr(new, what), getattr(old, what)
         if found != wanted:
             raise SparseGateError(f"layer {new.name!r} has {what} {found}, the bitstream was built for {wanted}")
-    for key in ("x", "h", "p"):
+    for key in WEIGHT_FORMATS:
         ours, theirs = getattr(new, f"matrix_{key}"), getattr(old, f"matrix_{key}")
         if ours is not None and theirs is not None and ours.entries != theirs.entries:
             raise SparseGateError(

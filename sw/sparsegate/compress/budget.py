@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 
 from sparsegate import artefact
 from sparsegate.array import HardwareConfig
-from sparsegate.compress.sensitivity import KEYS, Key, digest, pruned
+from sparsegate.cells.matrices import KEYS, TITLES, Key
+from sparsegate.compress.sensitivity import digest, pruned
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Network
 from sparsegate.pattern import NM
@@ -126,4 +127,4 @@ class Allocation:
 
 
 def _names(keys: set[Key]) -> str:
-    return ", ".join(f"W{key}" for key in KEYS if key in keys) or "no matrix"
+    return ", ".join(TITLES[key] for key in KEYS if key in keys) or "no matrix"

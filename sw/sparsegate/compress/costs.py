@@ -18,8 +18,9 @@ from sparsegate.array import INPUT, HardwareConfig, Layout, MatrixLayout
 from sparsegate.array.memories import block_rams_of
 from sparsegate.array.step import dispatch_cycles, is_late, read_out_cycles
 from sparsegate.cells import PROJECTION
+from sparsegate.cells.matrices import KEYS, MATRIX_OF, Key
 from sparsegate.compress.budget import Kind
-from sparsegate.compress.sensitivity import KEYS, Key, Scan
+from sparsegate.compress.sensitivity import Scan
 from sparsegate.network import Layer, Network
 from sparsegate.pattern import MAX_BLOCK, NM, common_block
 from sparsegate.program import Matrix, Phase, Program
@@ -27,9 +28,6 @@ from sparsegate.quantize import QuantizeConfig
 
 UNIT = 1e-9
 """Losses and errors are added as integers of this unit, so that equal sums are equal."""
-
-MATRICES: dict[str, Key] = {"x": "x", "h": "h", "q": "h", "m": "p"}
-"""Which of a layer's matrices multiplies a vector of its cell."""
 
 
 def stored_entries(program: Program) -> int:
@@ -146,7 +144,7 @@ class Costs:
                 source = matrix.source
                 length = before if source < first else choice.blocks(self.layout.phases[source].phase)
                 columns = self._columns[length if source != INPUT else block, source, self._runs[at]]
-                each = choice.patterns[MATRICES[matrix.term.column]].stored(block)
+                each = choice.patterns[MATRIX_OF[matrix.term.column]].stored(block)
                 beats = columns.count * shape.slots * each
                 early, late = (early, late + beats) if is_late(matrix, at, phases) else (early + beats, late)
                 fill += columns.places * shape.slots * each

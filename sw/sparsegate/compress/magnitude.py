@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from sparsegate.cells import cell
+from sparsegate.cells.matrices import KEYS
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Layer, Network
 from sparsegate.pattern import NM, Pattern, Written, both
-
-MATRICES = ("w_x", "w_h", "w_p")
 
 
 def one_shot(network: Network, patterns: Written | Mapping[str, Written]) -> Network:
@@ -54,7 +53,7 @@ def one_shot(network: Network, patterns: Written | Mapping[str, Written]) -> Net
 
 
 def _matrices(layer: Layer) -> list[str]:
-    return [key for key in MATRICES if getattr(layer, key) is not None]
+    return [f"w_{key}" for key in KEYS if getattr(layer, f"w_{key}") is not None]
 
 
 def _pruned(layer: Layer, chosen: Mapping[str, Pattern]) -> Layer:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparsegate import artefact, pattern
 from sparsegate.cells import cell
+from sparsegate.cells.matrices import KEYS, Key
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Layer, Network, sequences
 from sparsegate.pattern import DENSE, NM, Pattern
@@ -25,9 +26,6 @@ from sparsegate.quantize import compensate
 FORMAT = "sparsegate-sensitivity"
 VERSION = 1
 
-Key = Literal["x", "h", "p"]
-"""A layer's matrix: of its inputs, of its state, or its projection."""
-KEYS: tuple[Key, ...] = get_args(Key)
 Method = Literal["magnitude", "compensated"]
 """How a trial is pruned: by magnitude alone, or so that the kept weights make up for it (``rounding.prune_compensated``)."""
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsegate.cells.matrices import KEYS, TITLES
 from sparsegate.errors import SparseGateError
 from sparsegate.pictures.look import BLUE, COLOURS, GREY, MARKERS, densities, figure_of, legend, line, panels, tidy
-from sparsegate.pictures.matrices import MATRICES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -182,8 +182,8 @@ def sensitivity(scan: Scan, label: str = "score") -> Figure:
     figure, axes = panels(len(layers), 3.0)
     for axis, (layer, lines) in zip(axes, layers.items(), strict=True):
         for matrix, points in lines.items():
-            number = list(MATRICES).index(matrix)
-            line(axis, points, number, MATRICES[matrix], span=False)
+            number = KEYS.index(matrix)
+            line(axis, points, number, TITLES[matrix], span=False)
             for density, scores in points.items():
                 if len(scores) > 1:
                     axis.plot([density] * len(scores), scores, MARKERS[number], color=COLOURS[number], markersize=3)

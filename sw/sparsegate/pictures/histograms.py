@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparsegate import golden
 from sparsegate.cells import Fixed
+from sparsegate.cells.matrices import TITLES
 from sparsegate.compress import gates
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Network
 from sparsegate.numerics import tables
 from sparsegate.numerics.fixed import QFormat
 from sparsegate.pictures.look import BLUE, ORANGE, figure_of, percent, tidy
-from sparsegate.pictures.matrices import GATES, MATRICES, matrices_of
+from sparsegate.pictures.matrices import GATES, matrices_of
 from sparsegate.program import Program
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def weight_histograms(model: Network | Program, formats: Mapping[tuple[str, str]
             form = known.get((layer.name, f"w{key}"))
             values = matrix if isinstance(model, Network) or form is None else form.real(matrix)
             kept = values[values != 0]
-            title = f"{layer.name}, {MATRICES[key]}: {percent(np.mean(values != 0))} kept"
+            title = f"{layer.name}, {TITLES[key]}: {percent(np.mean(values != 0))} kept"
             row.append((title, _binned(kept, form), form))
         panels.append(row)
     return _histograms(panels, "value of a weight", "weights that are not zero, %", log=False)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate.cells import cell
+from sparsegate.cells.matrices import TITLES
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Network
 from sparsegate.pattern import DENSE, common_block
@@ -27,9 +28,6 @@ GATES = {
     "z": "update gate z",
     "n": "candidate n",
 }
-
-
-MATRICES = {"x": "Wx", "h": "Wh", "p": "Wp"}
 
 
 def sparsity_map(model: Network | Program, layer: str | None = None) -> Figure:
@@ -62,7 +60,7 @@ def sparsity_map(model: Network | Program, layer: str | None = None) -> Figure:
         axis.tick_params(axis="y", length=0)
         axis.tick_params(axis="x", labelsize=9)
         axis.xaxis.get_major_locator().set_params(integer=True, nbins=max(2, int(8 * matrix.shape[1] / widths.max())))
-        axis.set_title(f"{MATRICES[key]}: {percent(np.mean(matrix != 0))} kept", fontsize=10)
+        axis.set_title(f"{TITLES[key]}: {percent(np.mean(matrix != 0))} kept", fontsize=10)
         axis.set_xlabel({"x": "input", "h": "hidden unit", "p": "hidden unit"}[key])
         if gates == 1:
             axis.set_ylabel("output" if key == "p" or chosen.kind.startswith("linear") else "hidden unit")

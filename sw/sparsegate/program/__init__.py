@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparsegate.program.file import FORMAT, VERSION
-from sparsegate.program.layer import WEIGHTS, Phase, QuantizedLayer, Term
+from sparsegate.program.layer import Phase, QuantizedLayer, Term
 from sparsegate.program.limits import ACTIVATION_BITS, EXACT, FRACS, MAX_THRESHOLD, THRESHOLD_BITS
 from sparsegate.program.matrix import Matrix
 from sparsegate.program.program import Program, Vector
@@ -17,7 +17,6 @@ __all__ = [
     "MAX_THRESHOLD",
     "THRESHOLD_BITS",
     "VERSION",
-    "WEIGHTS",
     "Matrix",
     "Phase",
     "Program",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsegate.cells.matrices import KEYS
 from sparsegate.errors import SparseGateError
 from sparsegate.numerics.fixed import QFormat
 from sparsegate.program.layer import QuantizedLayer
@@ -79,7 +80,7 @@ def decode(tensors: Mapping[str, NDArray], header: Mapping[str, Any]) -> dict[st
 
 
 def _layer(tensors: Mapping[str, NDArray], position: int, entry: Mapping[str, Any]) -> QuantizedLayer:
-    matrices = [_matrix(tensors, position, key) for key in ("x", "h", "p")]
+    matrices = [_matrix(tensors, position, key) for key in KEYS]
     if matrices[0] is None:
         raise SparseGateError(f"layer {entry['name']!r} has no input matrix")
     return QuantizedLayer(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sparsegate import cells
 from sparsegate.cells import Cell, bounds, cell, phases_of
+from sparsegate.cells.matrices import MATRIX_OF, WEIGHT_FORMATS
 from sparsegate.network.passes import When
 from sparsegate.numerics.fixed import QFormat
 from sparsegate.program.limits import accumulator_bounds
@@ -160,10 +161,6 @@ class Phase(Shown):
         return bounds.peak(self.spec, self.formats, self.bound)
 
 
-WEIGHTS = {"x": "wx", "h": "wh", "q": "wh", "m": "wp"}
-"""Format of the matrix that multiplies a vector: the recurrent matrix sees h, or a GRU's q = r h."""
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class QuantizedLayer(Shown):
     """One layer of a Program.
@@ -272,7 +269,7 @@ class QuantizedLayer(Shown):
             for column in spec.columns:
                 matrix = matrices[column]
                 assert matrix is not None
-                weight = form[WEIGHTS[column]]
+                weight = form[WEIGHT_FORMATS[MATRIX_OF[column]]]
                 terms.append(
                     Term(
                         column,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparsegate import artefact
+from sparsegate.cells.matrices import WEIGHT_FORMATS
 from sparsegate.errors import SparseGateError
 from sparsegate.network import State
 from sparsegate.network.passes import Pass, passes
@@ -91,7 +92,7 @@ class Program(Shown):
                 layer.outputs,
                 layer.patterns(),
                 sum(m.nonzeros for m in (layer.matrix_x, layer.matrix_h, layer.matrix_p) if m is not None),
-                ", ".join(str(layer.formats[key]) for key in ("wx", "wh", "wp") if key in layer.formats),
+                ", ".join(str(layer.formats[key]) for key in WEIGHT_FORMATS.values() if key in layer.formats),
                 layer.formats["h"],
                 layer.formats["acc"],
                 ", ".join(map(str, layer.thresholds)),

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from sparsegate.cells.matrices import WEIGHT_FORMATS
 from sparsegate.errors import SparseGateError
 from sparsegate.numerics.fixed import QFormat, bits_for
 from sparsegate.quantize.calibration import (
@@ -17,7 +18,7 @@ from sparsegate.quantize.calibration import (
 )
 
 Rounding = Literal["nearest", "compensated"]
-MATRIX_KEYS = ("wx", "wh", "wp")
+MATRIX_KEYS = tuple(WEIGHT_FORMATS.values())
 """Formats of a layer's matrices; ``matrix_bits`` and ``matrix_levels`` name them as "layer.wx"."""
 MOST_LEVELS = (1 << 16) - 1
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparsegate import quantize
 from sparsegate.cells import PROJECTION, Cell, PhaseSpec, cell, phases_of
+from sparsegate.cells.matrices import KEYS, WEIGHT_FORMATS
 from sparsegate.errors import SparseGateError
 from sparsegate.network import Layer, Network, State, lengths_of
 from sparsegate.network.passes import When
@@ -56,10 +57,6 @@ def _together(spec: PhaseSpec) -> tuple[str, ...]:
     return tuple(found)
 
 
-MATRICES = {"x": "wx", "h": "wh", "p": "wp"}
-"""Formats of a layer's matrices."""
-
-
 class FakeQuantLayer(nn.Module):
     """One layer with float weights, run with the integers that they round to.
 
@@ -77,7 +74,7 @@ class FakeQuantLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.layer, self.formats, self.step_bits = layer, dict(formats), step_bits
-        for key in MATRICES:
+        for key in KEYS:
             weight = getattr(layer, f"w_{key}")
             if weight is not None:
                 setattr(self, f"w_{key}", nn.Parameter(torch.from_numpy(weight.copy())))
@@ -102,9 +99,7 @@ class FakeQuantLayer(nn.Module):
     def masked(self) -> dict[str, Tensor]:
         """The matrices that the layer has, by "x", "h" and "p", each with its mask."""
         return {
-            key: getattr(self, f"w_{key}") * getattr(self, f"mask_{key}")
-            for key in MATRICES
-            if hasattr(self, f"w_{key}")
+            key: getattr(self, f"w_{key}") * getattr(self, f"mask_{key}") for key in KEYS if hasattr(self, f"w_{key}")
         }
 
     def forward(self, seen: Tensor, thresholds: Sequence[int], start: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -116,7 +111,9 @@ class FakeQuantLayer(nn.Module):
             flat, _ = self(seen.reshape(-1, 1, seen.shape[2]), thresholds, start)
             out = flat.reshape(*seen.shape[:2], -1)
             return out, _held(out, [thresholds[-1] * self.formats["h"].lsb], [out.shape[2]])
-        weights = {key: narrow_weight(weight, self.formats[MATRICES[key]]) for key, weight in self.masked().items()}
+        weights = {
+            key: narrow_weight(weight, self.formats[WEIGHT_FORMATS[key]]) for key, weight in self.masked().items()
+        }
         constants = {name: narrow_weight(value, self.formats["parameter"]) for name, value in self.constants.items()}
         bias_h = None if self.layer.bias_h is None else self._exact(self.bias_h).split(self.layer.units)
         walks = [self._walk(spec, seen, weights) for spec in self.specs]

@@ -17,10 +17,11 @@ from sparsegate.array import HardwareConfig, Layout, cycles
 from sparsegate.array.memories import block_rams, block_rams_of
 from sparsegate.array.step import alone_cycles
 from sparsegate.cells import cell, phases_of
+from sparsegate.cells.matrices import KEYS
 from sparsegate.compress import costs
 from sparsegate.compress.budget import Allocation, Budget
 from sparsegate.compress.search import allocate, solve
-from sparsegate.compress.sensitivity import KEYS, Measurement, Scan, digest, matrices_of, scan
+from sparsegate.compress.sensitivity import Measurement, Scan, digest, matrices_of, scan
 from sparsegate.errors import SparseGateError
 from sparsegate.fpga.memory import rom_blocks
 from sparsegate.network.synthetic import Shape, network

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sparsegate.compress import sensitivity
+from sparsegate.cells.matrices import KEYS
 from sparsegate.compress.sensitivity import Scan, digest, pruned, scan
 from sparsegate.errors import SparseGateError
 from sparsegate.golden import run
@@ -213,7 +213,7 @@ def test_damaged_files(net, tmp_path):
 
 def test_patterns_are_tried_once(net):
     assert scan(net, nonzero, ["1:4", parse("1:4")]).patterns == (NM(1, 4),)
-    assert sensitivity.KEYS == ("x", "h", "p")
+    assert KEYS == ("x", "h", "p")
 
 
 def test_a_measurement_that_stands_there_twice_counts_once(net):
