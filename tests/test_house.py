@@ -122,6 +122,7 @@ ELSEWHERE: dict[str, list[str]] = {
     ],
     "sw/array/test_layout.py": [
         "sw/sparsegate/array/config.py",
+        "sw/sparsegate/array/place.py",
     ],
     "sw/cells/test_cells.py": [
         "sw/sparsegate/cells/bounds.py",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sparsegate.array.config import MAX_MULTIPLIER, HardwareConfig, default_rows, suited
-from sparsegate.array.layout import INPUT, MAX_PLANES, Layout, MatrixLayout, PhaseLayout, weight_shape
+from sparsegate.array.layout import Layout
+from sparsegate.array.place import INPUT, MAX_PLANES, MatrixLayout, PhaseLayout, weight_shape
 
 __all__ = [
     "INPUT",

@@ -38,7 +38,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsegate.array import timing
-from sparsegate.array.layout import INPUT, Layout, MatrixLayout, PhaseLayout
+from sparsegate.array.layout import Layout
+from sparsegate.array.place import INPUT, MatrixLayout, PhaseLayout
 from sparsegate.golden import PassTrace, Stream, Trace
 from sparsegate.shown import Shown, counted
 

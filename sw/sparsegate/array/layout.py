@@ -16,7 +16,6 @@ lane sends at most one column to one list a cycle and no division is needed in h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any
@@ -26,109 +25,12 @@ from numpy.typing import NDArray
 
 from sparsegate.array import timing
 from sparsegate.array.config import HardwareConfig
+from sparsegate.array.place import INPUT, Geometry, MatrixLayout, PassLayout, PhaseLayout, index_bits, weight_shape
 from sparsegate.errors import SparseGateError
 from sparsegate.fpga.memory import BLOCK_SHAPES, SPRAM_SHAPE, contents_blocks
 from sparsegate.network.passes import Pass
 from sparsegate.program import Phase, Program, Term
 from sparsegate.shown import Row, Shown, counted
-
-
-def _bits(count: int) -> int:
-    """Bits of an unsigned number in 0..count-1 (0 for one value)."""
-    return (count - 1).bit_length()
-
-
-MAX_PLANES = 8
-"""Entries in a word of a weight memory: a choice among more would be the slowest path of a processing element."""
-
-
-def weight_shape(entry_width: int, depth: int) -> tuple[int, int]:
-    """Words of a weight memory for so many entries, and the entries in a word: the fewest block RAMs, then the fewest entries.
-
-    Entry e is entry ``e // words`` of word ``e % words``; more than one only where ``words`` is a power of two.
-    """
-    shapes = [(depth, 1)]
-    shapes += [(words, -(-depth // words)) for words, _ in BLOCK_SHAPES if words < depth]
-    few = [shape for shape in shapes if shape[1] <= MAX_PLANES and shape[0] <= BLOCK_SHAPES[-1][0]]
-    return min(few or shapes[-1:], key=lambda shape: (contents_blocks(shape[1] * entry_width, shape[0]), shape[1]))
-
-
-INPUT = -1
-"""Source of a matrix's columns: the input of its pass."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class MatrixLayout(Shown):
-    """One matrix on the array: which list of columns drives it and where its weights are.
-
-    ``source`` is the number of the phase whose output it multiplies, or :data:`INPUT`; ``burst`` the cycles one column takes.
-    ``bases[group][bank]`` is the weight address of the first column of each bank of the list (an input has one bank, a phase's
-    output one per lane). ``bank``, ``group`` and ``place`` (index in the bank) of every column. ``now``: the columns are
-    those of this
-    step; otherwise of the step before. ``carried``: the source is a state, with which a sequence may start.
-    """
-
-    term: Term
-    source: int
-    burst: int
-    bases: tuple[tuple[int, ...], ...]
-    bank: NDArray[np.int64]
-    group: NDArray[np.int64]
-    place: NDArray[np.int64]
-    now: bool
-    carried: bool
-
-    @property
-    def sentence(self) -> str:
-        return f"columns {self.term.column}, {counted(self.burst, 'cycle')} each, {self.term.matrix.columns} of them"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Geometry(Shown):
-    """How a phase's units spread over the array.
-
-    ``slots`` blocks a PE; ``packed`` unit blocks a cluster and slot; ``unit_blocks`` of a cluster; ``positions`` a lane reads out.
-    """
-
-    phase: Phase
-    slots: int
-    packed: int
-    unit_blocks: int
-    positions: int
-
-    @property
-    def sentence(self) -> str:
-        return f"{self.phase.name}, {counted(self.slots, 'slot')} a PE, {counted(self.positions, 'position')} a lane"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class PhaseLayout(Geometry):
-    """One phase on the array: its pass ``run``, geometry, matrices, and first addresses.
-
-    ``acc_base`` is its first address in the accumulator memories, ``position_base`` in the lanes' memories, ``state_base``
-    that of its layer's states there. ``loads`` names the carried values that its units hold.
-    """
-
-    run: int
-    acc_base: int
-    position_base: int
-    state_base: int
-    matrices: tuple[MatrixLayout, ...]
-    loads: tuple[str, ...]
-
-    @property
-    def carried(self) -> bool:
-        """Whether the output is a state."""
-        return "h" in self.loads
-
-
-@dataclass(frozen=True, eq=False)
-class PassLayout:
-    """One pass on the array: its ``phases`` by number, and the ``inputs`` it takes a step."""
-
-    of: Pass
-    phases: range
-    inputs: int
 
 
 class Layout(Shown):
@@ -273,7 +175,7 @@ class Layout(Shown):
                 fill[bank] += shape.slots * shape.phase.block
             depths = [max(pair) for pair in zip_longest(depths, fill, fillvalue=1)]
         if len(depths) > 1:
-            depths = [1 << max(1, _bits(depth)) for depth in depths]  # at least a bit of address inside a bank
+            depths = [1 << max(1, index_bits(depth)) for depth in depths]  # at least a bit of address inside a bank
         return tuple(depths), [bank * max(depths) + place for bank, place in found]
 
     def acc_bank(self, phase: int) -> int:
@@ -344,7 +246,7 @@ class Layout(Shown):
     @cached_property
     def index_width(self) -> int:
         """Bits of an index in a block (0 if every block has one unit)."""
-        return max(_bits(phase.block) for phase in self.program.phases)
+        return max(index_bits(phase.block) for phase in self.program.phases)
 
     @property
     def entry_width(self) -> int:
@@ -392,7 +294,7 @@ class Layout(Shown):
             if need > self.config.partial_bits:
                 raise SparseGateError(f"partial sums need {need} bits, the hardware's have {self.config.partial_bits}")
             return self.config.partial_bits
-        return max(need, self.acc_width - _bits(self.groups))
+        return max(need, self.acc_width - index_bits(self.groups))
 
     @cached_property
     def acc_in_blocks(self) -> tuple[bool, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from sparsegate.array import images, timing
-from sparsegate.array.layout import Layout, weight_shape
+from sparsegate.array.layout import Layout
 from sparsegate.array.pipelines import column_width, pipelines, result_width, state_count, state_width
+from sparsegate.array.place import weight_shape
 from sparsegate.cells import PROJECTION
 from sparsegate.fpga.memory import contents_blocks, packet_blocks, rom_blocks
 from sparsegate.numerics import tables

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sparsegate import golden
 from sparsegate.array import cycles, timing
-from sparsegate.array.layout import Layout, MatrixLayout
+from sparsegate.array.layout import Layout
+from sparsegate.array.place import MatrixLayout
 from sparsegate.program import Phase, Program
 
 STEPS = 4
