@@ -151,41 +151,8 @@ class Sequencer(wiring.Component):
             )
         )
 
-        # whose columns are in the making: of the phase just handed over, which is known while it is dispatched
-        after_ahead, after_first = Signal.like(self.ahead, name="after_ahead"), Signal(name="after_first")
-        m.d.sync += [after_ahead.eq(after), after_first.eq(Mux(ends, ahead_last, self.ahead_first))]
-        table_after = self._table(m, after_ahead, "after")
-        waits = []
-        for at in range(2):
-            pair = [phase.matrices[at] if at < len(phase.matrices) else None for phase in phases]
-            listed = table_after([int(x is not None and x.source != INPUT) for x in pair], f"listed_{at}")
-            now = table_after([int(x is not None and x.now) for x in pair], f"now_{at}")
-            source = table_after([x.source if x is not None and x.source != INPUT else 0 for x in pair], f"source_{at}")
-            soon, depends = Signal(name=f"soon_{at}"), Signal(name=f"depends_{at}")
-            m.d.sync += soon.eq(listed & (now | ~after_first) & (source == self.ahead))
-            with m.If(handed):
-                m.d.sync += depends.eq(soon)
-            waits.append(busy & depends)
-        m.d.comb += [self.late.eq(waits[0]), self.known.eq(~(waits[0] | waits[1]))]
-
-        with m.If(left_bank):
-            m.d.sync += self.open.eq(1)
-        with m.If(handed):
-            if layout.acc_banks > 1:
-                banks = [layout.acc_bank(number) for number in range(len(phases))]
-                here, there = table(banks, "bank"), constant(m, after, banks, "after_bank")
-                m.d.sync += self.open.eq(here != there)
-            else:
-                m.d.sync += self.open.eq(0)
-
-        def advance(then: str, again: str) -> None:
-            """To the next phase of the pass in state ``again``; after the last one to the first, in state ``then``."""
-            following = Mux(final, table(self._start, "start_again"), self.ahead + 1)
-            m.d.sync += [self.ahead.eq(following), self.phase.eq(following)]
-            with m.If(final):
-                m.next = then
-            with m.Else():
-                m.next = again
+        self._depend(m, after, ends, ahead_last, handed, busy)
+        self._open_bank(m, table, after, handed, left_bank)
 
         with m.FSM(name="dispatch"):
             with m.State("FRAME"):
@@ -217,24 +184,72 @@ class Sequencer(wiring.Component):
                     m.d.sync += self.ahead_first.eq(ahead_last)
                     m.next = "FRAME"
             if states:
-                holds = table(self._holds, "holds")
-                with m.State("LOAD"):
-                    m.d.comb += [self.load.eq(holds), self.begin.eq(1), self.loading.eq(1)]
-                    with m.If(holds):
-                        m.next = "LOADING"
-                    with m.Else():
-                        advance("PRIME", "LOAD")
-                with m.State("LOADING"):
-                    m.d.comb += self.loading.eq(1)
-                    with m.If(self.moved):
-                        advance("PRIME", "LOAD")
-                with m.State("PRIME"):
-                    m.d.comb += [self.start.eq(1), self.prime.eq(1)]
-                    m.next = "PRIMING"
-                with m.State("PRIMING"):
-                    m.d.comb += self.prime.eq(1)
-                    with m.If(self.idle):
-                        advance("START", "PRIME")
+                self._load(m, table, final)
+
+    def _depend(self, m: Module, after: Signal, ends: Signal, ahead_last: Signal, handed: Signal, busy: Signal) -> None:
+        """Whose columns are in the making: of the phase just handed over, which is known while it is dispatched."""
+        phases = self._layout.phases
+        after_ahead, after_first = Signal.like(self.ahead, name="after_ahead"), Signal(name="after_first")
+        m.d.sync += [after_ahead.eq(after), after_first.eq(Mux(ends, ahead_last, self.ahead_first))]
+        table_after = self._table(m, after_ahead, "after")
+        waits = []
+        for at in range(2):
+            pair = [phase.matrices[at] if at < len(phase.matrices) else None for phase in phases]
+            listed = table_after([int(x is not None and x.source != INPUT) for x in pair], f"listed_{at}")
+            now = table_after([int(x is not None and x.now) for x in pair], f"now_{at}")
+            source = table_after([x.source if x is not None and x.source != INPUT else 0 for x in pair], f"source_{at}")
+            soon, depends = Signal(name=f"soon_{at}"), Signal(name=f"depends_{at}")
+            m.d.sync += soon.eq(listed & (now | ~after_first) & (source == self.ahead))
+            with m.If(handed):
+                m.d.sync += depends.eq(soon)
+            waits.append(busy & depends)
+        m.d.comb += [self.late.eq(waits[0]), self.known.eq(~(waits[0] | waits[1]))]
+
+    def _open_bank(
+        self, m: Module, table: Callable[[list[int], str], Signal], after: Signal, handed: Signal, left_bank: Signal
+    ) -> None:
+        """Whether products may go to the bank of the next phase: another one than is read out, or one that has been."""
+        layout, phases = self._layout, self._layout.phases
+        with m.If(left_bank):
+            m.d.sync += self.open.eq(1)
+        with m.If(handed):
+            if layout.acc_banks > 1:
+                banks = [layout.acc_bank(number) for number in range(len(phases))]
+                here, there = table(banks, "bank"), constant(m, after, banks, "after_bank")
+                m.d.sync += self.open.eq(here != there)
+            else:
+                m.d.sync += self.open.eq(0)
+
+    def _load(self, m: Module, table: Callable[[list[int], str], Signal], final: Signal) -> None:
+        """States of the dispatch: initial states into the lanes, phase by phase, then a dispatch of the columns that they send."""
+
+        def advance(then: str, again: str) -> None:
+            """To the next phase of the pass in state ``again``; after the last one to the first, in state ``then``."""
+            following = Mux(final, table(self._start, "start_again"), self.ahead + 1)
+            m.d.sync += [self.ahead.eq(following), self.phase.eq(following)]
+            with m.If(final):
+                m.next = then
+            with m.Else():
+                m.next = again
+
+        holds = table(self._holds, "holds")
+        with m.State("LOAD"):
+            m.d.comb += [self.load.eq(holds), self.begin.eq(1), self.loading.eq(1)]
+            with m.If(holds):
+                m.next = "LOADING"
+            with m.Else():
+                advance("PRIME", "LOAD")
+        with m.State("LOADING"):
+            m.d.comb += self.loading.eq(1)
+            with m.If(self.moved):
+                advance("PRIME", "LOAD")
+        with m.State("PRIME"):
+            m.d.comb += [self.start.eq(1), self.prime.eq(1)]
+            m.next = "PRIMING"
+        with m.State("PRIMING"):
+            m.d.comb += self.prime.eq(1)
+            with m.If(self.idle):
+                advance("START", "PRIME")
 
     def _read_out(
         self, m: Module, handed: Signal, busy: Signal, left_bank: Signal, over: Signal, cleared: Signal
@@ -336,22 +351,28 @@ class Sequencer(wiring.Component):
                             m.d.sync += [self.phase.eq(table(self._start, "start")), busy.eq(1)]
                             m.next = "DUMP"
             if states:
-                holds = table(self._holds, "holds")
+                self._dump(m, table, final, rest)
 
-                def advance() -> None:
-                    with m.If(final):
-                        rest()
-                    with m.Else():
-                        m.d.sync += self.phase.eq(self.phase + 1)
-                        m.next = "DUMP"
+    def _dump(
+        self, m: Module, table: Callable[[list[int], str], Signal], final: Signal, rest: Callable[[], None]
+    ) -> None:
+        """States of the read-out: final states out of the lanes, phase by phase."""
+        holds = table(self._holds, "holds")
 
-                with m.State("DUMP"):
-                    m.d.comb += [self.dump.eq(holds), self.dumping.eq(1)]
-                    with m.If(holds):
-                        m.next = "DUMPING"
-                    with m.Else():
-                        advance()
-                with m.State("DUMPING"):
-                    m.d.comb += self.dumping.eq(1)
-                    with m.If(self.moved):
-                        advance()
+        def advance() -> None:
+            with m.If(final):
+                rest()
+            with m.Else():
+                m.d.sync += self.phase.eq(self.phase + 1)
+                m.next = "DUMP"
+
+        with m.State("DUMP"):
+            m.d.comb += [self.dump.eq(holds), self.dumping.eq(1)]
+            with m.If(holds):
+                m.next = "DUMPING"
+            with m.Else():
+                advance()
+        with m.State("DUMPING"):
+            m.d.comb += self.dumping.eq(1)
+            with m.If(self.moved):
+                advance()

@@ -63,7 +63,7 @@ def prune(
 ) -> None:
     """Prune the recurrent layers while training goes on.
 
-    For a training loop of your own, see the Python API: [bold]sparsegate.training.masks.attach[/].
+    For a training loop of your own, see the Python API: [bold]sparsegate.prune.attach[/].
 
     Example: [bold]sparsegate prune build/network.safetensors --pattern 1:8 --pattern-h 2:16 --out build/pruned.safetensors[/]
     """
