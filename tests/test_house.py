@@ -228,7 +228,6 @@ ELSEWHERE: dict[str, list[str]] = {
     "sw/training/test_train.py": [
         "sw/sparsegate/training/checkpoint.py",
         "sw/sparsegate/training/classifier.py",
-        "sw/sparsegate/training/loop.py",
         "sw/sparsegate/training/objective.py",
         "sw/sparsegate/training/recipe.py",
         "sw/sparsegate/training/trainable.py",

@@ -1,4 +1,7 @@
-"""Fixed-point fake-quantization in torch: a forward that gives exactly the golden model's integers, with gradients."""
+"""Fixed-point fake-quantization in torch: a forward that gives exactly the golden model's integers, with gradients.
+
+It walks layers, columns and thresholds by code of its own, independent of golden model and RTL on purpose: they check one another.
+"""
 
 from __future__ import annotations
 
