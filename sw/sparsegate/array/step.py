@@ -2,8 +2,8 @@
 
 *Alone* it overlaps no other step, as on a board, whose wrapper carries out one request at a time: a sum over phases, quick enough
 for a search, which an allocation's microseconds are counted with. *Streamed* the next step starts while it is in the lanes, as
-frames that are back to back do: counted by the cycle model, which an estimate's time of a step is made of. The first is never
-less than the second.
+frames that are back to back do: counted by the cycle model, which an estimate's time of a step is made of. Of a Program that
+streams, the first is never less than the second; one in several passes is averaged over a short sequence, its buffer included.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def alone_cycles(layout: Layout) -> int:
     """Cycles of a step in which every column is sent and every phase runs, from its frame to its last result.
 
     What ``cycles.predict`` gives for such a step after a sequence's first if no other step is in work; of a Program in several
-    passes their sum.
+    passes their sum. That is where phases that follow one another have banks of their own: with ``HardwareConfig.banks`` 1 a
+    phase also waits for the read-out of the one before, which is not counted here.
     """
     total = 0
     for run in layout.passes:
