@@ -122,3 +122,38 @@ def test_packages_are_installed_where_we_may(bare):
         "update -qq",
         "install -y -qq --no-install-recommends iverilog fpga-icestorm g++ perl",
     ]
+
+
+def asked(bare: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """``make`` in a folder with some rooms, where Python prints what it is asked for."""
+    programs = ready(bare)
+    for name in ("find", "paste", "sed", "sort"):
+        (programs / name).symlink_to(shutil.which(name))
+    for name in ("c++", "iverilog", "icebox_vlog", "perl"):
+        script(programs / name, "exit 0")
+    script(bare / ".venv" / "bin" / "python", 'echo "$@"')
+    for room in ("hw/engine", "sw", "hw/__pycache__"):
+        (bare / "tests" / room).mkdir(parents=True)
+    return make(bare, *words, PATH=str(programs))
+
+
+def test_a_room_is_tested_by_its_name(bare):
+    run = asked(bare, "test", "ROOM=hw/engine")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["-m pytest -n 2 --dist worksteal -m not slow tests/hw/engine"]
+
+
+def test_a_room_that_is_not_there_is_a_sentence(bare):
+    run = asked(bare, "test", "ROOM=hw/motor")
+    assert run.returncode != 0
+    assert run.stderr.splitlines()[0] == "There is no room tests/hw/motor, expected one of: hw hw/engine sw"
+    assert run.stdout == ""
+
+
+def test_no_test_runs_twice_and_none_is_left_out(bare):
+    """The suite's two halves: what is marked slow, and all else."""
+    run = asked(bare, "test-all")
+    assert run.returncode == 0, run.stderr
+    quick, rest = run.stdout.splitlines()
+    assert quick == "-m pytest -n 2 --dist worksteal -m not slow tests"
+    assert rest == "-m pytest -n 2 --dist worksteal -m slow"
