@@ -134,7 +134,7 @@ def asked(bare: Path, *words: str) -> subprocess.CompletedProcess[str]:
     script(bare / ".venv" / "bin" / "python", 'echo "$@"')
     for room in ("hw/engine", "sw", "hw/__pycache__"):
         (bare / "tests" / room).mkdir(parents=True)
-    return make(bare, *words, PATH=str(programs))
+    return make(bare, *words, PATH=str(programs), JOBS="2")
 
 
 def test_a_room_is_tested_by_its_name(bare):

@@ -243,8 +243,7 @@ def test_drawn_cases_on_icarus(seed: int) -> None:
     drawn(seed, "icarus")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 124))
+@pytest.mark.parametrize("seed", [100, 101, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(102, 124))])
 def test_drawn_cases_on_amaranth(seed: int) -> None:
     drawn(seed, "amaranth")
 
